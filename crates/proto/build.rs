@@ -1,0 +1,3 @@
+//! Compiles our own description of etcd's wire API, without `protoc`.
+
+fn main() {}

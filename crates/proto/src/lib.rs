@@ -1,0 +1,1 @@
+//! Wire types without logic: etcd v3, compiled without protoc.

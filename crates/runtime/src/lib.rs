@@ -1,0 +1,1 @@
+//! Informers, work queues and controllers for any Kubernetes API.

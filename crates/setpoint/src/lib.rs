@@ -1,0 +1,1 @@
+//! The binary: roles, CLI, configuration, wiring, signals; and envtest.

@@ -1,0 +1,3 @@
+//! The `setpoint` binary.
+
+fn main() {}

@@ -1,0 +1,13 @@
+//! The log is the database: an ordered, durable, watchable key-value store with etcd's semantics.
+//!
+//! Reading order: [`types`], [`handle`], then `core/`.
+
+pub mod types;
+
+mod error;
+mod handle;
+mod options;
+
+pub use error::{Error, OpenError};
+pub use handle::{Store, WatchStream};
+pub use options::Options;

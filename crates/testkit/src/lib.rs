@@ -1,0 +1,1 @@
+//! Simulated disk and clock, history recorder, model, watch validators.

@@ -1,0 +1,3 @@
+//! The quickstart operator.
+
+fn main() {}

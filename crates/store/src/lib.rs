@@ -4,6 +4,7 @@
 
 pub mod types;
 
+mod core;
 mod error;
 mod handle;
 mod options;

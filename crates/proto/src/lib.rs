@@ -1,1 +1,22 @@
 //! Wire types without logic: etcd v3, compiled without protoc.
+//!
+//! The descriptions in `proto/` are our own; the names, types and numbers in them are etcd's, from
+//! `api/{etcdserverpb/rpc,mvccpb/kv}.proto` of version 3.7. Every `bytes` field is a
+//! [`bytes::Bytes`]: decoding slices the received buffer. **A slice keeps its whole buffer alive**, so what is
+//! kept has to be copied once.
+//!
+//! Clients are generated (`etcdserverpb::kv_client::KvClient`, …), servers are not: the front in
+//! `setpoint-store` speaks gRPC itself.
+
+// The generated code is documented by the `.proto` files it is made from.
+#![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+
+/// KV, Watch, Lease, Cluster and Maintenance.
+pub mod etcdserverpb {
+    tonic::include_proto!("etcdserverpb");
+}
+
+/// Keys, values and events.
+pub mod mvccpb {
+    tonic::include_proto!("mvccpb");
+}

@@ -1,0 +1,57 @@
+//! The handle that the binary holds.
+
+use std::sync::Arc;
+
+use setpoint_base::{TaskGroup, WallClock};
+use setpoint_store::Store;
+
+use crate::error::OpenError;
+use crate::options::Options;
+use crate::request::Identity;
+use crate::resources::Resources;
+use crate::server::Server;
+use crate::service::ApiService;
+
+/// An API server over a store. Cloning is cheap; all clones are the same server.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Server>);
+
+impl ApiServer {
+    /// Reads what the store has, fills in what a new cluster needs, and starts the server's loops in `tasks`.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written, or holds a definition that cannot be understood.
+    pub async fn open(
+        store: Store,
+        options: Options,
+        clock: Arc<dyn WallClock>,
+        tasks: &TaskGroup,
+    ) -> Result<Self, OpenError> {
+        let server = Server {
+            store,
+            options,
+            clock,
+            resources: Resources::new(Vec::new()),
+            tasks: tasks.clone(),
+            stop: tasks.stop().child_token(),
+        };
+        Ok(Self(Arc::new(server)))
+    }
+
+    /// The service for fronts: a request without [`Identity`] is anonymous.
+    #[must_use]
+    pub fn service(&self) -> ApiService {
+        ApiService::new(Arc::clone(&self.0), Identity::anonymous())
+    }
+
+    /// The service for the plane's own loops: a request without [`Identity`] may do everything.
+    #[must_use]
+    pub fn loopback(&self) -> ApiService {
+        ApiService::new(Arc::clone(&self.0), Identity::loopback())
+    }
+
+    /// Ends all watches and refuses new ones, so that connections can drain. Other requests go on.
+    pub fn drain(&self) {
+        self.0.stop.cancel();
+    }
+}

@@ -1,0 +1,132 @@
+//! What is served: one [`ResourceInfo`] per group, version and plural, in a snapshot that is swapped whole.
+//!
+//! Requests, discovery and OpenAPI each take one snapshot and use it throughout, so that a custom resource
+//! definition that comes or goes never shows half.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+/// Verbs of an ordinary resource, in discovery's order.
+pub(crate) const VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
+
+/// One served version of one resource.
+#[derive(Debug)]
+pub(crate) struct ResourceInfo {
+    /// API group, empty for core.
+    pub(crate) group: Box<str>,
+    /// Served version, such as `v1`.
+    pub(crate) version: Box<str>,
+    /// Plural lower-case name: the path segment.
+    pub(crate) plural: Box<str>,
+    /// Singular lower-case name.
+    pub(crate) singular: Box<str>,
+    /// Kind of one object.
+    pub(crate) kind: Box<str>,
+    /// Kind of a list.
+    pub(crate) list_kind: Box<str>,
+    /// Aliases for people.
+    pub(crate) short_names: Vec<Box<str>>,
+    /// Groups of kinds, such as `all`.
+    pub(crate) categories: Vec<Box<str>>,
+    /// Whether objects live in namespaces.
+    pub(crate) namespaced: bool,
+    /// Verbs on the resource itself, sorted.
+    pub(crate) verbs: &'static [&'static str],
+    /// Whether `/status` is served.
+    pub(crate) status: bool,
+    /// Whether objects are stored in this version.
+    pub(crate) storage: bool,
+}
+
+impl ResourceInfo {
+    /// `v1`, or `group/version`.
+    pub(crate) fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+}
+
+/// All that is served at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    generation: u64,
+    all: Vec<Arc<ResourceInfo>>,
+    index: HashMap<(Box<str>, Box<str>, Box<str>), usize>,
+}
+
+impl Snapshot {
+    fn new(generation: u64, all: Vec<Arc<ResourceInfo>>) -> Self {
+        let key = |info: &ResourceInfo| (info.group.clone(), info.version.clone(), info.plural.clone());
+        let index = all.iter().enumerate().map(|(at, info)| (key(info), at)).collect();
+        Self {
+            generation,
+            all,
+            index,
+        }
+    }
+
+    /// The resource at a path, if served.
+    pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<ResourceInfo>> {
+        let key = (group.into(), version.into(), plural.into());
+        self.index.get(&key).map(|at| &self.all[*at])
+    }
+
+    /// Every served version of every resource, in a stable order: built-ins first, then by definition name.
+    pub(crate) fn all(&self) -> &[Arc<ResourceInfo>] {
+        &self.all
+    }
+
+    /// Grows with every change; caches of discovery and OpenAPI are keyed by it.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// The current [`Snapshot`], and news of the next.
+#[derive(Debug)]
+pub(crate) struct Resources {
+    current: ArcSwap<Snapshot>,
+    changed: watch::Sender<u64>,
+}
+
+impl Resources {
+    /// Starts from these.
+    pub(crate) fn new(all: Vec<Arc<ResourceInfo>>) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(Snapshot::new(1, all)),
+            changed: watch::Sender::new(1),
+        }
+    }
+
+    /// The present snapshot.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Replaces everything at once. Only one task may call this.
+    pub(crate) fn replace(&self, all: Vec<Arc<ResourceInfo>>) {
+        let generation = self.current.load().generation + 1;
+        self.current.store(Arc::new(Snapshot::new(generation, all)));
+        self.changed.send_replace(generation);
+    }
+
+    /// Sees the generation of every later snapshot.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}

@@ -1,0 +1,46 @@
+//! What all requests share, and what one request is before its body is read.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use setpoint_base::{Stop, TaskGroup, TraceContext, WallClock};
+use setpoint_store::Store;
+
+use crate::options::Options;
+use crate::request::{Identity, Query, Target};
+use crate::resources::Resources;
+
+/// The state behind every clone of the service.
+pub(crate) struct Server {
+    /// The log everything is in.
+    pub(crate) store: Store,
+    /// Limits and times.
+    pub(crate) options: Options,
+    /// Calendar time for `creationTimestamp` and the like.
+    pub(crate) clock: Arc<dyn WallClock>,
+    /// What is served.
+    pub(crate) resources: Resources,
+    /// Tasks of the server: feeds and loops.
+    pub(crate) tasks: TaskGroup,
+    /// Set when the server should end its watches and refuse new ones.
+    pub(crate) stop: Stop,
+}
+
+/// A request without its body.
+#[derive(Debug)]
+pub(crate) struct Head {
+    /// HTTP method.
+    pub(crate) method: Method,
+    /// Path as sent.
+    pub(crate) path: String,
+    /// Decoded query.
+    pub(crate) query: Query,
+    /// Headers.
+    pub(crate) headers: HeaderMap,
+    /// Who asks.
+    pub(crate) identity: Identity,
+    /// What it is about.
+    pub(crate) target: Target,
+    /// The request's own span of the trace it belongs to.
+    pub(crate) trace: TraceContext,
+}

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Some("ci") => lanes::ci(),
         Some("tidy") => tidy::run(),
         Some("conformance") => conformance::run(&args[1..]),
-        Some("bench") => bench::run(&args[1..]),
+        Some("bench") => bench::run_all(&args[1..]),
         Some("help" | "--help" | "-h") | None => {
             shell::say(HELP);
             return ExitCode::SUCCESS;

@@ -1,0 +1,2 @@
+//! Shared informers.
+pub mod ring;

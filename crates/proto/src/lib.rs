@@ -9,7 +9,13 @@
 //! `setpoint-store` speaks gRPC itself.
 
 // The generated code is documented by the `.proto` files it is made from.
-#![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic
+)]
 
 /// KV, Watch, Lease, Cluster and Maintenance.
 pub mod etcdserverpb {

@@ -2,6 +2,7 @@
 //!
 //! Reading order: [`types`], [`handle`], then `core/`.
 
+pub mod etcd;
 pub mod types;
 
 mod core;

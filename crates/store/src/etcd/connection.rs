@@ -1,0 +1,196 @@
+//! One connection: which protocol it speaks, and for HTTP/2 the turns of its calls.
+//!
+//! A turn reads and parses what has arrived, starts and polls calls, lets `h2` frame what they said, and drains the
+//! cork: one write for all of it. Calls are polled by their connection's task, so that an answer costs one wake-up,
+//! and dropped with it, so that none outlives its client.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use h2::server::{Builder, Connection};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use setpoint_base::Stop;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::cork::Cork;
+use super::server::Shared;
+use super::{call, http};
+
+/// What every HTTP/2 connection begins with (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a client may take to say what it speaks, and to finish the handshake.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Receive windows: a call may have one large request on its way, a connection a few.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Bytes a call may have queued before it waits for its client to read.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+
+/// Serves one client until it goes, or until `stop` and its calls have ended.
+pub(super) async fn serve(shared: Arc<Shared>, mut socket: TcpStream, stop: Stop) {
+    let Ok(Some((is_http2, prefix))) = timeout(HELLO_TIMEOUT, sniff(&mut socket)).await else {
+        return;
+    };
+    let cork = Cork::new(socket, prefix);
+    if is_http2 {
+        serve_http2(shared, cork, stop).await;
+    } else {
+        serve_http1(shared, cork, stop).await;
+    }
+}
+
+/// Reads until the preface is whole or broken; `None` when the client leaves before.
+async fn sniff(socket: &mut TcpStream) -> Option<(bool, Bytes)> {
+    let mut start = BytesMut::with_capacity(PREFACE.len());
+    loop {
+        if !PREFACE.starts_with(&start) {
+            return Some((false, start.freeze()));
+        }
+        if start.len() == PREFACE.len() {
+            return Some((true, start.freeze()));
+        }
+        let n = (&mut *socket)
+            .take((PREFACE.len() - start.len()) as u64)
+            .read_buf(&mut start)
+            .await
+            .ok()?;
+        if n == 0 {
+            return None;
+        }
+    }
+}
+
+async fn serve_http1(shared: Arc<Shared>, cork: Cork, stop: Stop) {
+    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        let response = http::respond(&shared, request.method(), request.uri());
+        std::future::ready(Ok::<_, std::convert::Infallible>(
+            response.map(http_body_util::Full::new),
+        ))
+    });
+    let io = TokioIo::new(cork.clone());
+    let mut connection = pin!(
+        hyper::server::conn::http1::Builder::new()
+            .timer(hyper_util::rt::TokioTimer::new())
+            .header_read_timeout(HELLO_TIMEOUT)
+            .serve_connection(io, service)
+    );
+    let mut stopped = pin!(stop.cancelled());
+    let mut draining = false;
+    poll_fn(|cx| {
+        if !draining && stopped.as_mut().poll(cx).is_ready() {
+            draining = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        let ended = connection.as_mut().poll(cx).is_ready();
+        match cork.poll_drain(cx) {
+            Poll::Ready(Ok(())) if ended => Poll::Ready(()),
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+async fn serve_http2(shared: Arc<Shared>, cork: Cork, stop: Stop) {
+    let mut settings = Builder::new();
+    settings
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(shared.options.streams_max)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_send_buffer_size(SEND_BUFFER_BYTES);
+    let mut handshake = pin!(settings.handshake::<_, Bytes>(cork.clone()));
+    let greeted = poll_fn(|cx| {
+        let greeted = handshake.as_mut().poll(cx);
+        match cork.poll_drain(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ => greeted.map(Result::ok),
+        }
+    });
+    let Ok(Some(protocol)) = timeout(HELLO_TIMEOUT, greeted).await else {
+        return;
+    };
+    let mut turns = Turns {
+        shared,
+        protocol,
+        cork,
+        calls: FuturesUnordered::new(),
+        stop: stop.clone(),
+        draining: false,
+        ended: false,
+    };
+    let mut stopped = pin!(stop.cancelled());
+    poll_fn(|cx| {
+        if !turns.draining && stopped.as_mut().poll(cx).is_ready() {
+            turns.draining = true;
+            turns.protocol.graceful_shutdown();
+        }
+        turns.poll(cx)
+    })
+    .await;
+}
+
+/// An HTTP/2 connection and its calls.
+struct Turns {
+    shared: Arc<Shared>,
+    protocol: Connection<Cork, Bytes>,
+    cork: Cork,
+    calls: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    stop: Stop,
+    draining: bool,
+    ended: bool,
+}
+
+impl Turns {
+    /// One turn. Ready once the connection has ended and all that was said has been written.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.ended {
+            self.poll_protocol(cx);
+            // After the calls, the protocol again: it frames what they have said.
+            while !self.ended && !self.calls.is_empty() {
+                while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(cx) {}
+                if !self.poll_protocol(cx) {
+                    break;
+                }
+            }
+        }
+        match self.cork.poll_drain(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(())) if self.ended => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Reads, writes and starts calls; whether it has started any.
+    fn poll_protocol(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut begun = false;
+        loop {
+            match self.protocol.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    begun = true;
+                    self.calls
+                        .push(call::begin(&self.shared, request, respond, &self.stop));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(%error, "etcd client's connection");
+                    self.ended = true;
+                    return begun;
+                }
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    return begun;
+                }
+                Poll::Pending => return begun,
+            }
+        }
+    }
+}

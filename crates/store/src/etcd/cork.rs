@@ -1,0 +1,105 @@
+//! A socket that writes once per turn of its connection.
+//!
+//! `h2` hands over every DATA frame of more than a few hundred bytes with a write of its own, which made system
+//! calls the largest cost of a small response. Here writes only collect; the connection's driver drains them after
+//! each turn, so that all frames a turn produced leave together.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Bytes collected before a write goes out in the middle of a turn.
+const COLLECT_BYTES: usize = 64 << 10;
+/// An empty buffer larger than this is given back.
+const KEEP_BYTES: usize = 4 << 10;
+
+/// The socket, with what was already read from it and what is not written yet. Clones share it: one is the
+/// protocol's, one the driver's. They are used by one task, so the lock is never waited for.
+#[derive(Clone)]
+pub(super) struct Cork(Arc<Mutex<Inner>>);
+
+struct Inner {
+    socket: TcpStream,
+    /// Read while finding out the protocol.
+    prefix: Bytes,
+    out: Vec<u8>,
+    /// How much of `out` has been written.
+    written: usize,
+}
+
+impl Cork {
+    /// `prefix` is read again before the socket.
+    pub(super) fn new(socket: TcpStream, prefix: Bytes) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            socket,
+            prefix,
+            out: Vec::new(),
+            written: 0,
+        })))
+    }
+
+    /// Writes what was collected.
+    pub(super) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().poll_drain(cx)
+    }
+}
+
+impl Inner {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.out.len() {
+            let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.written..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += n;
+        }
+        self.written = 0;
+        if self.out.capacity() > KEEP_BYTES {
+            self.out = Vec::new();
+        } else {
+            self.out.clear();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Cork {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.0.lock();
+        if inner.prefix.is_empty() {
+            return Pin::new(&mut inner.socket).poll_read(cx, buf);
+        }
+        let n = inner.prefix.len().min(buf.remaining());
+        buf.put_slice(&inner.prefix[..n]);
+        inner.prefix.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Cork {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let mut inner = self.0.lock();
+        if inner.out.len() >= COLLECT_BYTES {
+            ready!(inner.poll_drain(cx))?;
+        }
+        inner.out.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    /// Nothing: the driver drains.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.0.lock();
+        ready!(inner.poll_drain(cx))?;
+        Pin::new(&mut inner.socket).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,43 @@
+//! The etcd front: etcd's v3 API over gRPC, and its HTTP endpoints, on one port.
+//!
+//! Bytes come in here and nothing of their format goes further: requests become the types of [`crate::types`],
+//! answers and errors become etcd's again. What a request means is the store's business, how it is said is ours.
+//!
+//! - `server`: listener, worker threads, drain. One connection lives on one thread.
+//! - `connection`, `cork`: HTTP/1 or HTTP/2, the calls of a connection, few and large writes.
+//! - `call`: one gRPC call: framing, limits, deadline, status. `method`: the calls there are.
+//! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
+//! - `wire`: answers to bytes, without copying large values. `status`: errors to etcd's codes and texts.
+//! - `http`: `/health`, `/livez`, `/readyz`, `/version`, `/metrics`. `metrics`: every metric of the front.
+//!
+//! gRPC is spoken here over the `h2` crate, without a gRPC server library (`docs/adr/0003-grpc-stack.md`).
+//!
+//! Absent: authentication, cluster membership changes, snapshots, hashes and defragmentation. They answer
+//! UNIMPLEMENTED.
+
+mod call;
+mod connection;
+mod convert;
+mod cork;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod method;
+mod metrics;
+mod options;
+mod server;
+mod status;
+mod txn;
+mod watch;
+mod wire;
+
+pub use options::FrontOptions;
+pub use server::Front;
+
+/// The etcd release whose API and behaviour this front has. Clients switch features by it
+/// (Kubernetes: `pkg/storage/feature/feature_support_checker.go`).
+pub const ETCD_VERSION: &str = "3.7.3";
+
+/// The version of the whole cluster, as etcd reports it: its minor release.
+const CLUSTER_VERSION: &str = "3.7.0";

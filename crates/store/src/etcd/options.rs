@@ -1,0 +1,61 @@
+//! How the front behaves.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use setpoint_telemetry::Metrics;
+
+/// Options of the etcd front.
+#[derive(Clone, Debug)]
+pub struct FrontOptions {
+    /// Threads that serve connections, at least 1 (one per core).
+    pub workers: usize,
+    /// Connections at a time; more are closed at once (10,000).
+    pub connections_max: usize,
+    /// Calls one connection may have open, watches included; more wait at the client (65,536).
+    pub streams_max: u32,
+    /// Largest write request, in bytes (1.5 MiB, etcd's `--max-request-bytes`). A message may have 512 KiB more.
+    pub request_bytes_max: usize,
+    /// Bytes of half-received requests, all connections together; more are refused (256 MiB).
+    pub inbound_bytes_max: usize,
+    /// Most operations in a level of a transaction (128, etcd's `--max-txn-ops`).
+    pub txn_ops_max: usize,
+    /// How long a request may wait for its commit (7 s: etcd's 5 s and two elections).
+    pub request_timeout: Duration,
+    /// How long a client may leave a response unread before its call is reset (60 s). Watches may wait forever.
+    pub stall_timeout: Duration,
+    /// How long open calls may take to end at a stop (3 s).
+    pub drain_timeout: Duration,
+    /// Writes to keys with this prefix are refused: an API server in the same process owns them.
+    pub read_only_prefix: Option<Bytes>,
+    /// The URLs members are told to reach this one by; empty: the listener's address.
+    pub client_urls: Vec<String>,
+    /// Where `/metrics` comes from, and where the front's own metrics go.
+    pub metrics: Option<Metrics>,
+}
+
+impl Default for FrontOptions {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            connections_max: 10_000,
+            streams_max: 65_536,
+            request_bytes_max: 1536 << 10,
+            inbound_bytes_max: 256 << 20,
+            txn_ops_max: 128,
+            request_timeout: Duration::from_secs(7),
+            stall_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(3),
+            read_only_prefix: None,
+            client_urls: Vec::new(),
+            metrics: None,
+        }
+    }
+}
+
+impl FrontOptions {
+    /// Largest gRPC message received: etcd leaves 512 KiB for what surrounds a request (`embed/config.go`).
+    pub(super) fn message_bytes_max(&self) -> usize {
+        self.request_bytes_max + (512 << 10)
+    }
+}

@@ -1,0 +1,241 @@
+//! The Watch service: many watchers on one stream.
+//!
+//! One task reads requests and writes answers, so the order is what it looks like: "created" leaves before the first
+//! event of its watcher, and nothing of a watcher leaves after its cancellation was answered. While the client does
+//! not read, the task waits in `send`; the store's stream then falls behind by itself and catches up from history.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use setpoint_proto::etcdserverpb as pb;
+use tonic::{Code, Status};
+
+use super::call::{Call, Gone};
+use super::server::Shared;
+use super::{convert, status, wire};
+use crate::WatchStream;
+use crate::types::{Event, KeyRange, Revision, WatchSpec, WatchUpdate};
+
+use pb::watch_request::RequestUnion;
+
+/// The id in answers that concern no watcher, or all.
+const NO_ID: i64 = -1;
+
+/// Serves the stream until the client ends it or the store stops.
+pub(super) async fn serve(call: &mut Call) -> Result<(), Status> {
+    // Clients wait for the headers before they send the first request.
+    call.outbound.greet().map_err(cancelled)?;
+    let gauge = call.shared.metrics.watch_streams.clone();
+    gauge.inc();
+    let result = Watchers::new(call.shared.clone()).serve(call).await;
+    gauge.dec();
+    result
+}
+
+/// The watchers of one stream.
+struct Watchers {
+    shared: Arc<Shared>,
+    updates: WatchStream,
+    /// Watchers whose events carry the previous version.
+    prev_kv: HashSet<i64>,
+    /// Watchers whose answers may be cut.
+    fragment: HashSet<i64>,
+}
+
+enum Next {
+    Request(Option<Bytes>),
+    Update(Option<WatchUpdate>),
+    Reset,
+}
+
+impl Watchers {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            updates: shared.store.watch(),
+            shared,
+            prev_kv: HashSet::new(),
+            fragment: HashSet::new(),
+        }
+    }
+
+    async fn serve(mut self, call: &mut Call) -> Result<(), Status> {
+        // A client that has said all it will still wants its events.
+        let mut all_said = false;
+        loop {
+            let next = tokio::select! {
+                request = call.inbound.message(), if !all_said => Next::Request(request.map_err(watch_error)?),
+                update = self.updates.next() => Next::Update(update),
+                () = call.outbound.reset(), if all_said => Next::Reset,
+            };
+            match next {
+                Next::Request(Some(request)) => {
+                    if let Some(answer) = self.request(convert::decode(request)?) {
+                        call.outbound
+                            .send(wire::message(&answer))
+                            .await
+                            .map_err(cancelled)?;
+                    }
+                }
+                Next::Request(None) => all_said = true,
+                Next::Update(Some(update)) => {
+                    for piece in self.update(update) {
+                        call.outbound.send(piece).await.map_err(cancelled)?;
+                    }
+                }
+                Next::Update(None) => return Err(status::stopped()),
+                Next::Reset => return Err(canceled()),
+            }
+        }
+    }
+
+    /// Does what a request says, and the answer it has.
+    fn request(&mut self, request: pb::WatchRequest) -> Option<pb::WatchResponse> {
+        match request.request_union? {
+            RequestUnion::CreateRequest(create) => Some(self.create(&create)),
+            RequestUnion::CancelRequest(cancel) => self.cancel(cancel.watch_id),
+            RequestUnion::ProgressRequest(_) => {
+                self.updates.request_progress();
+                None
+            }
+        }
+    }
+
+    fn create(&mut self, request: &pb::WatchCreateRequest) -> pb::WatchResponse {
+        if request.start_revision < 0 {
+            return self.refused(status::COMPACTED);
+        }
+        let (prev_kv, fragment) = (request.prev_kv, request.fragment);
+        match self.updates.create(spec(request)) {
+            Ok((id, revision)) => {
+                if prev_kv {
+                    self.prev_kv.insert(id);
+                }
+                if fragment {
+                    self.fragment.insert(id);
+                }
+                pb::WatchResponse {
+                    header: Some(self.shared.header(revision)),
+                    watch_id: id,
+                    created: true,
+                    ..Default::default()
+                }
+            }
+            Err(error) => self.refused(status::status(&error).message()),
+        }
+    }
+
+    /// The answer to a watcher that was not made: created and canceled in one.
+    fn refused(&self, reason: &str) -> pb::WatchResponse {
+        pb::WatchResponse {
+            header: Some(self.shared.header(self.shared.store.revision())),
+            watch_id: NO_ID,
+            created: true,
+            canceled: true,
+            cancel_reason: reason.to_owned(),
+            ..Default::default()
+        }
+    }
+
+    /// An id that is not there gets no answer.
+    fn cancel(&mut self, id: i64) -> Option<pb::WatchResponse> {
+        if !self.updates.cancel(id) {
+            return None;
+        }
+        self.forget(id);
+        Some(pb::WatchResponse {
+            header: Some(self.shared.header(self.shared.store.revision())),
+            watch_id: id,
+            canceled: true,
+            ..Default::default()
+        })
+    }
+
+    fn forget(&mut self, id: i64) {
+        self.prev_kv.remove(&id);
+        self.fragment.remove(&id);
+    }
+
+    fn update(&mut self, update: WatchUpdate) -> Vec<Bytes> {
+        match update {
+            WatchUpdate::Events { id, revision, events } => self.events(id, revision, &events),
+            WatchUpdate::Progress { id, revision } => vec![wire::message(&pb::WatchResponse {
+                header: Some(self.shared.header(revision)),
+                watch_id: id.unwrap_or(NO_ID),
+                ..Default::default()
+            })],
+            WatchUpdate::Compacted { id, floor } => {
+                self.forget(id);
+                // Clients go by compact_revision; etcd's header carries no revision here.
+                vec![wire::message(&pb::WatchResponse {
+                    header: Some(self.shared.header(Revision(0))),
+                    watch_id: id,
+                    canceled: true,
+                    compact_revision: floor.0,
+                    ..Default::default()
+                })]
+            }
+        }
+    }
+
+    /// One message, or several when the watcher allows it and one would be too large.
+    fn events(&self, id: i64, revision: Revision, events: &[Arc<Event>]) -> Vec<Bytes> {
+        let prev_kv = self.prev_kv.contains(&id);
+        let encoded: Vec<&Bytes> = events.iter().map(|event| wire::event(event, prev_kv)).collect();
+        let header = self.shared.header(revision);
+        if !self.fragment.contains(&id) {
+            return wire::events(&header, id, false, &encoded);
+        }
+        let mut pieces = Vec::new();
+        let mut rest = &encoded[..];
+        while !rest.is_empty() {
+            let (part, later) = rest.split_at(wire::fitting(
+                &header,
+                rest,
+                self.shared.options.request_bytes_max,
+            ));
+            pieces.extend(wire::events(&header, id, !later.is_empty(), part));
+            rest = later;
+        }
+        pieces
+    }
+}
+
+fn spec(request: &pb::WatchCreateRequest) -> WatchSpec {
+    use pb::watch_create_request::FilterType;
+    let filtered = |kind: FilterType| request.filters.contains(&(kind as i32));
+    let (no_put, no_delete) = (filtered(FilterType::Noput), filtered(FilterType::Nodelete));
+    let key = if request.key.is_empty() {
+        Bytes::from_static(b"\0")
+    } else {
+        // The watcher keeps its keys for long; the buffer they came in is not kept for them.
+        Bytes::copy_from_slice(&request.key)
+    };
+    let range_end = Bytes::copy_from_slice(&request.range_end);
+    WatchSpec {
+        keys: KeyRange::from_wire(key, range_end),
+        start: (request.start_revision > 0).then_some(Revision(request.start_revision)),
+        id: (request.watch_id != 0).then_some(request.watch_id),
+        no_put,
+        no_delete,
+        prev_kv: request.prev_kv,
+        progress: request.progress_notify,
+    }
+}
+
+/// A client that gives up reads etcd's text for it; any other error is its own.
+fn watch_error(error: Status) -> Status {
+    if error.code() == Code::Cancelled {
+        canceled()
+    } else {
+        error
+    }
+}
+
+fn canceled() -> Status {
+    Status::cancelled("etcdserver: watch canceled")
+}
+
+fn cancelled(Gone: Gone) -> Status {
+    canceled()
+}

@@ -1,0 +1,432 @@
+//! Answers as bytes: framed protobuf, written straight from the store's types.
+//!
+//! The answers of the hot calls (Range, Put, watch events) are encoded here by hand, so that a value is never copied
+//! into an intermediate message, and a large one not at all: it leaves as a slice of the store's own buffer. The
+//! rest goes through `prost`. Field numbers are those of `setpoint-proto`'s `rpc.proto` and `kv.proto`; a test
+//! compares both encodings.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use setpoint_proto::etcdserverpb as pb;
+use tonic::Status;
+
+use super::call::FRAME_BYTES;
+use crate::types::{Event, EventKind, KeyValue, RangeResult};
+
+/// Answers up to this size are one piece; larger ones leave in pieces of about this size.
+const PIECE_BYTES: usize = 48 << 10;
+/// Values from this size on are not copied into a piece.
+const SHARE_BYTES: usize = 16 << 10;
+/// The largest message a Go server sends, and so the largest a client expects.
+const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
+/// Any constant does: there is one member, and it leads. A new etcd of one member is in term 2.
+pub(super) const RAFT_TERM: u64 = 2;
+
+/// What a unary call answers.
+pub(super) enum Reply {
+    /// One framed message.
+    Whole(Bytes),
+    /// One framed message in pieces.
+    Parts(Box<RangeParts>),
+}
+
+/// Frames a message made by `prost`.
+pub(super) fn message(message: &impl Message) -> Bytes {
+    let len = message.encoded_len();
+    let mut out = frame(len);
+    message
+        .encode(&mut out)
+        .expect("a BytesMut grows to hold every message");
+    out.freeze()
+}
+
+/// The header of a gRPC message of `len` bytes, with room for the message.
+fn frame(len: usize) -> BytesMut {
+    let mut out = BytesMut::with_capacity(FRAME_BYTES + len);
+    put_frame(&mut out, len);
+    out
+}
+
+fn put_frame(out: &mut BytesMut, len: usize) {
+    out.put_u8(0);
+    out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+}
+
+fn varint_len(value: u64) -> usize {
+    // Seven bits a byte; zero takes one.
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+fn put_varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8((value as u8) | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+/// Bytes of an integer field with a one-byte tag; nothing when it is 0.
+fn int_len(value: i64) -> usize {
+    if value == 0 {
+        0
+    } else {
+        1 + varint_len(value as u64)
+    }
+}
+
+fn put_int(out: &mut BytesMut, field: u8, value: i64) {
+    if value != 0 {
+        out.put_u8(field << 3);
+        put_varint(out, value as u64);
+    }
+}
+
+/// Bytes of a length-delimited field with a one-byte tag.
+fn delimited_len(len: usize) -> usize {
+    1 + varint_len(len as u64) + len
+}
+
+fn put_delimiter(out: &mut BytesMut, field: u8, len: usize) {
+    out.put_u8((field << 3) | 2);
+    put_varint(out, len as u64);
+}
+
+fn bytes_len(bytes: &Bytes) -> usize {
+    if bytes.is_empty() {
+        0
+    } else {
+        delimited_len(bytes.len())
+    }
+}
+
+fn kv_len(kv: &KeyValue) -> usize {
+    bytes_len(&kv.key)
+        + int_len(kv.create_revision.0)
+        + int_len(kv.mod_revision.0)
+        + int_len(kv.version)
+        + bytes_len(&kv.value)
+        + int_len(lease(kv))
+}
+
+fn lease(kv: &KeyValue) -> i64 {
+    kv.lease.map_or(0, |lease| lease.0)
+}
+
+/// All of `kv` up to where the value's bytes follow.
+fn put_kv_head(out: &mut BytesMut, kv: &KeyValue) {
+    if !kv.key.is_empty() {
+        put_delimiter(out, 1, kv.key.len());
+        out.extend_from_slice(&kv.key);
+    }
+    put_int(out, 2, kv.create_revision.0);
+    put_int(out, 3, kv.mod_revision.0);
+    put_int(out, 4, kv.version);
+    if !kv.value.is_empty() {
+        put_delimiter(out, 5, kv.value.len());
+    }
+}
+
+fn put_kv(out: &mut BytesMut, field: u8, kv: &KeyValue) {
+    put_delimiter(out, field, kv_len(kv));
+    put_kv_head(out, kv);
+    out.extend_from_slice(&kv.value);
+    put_int(out, 6, lease(kv));
+}
+
+fn put_header(out: &mut BytesMut, header: &pb::ResponseHeader) {
+    put_delimiter(out, 1, header.encoded_len());
+    header
+        .encode(out)
+        .expect("a BytesMut grows to hold every message");
+}
+
+/// Frames a PutResponse.
+pub(super) fn put(header: &pb::ResponseHeader, prev_kv: Option<&KeyValue>) -> Bytes {
+    let len = delimited_len(header.encoded_len()) + prev_kv.map_or(0, |kv| delimited_len(kv_len(kv)));
+    let mut out = frame(len);
+    put_header(&mut out, header);
+    if let Some(kv) = prev_kv {
+        put_kv(&mut out, 2, kv);
+    }
+    out.freeze()
+}
+
+/// Frames a RangeResponse.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED when it is larger than a gRPC message may be.
+pub(super) fn range(header: &pb::ResponseHeader, result: RangeResult) -> Result<Reply, Status> {
+    let kvs_len: usize = result.kvs.iter().map(|kv| delimited_len(kv_len(kv))).sum();
+    let more = i64::from(result.more);
+    let len = delimited_len(header.encoded_len()) + kvs_len + int_len(more) + int_len(result.count);
+    if len > MESSAGE_BYTES_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "grpc: trying to send message larger than max ({len} vs. {MESSAGE_BYTES_MAX})"
+        )));
+    }
+    let whole = len <= PIECE_BYTES;
+    let mut head = BytesMut::with_capacity(if whole { FRAME_BYTES + len } else { PIECE_BYTES });
+    put_frame(&mut head, len);
+    put_header(&mut head, header);
+    if whole {
+        for kv in &result.kvs {
+            put_kv(&mut head, 2, kv);
+        }
+        put_int(&mut head, 3, more);
+        put_int(&mut head, 4, result.count);
+        return Ok(Reply::Whole(head.freeze()));
+    }
+    Ok(Reply::Parts(Box::new(RangeParts {
+        kvs: result.kvs.into_iter(),
+        piece: head,
+        large: None,
+        more,
+        count: result.count,
+        done: false,
+    })))
+}
+
+/// The pieces of a large RangeResponse, made as the client reads them.
+pub(super) struct RangeParts {
+    kvs: std::vec::IntoIter<KeyValue>,
+    piece: BytesMut,
+    /// A value that leaves uncopied, and what follows it in its message.
+    large: Option<KeyValue>,
+    more: i64,
+    count: i64,
+    done: bool,
+}
+
+impl Iterator for RangeParts {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if let Some(kv) = self.large.take() {
+            put_int(&mut self.piece, 6, lease(&kv));
+            return Some(kv.value);
+        }
+        while !self.done && self.piece.len() < PIECE_BYTES {
+            let Some(kv) = self.kvs.next() else {
+                put_int(&mut self.piece, 3, self.more);
+                put_int(&mut self.piece, 4, self.count);
+                self.done = true;
+                break;
+            };
+            if kv.value.len() < SHARE_BYTES {
+                put_kv(&mut self.piece, 2, &kv);
+                continue;
+            }
+            put_delimiter(&mut self.piece, 2, kv_len(&kv));
+            put_kv_head(&mut self.piece, &kv);
+            self.large = Some(kv);
+            break;
+        }
+        if self.piece.is_empty() {
+            return None;
+        }
+        let next = BytesMut::with_capacity(if self.done { 0 } else { PIECE_BYTES });
+        Some(std::mem::replace(&mut self.piece, next).freeze())
+    }
+}
+
+/// The event as one `events` field of a WatchResponse, encoded once for all watchers that see it.
+pub(super) fn event(event: &Event, prev_kv: bool) -> &Bytes {
+    event.encoded[usize::from(prev_kv)].get_or_init(|| {
+        let prev = event.prev_kv.as_ref().filter(|_| prev_kv);
+        let kind = match event.kind {
+            EventKind::Put => 0,
+            EventKind::Delete => 1,
+        };
+        let len =
+            int_len(kind) + delimited_len(kv_len(&event.kv)) + prev.map_or(0, |kv| delimited_len(kv_len(kv)));
+        let mut out = BytesMut::with_capacity(delimited_len(len));
+        put_delimiter(&mut out, 11, len);
+        put_int(&mut out, 1, kind);
+        put_kv(&mut out, 2, &event.kv);
+        if let Some(kv) = prev {
+            put_kv(&mut out, 3, kv);
+        }
+        out.freeze()
+    })
+}
+
+/// Frames a WatchResponse of encoded events, in pieces; large events are shared, not copied.
+pub(super) fn events(
+    header: &pb::ResponseHeader,
+    watch_id: i64,
+    fragment: bool,
+    events: &[&Bytes],
+) -> Vec<Bytes> {
+    let events_len: usize = events.iter().map(|event| event.len()).sum();
+    let fragment = i64::from(fragment);
+    let len = delimited_len(header.encoded_len()) + int_len(watch_id) + int_len(fragment) + events_len;
+    let mut piece = BytesMut::with_capacity((FRAME_BYTES + len).min(PIECE_BYTES));
+    put_frame(&mut piece, len);
+    put_header(&mut piece, header);
+    put_int(&mut piece, 2, watch_id);
+    put_int(&mut piece, 7, fragment);
+    let mut pieces = Vec::with_capacity(1);
+    for event in events {
+        if event.len() < SHARE_BYTES {
+            piece.extend_from_slice(event);
+        } else {
+            pieces.push(piece.split().freeze());
+            pieces.push((*event).clone());
+        }
+    }
+    if !piece.is_empty() {
+        pieces.push(piece.freeze());
+    }
+    pieces
+}
+
+/// Whether two events may not share a message that has to stay below `max` bytes: how many events fit.
+pub(super) fn fitting(header: &pb::ResponseHeader, events: &[&Bytes], max: usize) -> usize {
+    // What precedes the events: header, a watch id, the fragment flag.
+    let mut len = delimited_len(header.encoded_len()) + 11 + 2;
+    let mut fit = 0;
+    for event in events {
+        len += event.len();
+        if fit > 0 && len >= max {
+            break;
+        }
+        fit += 1;
+    }
+    fit
+}
+
+/// A key-value pair for the messages that `prost` encodes.
+pub(super) fn kv(kv: KeyValue) -> setpoint_proto::mvccpb::KeyValue {
+    setpoint_proto::mvccpb::KeyValue {
+        lease: lease(&kv),
+        key: kv.key,
+        create_revision: kv.create_revision.0,
+        mod_revision: kv.mod_revision.0,
+        version: kv.version,
+        value: kv.value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use setpoint_proto::mvccpb;
+
+    use super::*;
+    use crate::types::{LeaseId, Revision};
+
+    fn sample(value_len: usize, lease: i64) -> KeyValue {
+        KeyValue {
+            key: Bytes::from_static(b"/registry/pods/default/a"),
+            value: vec![7; value_len].into(),
+            create_revision: Revision(300),
+            mod_revision: Revision(70_000),
+            version: 2,
+            lease: (lease != 0).then_some(LeaseId(lease)),
+        }
+    }
+
+    fn header() -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: u64::MAX,
+            member_id: 1,
+            revision: 128,
+            raft_term: RAFT_TERM,
+        }
+    }
+
+    fn joined(reply: Reply) -> Vec<u8> {
+        match reply {
+            Reply::Whole(bytes) => bytes.to_vec(),
+            Reply::Parts(parts) => parts.flatten().collect(),
+        }
+    }
+
+    #[track_caller]
+    fn check_range(kvs: Vec<KeyValue>, more: bool, count: i64) {
+        let expect = message(&pb::RangeResponse {
+            header: Some(header()),
+            kvs: kvs.iter().cloned().map(kv).collect(),
+            more,
+            count,
+        });
+        let result = RangeResult {
+            revision: Revision(128),
+            kvs,
+            more,
+            count,
+        };
+        assert!(joined(range(&header(), result).unwrap()) == expect);
+    }
+
+    #[test]
+    fn ranges_of_every_size_are_what_prost_would_write() {
+        check_range(vec![], false, 0);
+        check_range(vec![sample(0, 0), sample(1, -5)], true, 300);
+        check_range(vec![sample(127, 1), sample(128, 1), sample(16_384, 9)], false, 3);
+        // In pieces, with values that are shared and values that are not.
+        check_range(vec![sample(1_000, 3); 200], false, 200);
+        check_range(
+            vec![sample(SHARE_BYTES, 3), sample(10, 0), sample(400_000, 0)],
+            true,
+            9,
+        );
+        check_range(vec![sample(40_000, 0), sample(100_000, 7)], false, 2);
+    }
+
+    #[test]
+    fn a_put_answer_is_what_prost_would_write() {
+        for prev_kv in [None, Some(sample(300, 4))] {
+            let expect = message(&pb::PutResponse {
+                header: Some(header()),
+                prev_kv: prev_kv.clone().map(kv),
+            });
+            assert_eq!(put(&header(), prev_kv.as_ref()), expect);
+        }
+    }
+
+    #[test]
+    fn events_are_what_prost_would_write() {
+        for (kind, prev) in [
+            (EventKind::Put, None),
+            (EventKind::Delete, Some(sample(20_000, 4))),
+        ] {
+            let source = Event {
+                kind,
+                kv: sample(if kind == EventKind::Put { 50 } else { 0 }, 0),
+                prev_kv: prev.clone(),
+                trace: None,
+                encoded: [OnceLock::new(), OnceLock::new()],
+            };
+            for with_prev in [false, true] {
+                let expect = message(&pb::WatchResponse {
+                    header: Some(header()),
+                    watch_id: 3,
+                    fragment: with_prev,
+                    events: vec![
+                        mvccpb::Event {
+                            r#type: i32::from(kind == EventKind::Delete),
+                            kv: Some(kv(source.kv.clone())),
+                            prev_kv: prev.clone().filter(|_| with_prev).map(kv),
+                        };
+                        2
+                    ],
+                    ..Default::default()
+                });
+                let encoded = event(&source, with_prev);
+                let pieces = events(&header(), 3, with_prev, &[encoded, encoded]);
+                assert!(pieces.concat() == expect, "{kind:?} {with_prev}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fragment_holds_at_least_one_event_and_stays_below_the_limit() {
+        let event = Bytes::from(vec![0; 400]);
+        let events = [&event; 5];
+        assert_eq!(fitting(&header(), &events, 1_000), 2);
+        assert_eq!(fitting(&header(), &events, 10), 1);
+        assert_eq!(fitting(&header(), &events, 1 << 20), 5);
+    }
+}

@@ -1,1 +1,21 @@
-//! The binary: roles, CLI, configuration, wiring, signals; and envtest.
+//! The binary as a library: roles, command line, configuration, wiring, signals; and [`envtest`].
+//!
+//! - [`plane`]: a whole control plane in one process, started and stopped in order.
+//! - [`envtest`]: the same inside a test, for authors of operators.
+//! - [`cli`]: the commands; the only place that reads arguments and environment.
+//! - [`config`]: what was said, and what will be done.
+//! - `up`: a project folder on a plane: manifests, programs, the view of what happens.
+//!
+//! It has no logic of the log or of the API: those are the crates below, and only this one plugs them together.
+//!
+//! Reading order: `plane`, `cli`, `config`, `up`.
+
+pub mod cli;
+pub mod config;
+pub mod envtest;
+pub mod plane;
+pub mod ready;
+
+mod loopback;
+mod signals;
+mod up;

@@ -1,0 +1,77 @@
+//! `setpoint server`: a plane that serves until it is stopped.
+
+use std::path::{Path, PathBuf};
+
+use clap::{ArgMatches, Args};
+
+use super::{Failure, start};
+use crate::config::{PlaneArgs, Resolved};
+use crate::up::project::Scalar;
+
+/// Arguments of `server`.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    setpoint server\n  \
+    setpoint server --data-dir /var/lib/setpoint --log-format json\n  \
+    setpoint server --etcd-listen 127.0.0.1:0 --api-listen 127.0.0.1:0 --ready-file ready.json\n\n\
+    kubectl --kubeconfig setpoint-data/admin.kubeconfig get namespaces\n\
+    etcdctl --endpoints 127.0.0.1:2379 endpoint status")]
+pub(super) struct ServerArgs {
+    #[command(flatten)]
+    plane: PlaneArgs,
+    /// YAML file with the same settings, named as the flags without their dashes
+    #[arg(long, value_name = "FILE", env = "SETPOINT_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure> {
+    let mut said = start::said(&args.plane, matches);
+    let mut problems = Vec::new();
+    if let Some(path) = &args.config {
+        said.add_file(path, read(path, &mut problems), &mut problems);
+    }
+    let resolved = said.resolve(&start::cwd()?, problems).map_err(Failure::Usage)?;
+    start::run(&resolved, "info", |stop| serve(&resolved, stop))
+}
+
+fn read(path: &Path, problems: &mut Vec<String>) -> std::collections::BTreeMap<String, String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            problems.push(format!("read {}: {error}", path.display()));
+            return Default::default();
+        }
+    };
+    match serde_saphyr::from_str::<std::collections::BTreeMap<String, Scalar>>(&text) {
+        Ok(values) => values
+            .into_iter()
+            .map(|(name, value)| (name, value.text()))
+            .collect(),
+        Err(error) => {
+            problems.push(format!("{}: {error}", path.display()));
+            Default::default()
+        }
+    }
+}
+
+async fn serve(resolved: &Resolved, stop: setpoint_base::Stop) -> Result<(), Failure> {
+    let started = tokio::time::Instant::now();
+    let plane = start::plane(resolved).await?;
+    tracing::info!(
+        etcd = plane.etcd_url(),
+        api = plane.api_url(),
+        kubeconfig = %plane.kubeconfig().display(),
+        millis = started.elapsed().as_millis(),
+        "ready"
+    );
+    let failure = tokio::select! {
+        () = stop.cancelled() => None,
+        error = plane.failed() => Some(error),
+    };
+    tracing::info!("stopping");
+    start::stop(plane, resolved).await;
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,96 @@
+//! Why a plane did not start, and what to do about it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// A plane could not be started or stopped cleanly. Each message names the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaneError {
+    /// The address belongs to another program.
+    #[error("{addr} is in use by {holder}: stop it, or choose another --{flag} (port 0 takes a free one)")]
+    InUse {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// Who has it, as far as can be seen.
+        holder: String,
+    },
+    /// The address cannot be listened on.
+    #[error("listen on {addr}: {cause}; choose another --{flag}{}", privileged(*addr, cause))]
+    Listen {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// Why not. Part of the message, before the remedy.
+        cause: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error("{step} {}: {cause}; {}", .path.display(), remedy(cause, path))]
+    DataDir {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed. Part of the message, before the remedy.
+        cause: io::Error,
+    },
+    /// The store could not be opened.
+    #[error(transparent)]
+    Store(#[from] setpoint_store::OpenError),
+    /// Certificates or keys are missing, broken or foreign.
+    #[error(transparent)]
+    Pki(#[from] setpoint_apiserver::PkiError),
+    /// The API server could not be opened.
+    #[error(transparent)]
+    Api(#[from] setpoint_apiserver::OpenError),
+    /// Part of the plane ended by itself.
+    #[error("{part} ended by itself: {detail}")]
+    Ended {
+        /// Which part.
+        part: &'static str,
+        /// What it said.
+        detail: String,
+    },
+}
+
+fn privileged(addr: SocketAddr, cause: &io::Error) -> &'static str {
+    if cause.kind() == io::ErrorKind::PermissionDenied && addr.port() < 1024 {
+        ", ports below 1024 need privileges"
+    } else {
+        ""
+    }
+}
+
+fn remedy(cause: &io::Error, path: &Path) -> String {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "choose a directory you may write with --data-dir, or change its owner".to_owned()
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "the file system is read-only: choose another place with --data-dir".to_owned()
+        }
+        io::ErrorKind::StorageFull => "the disk is full: free space".to_owned(),
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            format!(
+                "{} is in the way: move it, or choose another --data-dir",
+                path.display()
+            )
+        }
+        _ => "choose another place with --data-dir".to_owned(),
+    }
+}
+
+impl PlaneError {
+    pub(crate) fn listen(addr: SocketAddr, flag: &'static str, cause: io::Error) -> Self {
+        if cause.kind() == io::ErrorKind::AddrInUse {
+            let holder = super::holder::of(addr).unwrap_or_else(|| "another program".to_owned());
+            Self::InUse { addr, flag, holder }
+        } else {
+            Self::Listen { addr, flag, cause }
+        }
+    }
+}

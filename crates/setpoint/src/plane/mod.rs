@@ -1,0 +1,337 @@
+//! A whole control plane in this process: store, etcd front, API server, their listeners.
+//!
+//! Started bottom up, stopped top down: first no new connections and drained old ones, then the API server's loops,
+//! then the etcd front, last the store, whose end makes everything acknowledged durable (it already is) and the next
+//! start fast.
+
+mod error;
+pub(crate) mod holder;
+mod options;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use setpoint_apiserver::{ApiServer, Pki, Tls};
+use setpoint_base::{Chain, FsDisk, Stop, SystemClock, TaskGroup};
+use setpoint_store::Store;
+use setpoint_store::etcd::{Front, FrontOptions};
+use setpoint_telemetry::Metrics;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use error::PlaneError;
+pub use options::PlaneOptions;
+
+use crate::loopback::Loopback;
+use crate::ready::Ready;
+
+/// How long connections, loops and the store each may take to end.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Keys of the API server, read-only for etcd clients unless the options say otherwise.
+const REGISTRY_PREFIX: &[u8] = b"/registry/";
+
+/// A running plane. Call [`Plane::stop`] at the end: dropping it ends its tasks without waiting.
+pub struct Plane {
+    options: PlaneOptions,
+    store: Store,
+    api: ApiServer,
+    etcd_addr: SocketAddr,
+    api_addr: SocketAddr,
+    kubeconfig: PathBuf,
+    kubeconfig_text: String,
+    metrics: Metrics,
+    /// Stopped in this order.
+    api_front: TaskGroup,
+    api_loops: TaskGroup,
+    etcd_front: TaskGroup,
+    ended: watch::Receiver<Option<(&'static str, String)>>,
+}
+
+impl Plane {
+    /// Starts a plane; when it returns, both fronts serve.
+    ///
+    /// # Errors
+    /// An address or a directory that cannot be used, a damaged store, broken certificates: each with its remedy.
+    pub async fn start(options: PlaneOptions) -> Result<Self, PlaneError> {
+        // Listeners first: the cheapest thing to fail, and early clients wait in the backlog instead of failing.
+        let etcd_listener = bind(options.etcd_listen, "etcd-listen").await?;
+        let api_listener = bind(options.api_listen, "api-listen").await?;
+        let local = |listener: &TcpListener, flag| {
+            listener
+                .local_addr()
+                .map_err(|cause| PlaneError::listen(options.api_listen, flag, cause))
+        };
+        let etcd_addr = local(&etcd_listener, "etcd-listen")?;
+        let api_addr = local(&api_listener, "api-listen")?;
+        warn_of_open_fronts(etcd_addr);
+
+        let metrics = Metrics::new();
+        let opened = {
+            let (options, metrics) = (options.clone(), metrics.clone());
+            blocking("the store", move || open(&options, api_addr, &metrics)).await?
+        };
+        let Opened {
+            store,
+            pki,
+            kubeconfig,
+            kubeconfig_text,
+        } = opened;
+
+        let (etcd_front, api_loops, api_front) = (
+            TaskGroup::new(&Stop::new()),
+            TaskGroup::new(&Stop::new()),
+            TaskGroup::new(&Stop::new()),
+        );
+        let (report, ended) = watch::channel(None);
+        let api = ApiServer::open(
+            store.clone(),
+            options.api.clone(),
+            SystemClock::shared(),
+            &api_loops,
+        )
+        .await?;
+        let tls = Tls::new(&pki, SystemClock::shared())?;
+        let front = Front::new(store.clone(), front_options(&options, etcd_addr, &metrics));
+        let stop = etcd_front.stop().clone();
+        run(&etcd_front, "the etcd front", report.clone(), async move {
+            front
+                .serve(etcd_listener, stop)
+                .await
+                .map_err(|error| Chain(&error).to_string())
+        });
+        let (service, stop) = (api.service(), api_front.stop().clone());
+        let serve_options = options.api_front.clone();
+        run(&api_front, "the API front", report, async move {
+            let cut = setpoint_apiserver::serve(api_listener, tls, service, serve_options, stop).await;
+            if cut > 0 {
+                tracing::warn!(connections = cut, "cut at the end of the grace");
+            }
+            Ok(())
+        });
+        Ok(Self {
+            options,
+            store,
+            api,
+            etcd_addr,
+            api_addr,
+            kubeconfig,
+            kubeconfig_text,
+            metrics,
+            api_front,
+            api_loops,
+            etcd_front,
+            ended,
+        })
+    }
+
+    /// `http://…`, for etcd clients.
+    #[must_use]
+    pub fn etcd_url(&self) -> String {
+        format!("http://{}", reachable(self.etcd_addr))
+    }
+
+    /// `https://…`, for Kubernetes clients.
+    #[must_use]
+    pub fn api_url(&self) -> String {
+        format!("https://{}", reachable(self.api_addr))
+    }
+
+    /// The administrator's kubeconfig, a file in the data directory.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// The administrator's kubeconfig as text.
+    #[must_use]
+    pub fn kubeconfig_text(&self) -> &str {
+        &self.kubeconfig_text
+    }
+
+    /// Where everything is kept.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.options.data_dir
+    }
+
+    /// The store, for callers that live in this process.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The API server, for callers that live in this process.
+    #[must_use]
+    pub fn api(&self) -> &ApiServer {
+        &self.api
+    }
+
+    /// The metrics of this plane.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) fn loopback(&self) -> Loopback {
+        Loopback::new(self.api.loopback())
+    }
+
+    /// What scripts need to know.
+    #[must_use]
+    pub fn ready(&self) -> Ready {
+        Ready {
+            etcd: self.etcd_url(),
+            api: self.api_url(),
+            kubeconfig: self.kubeconfig.display().to_string(),
+            data_dir: self.options.data_dir.display().to_string(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
+    /// Waits until a part of the plane ends by itself. A healthy plane waits forever.
+    pub async fn failed(&self) -> PlaneError {
+        let mut ended = self.ended.clone();
+        loop {
+            if let Some((part, detail)) = ended.borrow_and_update().clone() {
+                return PlaneError::Ended { part, detail };
+            }
+            if ended.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Stops everything in order. Returns how many tasks did not end in time: 0 is a clean stop.
+    pub async fn stop(self) -> usize {
+        self.api.drain();
+        let mut left = self.api_front.shutdown(STOP_GRACE).await;
+        left += self.api_loops.shutdown(STOP_GRACE).await;
+        left += self.etcd_front.shutdown(STOP_GRACE).await;
+        match tokio::time::timeout(STOP_GRACE, self.store.close()).await {
+            Ok(Ok(())) => (),
+            Ok(Err(error)) => tracing::error!(error = %Chain(&error), "close the store"),
+            Err(_) => {
+                tracing::error!("the store did not close within {} s", STOP_GRACE.as_secs());
+                left += 1;
+            }
+        }
+        left
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        for group in [&self.api_front, &self.api_loops, &self.etcd_front] {
+            group.stop().cancel();
+        }
+    }
+}
+
+/// What is opened off the async threads.
+struct Opened {
+    store: Store,
+    pki: Pki,
+    kubeconfig: PathBuf,
+    kubeconfig_text: String,
+}
+
+fn open(options: &PlaneOptions, api_addr: SocketAddr, _metrics: &Metrics) -> Result<Opened, PlaneError> {
+    let dir = &options.data_dir;
+    // Private: the log holds Secrets.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|cause| PlaneError::DataDir {
+            step: "create data directory",
+            path: dir.clone(),
+            cause,
+        })?;
+    // The store's lock is taken first: two planes on one directory must not touch each other's certificates.
+    let store = Store::open(options.store.clone(), Arc::new(FsDisk), SystemClock::shared())?;
+    let names: Vec<String> = match api_addr.ip() {
+        ip if ip.is_loopback() || ip.is_unspecified() => Vec::new(),
+        ip => vec![ip.to_string()],
+    };
+    let pki = Pki::load_or_create(&dir.join("pki"), &names, &SystemClock)?;
+    let url = format!("https://{}", reachable(api_addr));
+    let kubeconfig = dir.join("admin.kubeconfig");
+    pki.write_admin_kubeconfig(&kubeconfig, &url)?;
+    let kubeconfig_text = pki.admin_kubeconfig(&url);
+    Ok(Opened {
+        store,
+        pki,
+        kubeconfig,
+        kubeconfig_text,
+    })
+}
+
+fn front_options(options: &PlaneOptions, etcd_addr: SocketAddr, metrics: &Metrics) -> FrontOptions {
+    FrontOptions {
+        read_only_prefix: (!options.etcd_writes_registry).then(|| Bytes::from_static(REGISTRY_PREFIX)),
+        client_urls: vec![format!("http://{}", reachable(etcd_addr))],
+        metrics: Some(metrics.clone()),
+        ..options.etcd.clone()
+    }
+}
+
+/// An address that clients on this machine can use: a listener on all addresses is reached on loopback.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+fn warn_of_open_fronts(etcd_addr: SocketAddr) {
+    if !etcd_addr.ip().is_loopback() {
+        tracing::warn!(
+            addr = %etcd_addr,
+            "the etcd front is reachable from other machines and asks nobody who they are: keep it on 127.0.0.1"
+        );
+    }
+}
+
+async fn bind(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, PlaneError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|cause| PlaneError::listen(addr, flag, cause))
+}
+
+async fn blocking<T: Send + 'static>(
+    part: &'static str,
+    work: impl FnOnce() -> Result<T, PlaneError> + Send + 'static,
+) -> Result<T, PlaneError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
+        Err(PlaneError::Ended {
+            part,
+            detail: panic.to_string(),
+        })
+    })
+}
+
+/// Runs a part of the plane and reports its end, unless it was asked for.
+fn run(
+    group: &TaskGroup,
+    part: &'static str,
+    report: watch::Sender<Option<(&'static str, String)>>,
+    work: impl Future<Output = Result<(), String>> + Send + 'static,
+) {
+    let stop = group.stop().clone();
+    group.spawn(async move {
+        let result = work.await;
+        if !stop.is_cancelled() {
+            let detail = result.err().unwrap_or_else(|| "without an error".to_owned());
+            tracing::error!(part, detail, "part of the plane ended by itself");
+            report.send_replace(Some((part, detail)));
+        }
+    });
+}

@@ -1,0 +1,67 @@
+//! How a plane behaves.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use setpoint_apiserver::ServeOptions;
+use setpoint_store::etcd::FrontOptions;
+
+/// How long requests in flight may take at a stop. Clients of a plane on one machine retry; Ctrl-C should not wait.
+const API_GRACE: Duration = Duration::from_secs(4);
+
+/// Options of a plane.
+#[derive(Clone, Debug)]
+pub struct PlaneOptions {
+    /// Where everything is kept; made if absent, private to its owner.
+    pub data_dir: PathBuf,
+    /// Where etcd clients connect (127.0.0.1:2379); port 0 takes a free one.
+    pub etcd_listen: SocketAddr,
+    /// Where Kubernetes clients connect (127.0.0.1:6443); port 0 takes a free one.
+    pub api_listen: SocketAddr,
+    /// Whether etcd clients may write the API server's keys under `/registry/` (no): such writes pass by
+    /// authentication, validation and admission.
+    pub etcd_writes_registry: bool,
+    /// The store's options; its directory is `<data_dir>/store`.
+    pub store: setpoint_store::Options,
+    /// The etcd front's options. Prefix, URLs and metrics are set by the plane.
+    pub etcd: FrontOptions,
+    /// The API server's options.
+    pub api: setpoint_apiserver::Options,
+    /// The options of its HTTPS front.
+    pub api_front: ServeOptions,
+}
+
+impl PlaneOptions {
+    /// The defaults, on `data_dir`.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
+        Self {
+            store: setpoint_store::Options::new(data_dir.join("store")),
+            data_dir,
+            etcd_listen: SocketAddr::from(([127, 0, 0, 1], 2379)),
+            api_listen: SocketAddr::from(([127, 0, 0, 1], 6443)),
+            etcd_writes_registry: false,
+            etcd: FrontOptions::default(),
+            api: setpoint_apiserver::Options::default(),
+            api_front: ServeOptions {
+                grace: API_GRACE,
+                ..ServeOptions::default()
+            },
+        }
+    }
+
+    /// For tests: free ports, one thread a front, small files.
+    #[must_use]
+    pub fn small(data_dir: impl Into<PathBuf>) -> Self {
+        let mut options = Self::new(data_dir);
+        options.etcd_listen.set_port(0);
+        options.api_listen.set_port(0);
+        options.etcd.workers = 1;
+        options.store.segment_bytes = 8 << 20;
+        options.store.hot_bytes = 4 << 20;
+        options.store.prefill = false;
+        options
+    }
+}

@@ -1,0 +1,53 @@
+//! The file that tells scripts that the plane is ready, and where it is.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+/// What a script needs to use the plane.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ready {
+    /// `http://…` for etcd clients.
+    pub etcd: String,
+    /// `https://…` for Kubernetes clients.
+    pub api: String,
+    /// An administrator's kubeconfig, absolute.
+    pub kubeconfig: String,
+    /// The data directory, absolute.
+    pub data_dir: String,
+    /// The process.
+    pub pid: u32,
+    /// The version of setpoint.
+    pub version: &'static str,
+}
+
+impl Ready {
+    /// Writes the file in one step: a reader sees nothing or all of it.
+    ///
+    /// # Errors
+    /// When the directory does not exist or cannot be written.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.tmp", self.pid));
+        let temporary = path.with_file_name(name);
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(&text)?;
+        drop(file);
+        std::fs::rename(&temporary, path)
+    }
+}
+
+/// Removes the file of an earlier run, so that nobody takes it for this one's.
+///
+/// # Errors
+/// When it exists and cannot be removed.
+pub fn forget(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

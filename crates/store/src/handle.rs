@@ -4,79 +4,227 @@
 use std::sync::Arc;
 
 use setpoint_base::{Disk, TraceContext, WallClock};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use crate::core::check;
+use crate::engine::{self, Command, Engine, Proposal, Reply, Shared};
 use crate::error::{Error, OpenError};
 use crate::options::Options;
 use crate::types::*;
 
-/// A store. Cloning is cheap; all clones are the same store.
+/// A store. Cloning is cheap; all clones are the same store, and dropping the last one stops it.
 #[derive(Clone)]
-pub struct Store(Arc<()>);
+pub struct Store(Arc<Engine>);
 
 impl Store {
     /// Opens or makes the store in `options.dir`: takes its lock, recovers, starts its threads. Blocks.
-    pub fn open(
-        _options: Options,
-        _disk: Arc<dyn Disk>,
-        _clock: Arc<dyn WallClock>,
-    ) -> Result<Self, OpenError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`OpenError`]: wrong options, another process, no access, damage.
+    pub fn open(options: Options, disk: Arc<dyn Disk>, clock: Arc<dyn WallClock>) -> Result<Self, OpenError> {
+        // The log carries no calendar time: order is the revision's business.
+        drop(clock);
+        engine::open(options, disk).map(|engine| Self(Arc::new(engine)))
     }
+
+    fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
     /// Reads keys at one revision.
-    pub fn range(&self, _range: &Range) -> Result<RangeResult, Error> {
-        unimplemented!()
+    ///
+    /// Values may share memory with the commit they were written in: whoever keeps one for long, and not
+    /// its neighbours, should copy it.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`], [`Error::FutureRevision`], [`Error::EmptyKey`], [`Error::Read`].
+    pub fn range(&self, range: &Range) -> Result<RangeResult, Error> {
+        engine::range(self.shared(), range)
     }
+
     /// Writes one key. Returns once the write is durable.
-    pub async fn put(&self, _put: Put, _trace: Option<TraceContext>) -> Result<PutResult, Error> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// The request is refused, the line or the disk is full, or the store stops. With [`Error::Poisoned`]
+    /// the write may or may not be there after a restart.
+    pub async fn put(&self, put: Put, trace: Option<TraceContext>) -> Result<PutResult, Error> {
+        check::put(&put, self.shared().limits())?;
+        let bytes = check::put_bytes(&put);
+        self.propose(trace, bytes, |reply| Command::Put(put, reply)).await
     }
+
     /// Deletes a range of keys in one revision.
-    pub async fn delete(&self, _delete: Delete, _trace: Option<TraceContext>) -> Result<DeleteResult, Error> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn delete(&self, delete: Delete, trace: Option<TraceContext>) -> Result<DeleteResult, Error> {
+        check::delete(&delete, self.shared().limits())?;
+        self.propose(trace, 0, |reply| Command::Delete(delete, reply))
+            .await
     }
-    /// Runs a transaction.
-    pub async fn txn(&self, _txn: Txn, _trace: Option<TraceContext>) -> Result<TxnResult, Error> {
-        unimplemented!()
+
+    /// Runs a transaction. One that cannot write is answered from memory at once.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn txn(&self, txn: Txn, trace: Option<TraceContext>) -> Result<TxnResult, Error> {
+        check::txn(&txn, self.shared().limits())?;
+        if !check::writes(&txn) {
+            self.shared().metrics.txns.inc();
+            return engine::read_only_txn(self.shared(), &txn);
+        }
+        let bytes = check::txn_bytes(&txn);
+        self.propose(trace, bytes, |reply| Command::Txn(txn, reply)).await
     }
-    /// Forgets history below `at`; with `physical`, returns once the index has been pruned.
-    pub async fn compact(&self, _at: Revision, _physical: bool) -> Result<Revision, Error> {
-        unimplemented!()
+
+    /// Forgets history below `at`; with `physical`, returns once the index has been pruned. Returns the
+    /// store's revision.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] when that has happened already, [`Error::FutureRevision`].
+    pub async fn compact(&self, at: Revision, physical: bool) -> Result<Revision, Error> {
+        let mut pruned = self.shared().pruned.subscribe();
+        let revision = self.propose(None, 0, |reply| Command::Compact(at, reply)).await?;
+        if physical {
+            pruned
+                .wait_for(|floor| *floor >= at.0)
+                .await
+                .map_err(|_| Error::Stopped)?;
+        }
+        Ok(revision)
     }
+
     /// A new watch stream.
     pub fn watch(&self) -> WatchStream {
         unimplemented!()
     }
+
     /// Grants a lease of `ttl` seconds (raised to the minimum of 2).
-    pub async fn lease_grant(&self, _id: Option<LeaseId>, _ttl: i64) -> Result<LeaseInfo, Error> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`Error::LeaseExists`], [`Error::LeaseTtlTooLarge`], or as [`Store::put`].
+    pub async fn lease_grant(&self, id: Option<LeaseId>, ttl: i64) -> Result<LeaseInfo, Error> {
+        let id = id.unwrap_or_else(|| LeaseId(fastrand::i64(1..)));
+        self.propose(None, 0, |reply| Command::Grant(id, ttl, reply))
+            .await?;
+        self.shared().metrics.leases_granted.inc();
+        self.lease(id, false).ok_or(Error::LeaseNotFound(id))
     }
+
     /// Ends a lease: deletes its keys in one revision. Returns the store's revision after it.
-    pub async fn lease_revoke(&self, _id: LeaseId) -> Result<Revision, Error> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`Error::LeaseNotFound`], or as [`Store::put`].
+    pub async fn lease_revoke(&self, id: LeaseId) -> Result<Revision, Error> {
+        let revision = self.propose(None, 0, |reply| Command::Revoke(id, reply)).await?;
+        self.shared().metrics.leases_revoked.inc();
+        Ok(revision)
     }
-    /// Restarts a lease's time; returns the granted TTL in seconds.
-    pub async fn lease_keep_alive(&self, _id: LeaseId) -> Result<i64, Error> {
-        unimplemented!()
+
+    /// Restarts a lease's time; returns the granted TTL in seconds. A lease whose time is over cannot come
+    /// back, even if it has not been revoked yet.
+    ///
+    /// # Errors
+    /// [`Error::LeaseNotFound`], once its keys are gone.
+    pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, Error> {
+        let renewed = self.shared().leases.lock().renew(id.0, Instant::now());
+        if let Some(ttl) = renewed {
+            self.shared().metrics.leases_renewed.inc();
+            return Ok(ttl);
+        }
+        if self.shared().leases.lock().contains(id.0) {
+            // Its end is on the way; whoever sees the error must not find its keys any more.
+            let _ = self.propose(None, 0, |reply| Command::Revoke(id, reply)).await;
+        }
+        Err(Error::LeaseNotFound(id))
     }
+
     /// One lease, with its keys if asked.
-    pub fn lease(&self, _id: LeaseId, _with_keys: bool) -> Option<LeaseInfo> {
-        unimplemented!()
+    #[must_use]
+    pub fn lease(&self, id: LeaseId, with_keys: bool) -> Option<LeaseInfo> {
+        let leases = self.shared().leases.lock();
+        let left = leases.left(id.0, Instant::now())?;
+        let keys = if with_keys {
+            leases.keys(id.0).map(bytes::Bytes::copy_from_slice).collect()
+        } else {
+            Vec::new()
+        };
+        let remaining_ttl = i64::try_from(left.remaining.as_secs()).unwrap_or(i64::MAX);
+        Some(LeaseInfo {
+            id,
+            granted_ttl: left.ttl,
+            remaining_ttl,
+            keys,
+        })
     }
+
     /// All leases, soonest to expire first.
+    #[must_use]
     pub fn leases(&self) -> Vec<LeaseId> {
-        unimplemented!()
+        self.shared()
+            .leases
+            .lock()
+            .by_deadline()
+            .into_iter()
+            .map(LeaseId)
+            .collect()
     }
+
     /// The newest committed revision.
+    #[must_use]
     pub fn revision(&self) -> Revision {
-        unimplemented!()
+        self.shared().revision()
     }
+
     /// Sizes and positions.
+    #[must_use]
     pub fn status(&self) -> StoreStatus {
-        unimplemented!()
+        self.shared().status()
     }
+
+    /// Adds the store's metrics to a registry.
+    ///
+    /// # Errors
+    /// A name is taken: each registry can have one store.
+    pub fn register_metrics(
+        &self,
+        registry: &setpoint_telemetry::Metrics,
+    ) -> Result<(), setpoint_telemetry::DuplicateMetric> {
+        crate::metrics::register(&self.0.shared, registry)
+    }
+
     /// Refuses new writes, commits those that wait, writes a checkpoint, ends all watch streams and threads.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] when the log had failed before.
     pub async fn close(&self) -> Result<(), Error> {
-        unimplemented!()
+        let engine = Arc::clone(&self.0);
+        let stopped = tokio::task::spawn_blocking(move || engine.stop()).await;
+        stopped.map_err(|_| Error::Stopped)?;
+        self.shared().poisoned().map_or(Ok(()), Err)
+    }
+
+    async fn propose<T>(
+        &self,
+        trace: Option<TraceContext>,
+        bytes: usize,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, Error> {
+        if let Some(error) = self.shared().poisoned() {
+            return Err(error);
+        }
+        let (reply, answer) = oneshot::channel();
+        let proposal = Proposal {
+            command: command(reply),
+            trace,
+            bytes,
+        };
+        self.shared().queue.push(proposal).inspect_err(|_| {
+            self.shared().metrics.refused.inc();
+        })?;
+        // The sequencer answers everything it takes; silence means that it is gone.
+        answer.await.unwrap_or(Err(Error::Stopped))
     }
 }
 

@@ -6,8 +6,11 @@ pub mod etcd;
 pub mod types;
 
 mod core;
+mod engine;
 mod error;
 mod handle;
+mod log;
+mod metrics;
 mod options;
 
 pub use error::{Error, OpenError};

@@ -1,3 +1,11 @@
 //! What the store decides, without I/O: values in, values out, `now` as an argument.
 
 pub(crate) mod batch;
+pub(crate) mod check;
+pub(crate) mod eval;
+pub(crate) mod header;
+pub(crate) mod index;
+pub(crate) mod lease;
+pub(crate) mod overlay;
+pub(crate) mod record;
+pub(crate) mod select;

@@ -1,0 +1,632 @@
+//! The ordered index: key → versions → place in the log.
+//!
+//! Keys live in sorted pages of at most 128; beside the pages runs an array with the number of live keys of
+//! each page, so that `count` over a range at the latest revision adds up small numbers instead of
+//! walking keys. The newest version of a key lies in the entry itself; older ones in a vector that most
+//! keys never need.
+//!
+//! Worked example, one key put at 2, put at 5, deleted at 7, put at 9 (t = tombstone):
+//!
+//! ```text
+//! versions          2  5  7t 9
+//! prune(floor 4)    2  5  7t 9     2 is the newest at or below 4: reads at 4 need it
+//! prune(floor 6)       5  7t 9
+//! prune(floor 7)          7t 9     a tombstone exactly at the floor stays: a watch from 7 must see it
+//! prune(floor 8)             9     below the floor nobody can tell it from absence
+//! ```
+//!
+//! No I/O, no locks; the engine puts one read-write lock around it.
+
+use crate::types::KeyRange;
+
+/// Most keys in a page.
+const PAGE: usize = 128;
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Location {
+    /// Number of the log file, as given out since the store was opened.
+    pub(crate) file: u32,
+    /// Where the value begins in it.
+    pub(crate) offset: u32,
+    /// Bytes of the value.
+    pub(crate) len: u32,
+}
+
+/// One version of a key; a tombstone when `version` is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) modified: i64,
+    pub(crate) create: i64,
+    pub(crate) version: i64,
+    /// 0 is none.
+    pub(crate) lease: i64,
+    /// Position within the revision.
+    pub(crate) sub: u32,
+    pub(crate) at: Location,
+}
+
+impl Version {
+    pub(crate) fn is_tombstone(&self) -> bool {
+        self.version == 0
+    }
+}
+
+struct Entry {
+    key: Box<[u8]>,
+    newest: Version,
+    /// Oldest first.
+    #[allow(
+        clippy::box_collection,
+        reason = "eight bytes in the many entries that have none"
+    )]
+    older: Option<Box<Vec<Version>>>,
+}
+
+impl Entry {
+    fn at(&self, revision: i64) -> Option<&Version> {
+        if self.newest.modified <= revision {
+            return (!self.newest.is_tombstone()).then_some(&self.newest);
+        }
+        let older = self.older.as_deref()?;
+        let n = older.partition_point(|version| version.modified <= revision);
+        older[..n].last().filter(|version| !version.is_tombstone())
+    }
+
+    /// Versions that are not the newest, and tombstones: what pruning may find.
+    fn stale(&self) -> u32 {
+        let older = self.older.as_ref().map_or(0, |older| older.len() as u32);
+        older + u32::from(self.newest.is_tombstone())
+    }
+
+    /// Drops what no read at or above `floor` can see; returns whether anything is left.
+    fn prune(&mut self, floor: i64, dropped: &mut dyn FnMut(&[u8], &Version)) -> bool {
+        if let Some(older) = self.older.as_deref_mut() {
+            let visible = if self.newest.modified <= floor {
+                older.len()
+            } else {
+                let n = older.partition_point(|version| version.modified <= floor);
+                match n.checked_sub(1) {
+                    Some(last) if older[last].is_tombstone() && older[last].modified < floor => n,
+                    Some(last) => last,
+                    None => 0,
+                }
+            };
+            for version in older.drain(..visible) {
+                dropped(&self.key, &version);
+            }
+            if older.is_empty() {
+                self.older = None;
+            } else if older.capacity() > 4 * older.len() {
+                older.shrink_to_fit();
+            }
+        }
+        let gone = self.newest.is_tombstone() && self.newest.modified < floor;
+        if gone {
+            dropped(&self.key, &self.newest);
+        }
+        !gone
+    }
+}
+
+/// The index.
+#[derive(Default)]
+pub(crate) struct Index {
+    pages: Vec<Vec<Entry>>,
+    /// Per page: keys whose newest version is not a tombstone.
+    live: Vec<u32>,
+    /// Per page: what pruning may find.
+    stale: Vec<u32>,
+    live_total: u64,
+}
+
+/// A place in the order of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Slot {
+    page: usize,
+    entry: usize,
+}
+
+impl Index {
+    /// Live keys.
+    pub(crate) fn live(&self) -> u64 {
+        self.live_total
+    }
+
+    /// The version of `key` that a read at `revision` sees.
+    pub(crate) fn get(&self, key: &[u8], revision: i64) -> Option<&Version> {
+        self.find(key)
+            .ok()
+            .and_then(|slot| self.pages[slot.page][slot.entry].at(revision))
+    }
+
+    /// The version that was made exactly at `revision`, tombstones too.
+    pub(crate) fn exact_mut(&mut self, key: &[u8], revision: i64) -> Option<&mut Version> {
+        let slot = self.find(key).ok()?;
+        let entry = &mut self.pages[slot.page][slot.entry];
+        if entry.newest.modified == revision {
+            return Some(&mut entry.newest);
+        }
+        let older = entry.older.as_deref_mut()?;
+        let at = older
+            .binary_search_by_key(&revision, |version| version.modified)
+            .ok()?;
+        older.get_mut(at)
+    }
+
+    /// See [`Index::exact_mut`].
+    pub(crate) fn exact(&self, key: &[u8], revision: i64) -> Option<&Version> {
+        let slot = self.find(key).ok()?;
+        let entry = &self.pages[slot.page][slot.entry];
+        if entry.newest.modified == revision {
+            return Some(&entry.newest);
+        }
+        let older = entry.older.as_deref()?;
+        let at = older
+            .binary_search_by_key(&revision, |version| version.modified)
+            .ok()?;
+        older.get(at)
+    }
+
+    /// Adds a version that is newer than all of its key. A tombstone of an unknown key is kept, too:
+    /// replay of a log whose older part is gone may meet one.
+    pub(crate) fn apply(&mut self, key: &[u8], version: Version) {
+        match self.find(key) {
+            Ok(slot) => self.add_version(slot, version),
+            Err(slot) => self.insert(
+                slot,
+                Entry {
+                    key: key.into(),
+                    newest: version,
+                    older: None,
+                },
+            ),
+        }
+    }
+
+    fn add_version(&mut self, slot: Slot, version: Version) {
+        let entry = &mut self.pages[slot.page][slot.entry];
+        debug_assert!(
+            version.modified > entry.newest.modified,
+            "revisions of a key only grow"
+        );
+        let was_live = !entry.newest.is_tombstone();
+        let stale_before = entry.stale();
+        let previous = std::mem::replace(&mut entry.newest, version);
+        entry
+            .older
+            .get_or_insert_with(|| Box::new(Vec::with_capacity(1)))
+            .push(previous);
+        self.stale[slot.page] += entry.stale() - stale_before;
+        self.count_live(slot.page, was_live, !version.is_tombstone());
+    }
+
+    fn count_live(&mut self, page: usize, before: bool, after: bool) {
+        match (before, after) {
+            (false, true) => {
+                self.live[page] += 1;
+                self.live_total += 1;
+            }
+            (true, false) => {
+                self.live[page] -= 1;
+                self.live_total -= 1;
+            }
+            _ => (),
+        }
+    }
+
+    fn insert(&mut self, mut slot: Slot, entry: Entry) {
+        if self.pages.is_empty() {
+            self.add_page(0, Vec::with_capacity(PAGE));
+        }
+        if self.pages[slot.page].len() == PAGE {
+            slot = self.split(slot);
+        }
+        let live = !entry.newest.is_tombstone();
+        self.stale[slot.page] += entry.stale();
+        self.pages[slot.page].insert(slot.entry, entry);
+        self.count_live(slot.page, false, live);
+    }
+
+    /// Makes room in a full page. An insert at the very end starts a new page instead of halving, so that
+    /// keys that arrive in order leave full pages behind.
+    fn split(&mut self, slot: Slot) -> Slot {
+        let cut = if slot.entry == PAGE && slot.page + 1 == self.pages.len() {
+            PAGE
+        } else {
+            PAGE / 2
+        };
+        let mut right = Vec::with_capacity(PAGE);
+        right.extend(self.pages[slot.page].drain(cut..));
+        let (live, stale) = weigh(&right);
+        self.live[slot.page] -= live;
+        self.stale[slot.page] -= stale;
+        self.live_total -= u64::from(live);
+        self.add_page(slot.page + 1, right);
+        if slot.entry > cut || cut == PAGE {
+            Slot {
+                page: slot.page + 1,
+                entry: slot.entry - cut,
+            }
+        } else {
+            slot
+        }
+    }
+
+    fn add_page(&mut self, at: usize, page: Vec<Entry>) {
+        let (live, stale) = weigh(&page);
+        self.pages.insert(at, page);
+        self.live.insert(at, live);
+        self.stale.insert(at, stale);
+        self.live_total += u64::from(live);
+    }
+
+    /// Adds a key with all its versions, oldest first, after every key there is.
+    pub(crate) fn push_sorted(&mut self, key: &[u8], versions: &[Version]) -> bool {
+        let Some((newest, older)) = versions.split_last() else {
+            return false;
+        };
+        let last = self.pages.last().and_then(|page| page.last());
+        if last.is_some_and(|last| &*last.key >= key) {
+            return false;
+        }
+        let older = (!older.is_empty()).then(|| Box::new(older.to_vec()));
+        let entry = Entry {
+            key: key.into(),
+            newest: *newest,
+            older,
+        };
+        let page = self.pages.len().saturating_sub(1);
+        let slot = Slot {
+            page,
+            entry: self.pages.last().map_or(0, Vec::len),
+        };
+        self.insert(slot, entry);
+        true
+    }
+
+    fn find(&self, key: &[u8]) -> Result<Slot, Slot> {
+        let page = self
+            .pages
+            .partition_point(|page| &*page[0].key <= key)
+            .saturating_sub(1);
+        let Some(entries) = self.pages.get(page) else {
+            return Err(Slot { page: 0, entry: 0 });
+        };
+        match entries.binary_search_by(|entry| (*entry.key).cmp(key)) {
+            Ok(entry) => Ok(Slot { page, entry }),
+            Err(entry) => Err(Slot { page, entry }),
+        }
+    }
+
+    /// Where the first key at or after `key` is.
+    fn seek(&self, key: &[u8]) -> Slot {
+        let slot = self.find(key).unwrap_or_else(|slot| slot);
+        self.normal(slot)
+    }
+
+    fn normal(&self, slot: Slot) -> Slot {
+        if self
+            .pages
+            .get(slot.page)
+            .is_some_and(|page| slot.entry >= page.len())
+        {
+            Slot {
+                page: slot.page + 1,
+                entry: 0,
+            }
+        } else {
+            slot
+        }
+    }
+
+    fn bounds(&self, range: &KeyRange) -> (Slot, Slot) {
+        let end = Slot {
+            page: self.pages.len(),
+            entry: 0,
+        };
+        match range {
+            KeyRange::From(start) => (self.seek(start), end),
+            KeyRange::Span(start, stop) if stop > start => (self.seek(start), self.seek(stop)),
+            KeyRange::Span(..) => (end, end),
+            KeyRange::Key(key) => match self.find(key) {
+                Ok(slot) => (
+                    slot,
+                    self.normal(Slot {
+                        page: slot.page,
+                        entry: slot.entry + 1,
+                    }),
+                ),
+                Err(_) => (end, end),
+            },
+        }
+    }
+
+    /// Live keys of the range now, without walking them.
+    pub(crate) fn count(&self, range: &KeyRange) -> u64 {
+        let (from, to) = self.bounds(range);
+        let part = |page: usize, from: usize, to: usize| {
+            let entries = &self.pages[page][from..to];
+            entries
+                .iter()
+                .filter(|entry| !entry.newest.is_tombstone())
+                .count() as u64
+        };
+        if from >= to {
+            0
+        } else if from.page == to.page {
+            part(from.page, from.entry, to.entry)
+        } else {
+            let first = part(from.page, from.entry, self.pages[from.page].len());
+            let whole: u64 = self.live[from.page + 1..to.page]
+                .iter()
+                .map(|live| u64::from(*live))
+                .sum();
+            let last = if to.entry == 0 {
+                0
+            } else {
+                part(to.page, 0, to.entry)
+            };
+            first + whole + last
+        }
+    }
+
+    /// Keys of the range that a read at `revision` sees, in order.
+    pub(crate) fn scan<'a>(
+        &'a self,
+        range: &KeyRange,
+        revision: i64,
+    ) -> impl Iterator<Item = (&'a [u8], &'a Version)> + use<'a> {
+        let (from, to) = self.bounds(range);
+        self.entries(from, to)
+            .filter_map(move |entry| Some((&*entry.key, entry.at(revision)?)))
+    }
+
+    fn entries(&self, mut from: Slot, to: Slot) -> impl Iterator<Item = &Entry> {
+        std::iter::from_fn(move || {
+            if from >= to {
+                return None;
+            }
+            let page = &self.pages[from.page];
+            let entry = &page[from.entry];
+            from.entry += 1;
+            if from.entry == page.len() {
+                from = Slot {
+                    page: from.page + 1,
+                    entry: 0,
+                };
+            }
+            Some(entry)
+        })
+    }
+
+    /// Visits the versions of up to `max` keys after `after`, oldest first; returns the last key visited.
+    pub(crate) fn walk(
+        &self,
+        after: Option<&[u8]>,
+        max: usize,
+        mut visit: impl FnMut(&[u8], &[Version], &Version),
+    ) -> Option<Box<[u8]>> {
+        let from = after.map_or(Slot { page: 0, entry: 0 }, |key| match self.find(key) {
+            Ok(slot) => self.normal(Slot {
+                page: slot.page,
+                entry: slot.entry + 1,
+            }),
+            Err(slot) => self.normal(slot),
+        });
+        let mut last = None;
+        for entry in self
+            .entries(
+                from,
+                Slot {
+                    page: self.pages.len(),
+                    entry: 0,
+                },
+            )
+            .take(max)
+        {
+            visit(
+                &entry.key,
+                entry.older.as_deref().map_or(&[], |older| older),
+                &entry.newest,
+            );
+            last = Some(entry);
+        }
+        last.map(|entry| entry.key.clone())
+    }
+
+    /// Prunes about `max` keys, beginning with the page of `from`; returns the key to go on from, or
+    /// `None` at the end. Pages with nothing to find are passed over unread.
+    pub(crate) fn prune(
+        &mut self,
+        from: Option<&[u8]>,
+        floor: i64,
+        max: usize,
+        dropped: &mut dyn FnMut(&[u8], &Version),
+    ) -> Option<Box<[u8]>> {
+        let mut page = from.map_or(0, |key| self.seek(key).page);
+        let mut looked = 0;
+        while page < self.pages.len() {
+            if looked >= max {
+                return Some(self.pages[page][0].key.clone());
+            }
+            if self.stale[page] == 0 {
+                page += 1;
+                continue;
+            }
+            looked += self.pages[page].len();
+            self.pages[page].retain_mut(|entry| entry.prune(floor, dropped));
+            if self.pages[page].is_empty() {
+                self.pages.remove(page);
+                self.live.remove(page);
+                self.stale.remove(page);
+            } else {
+                (self.live[page], self.stale[page]) = weigh(&self.pages[page]);
+                page += 1;
+            }
+        }
+        None
+    }
+}
+
+fn weigh(page: &[Entry]) -> (u32, u32) {
+    let live = page.iter().filter(|entry| !entry.newest.is_tombstone()).count() as u32;
+    (live, page.iter().map(Entry::stale).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// All versions ever made, never forgotten: (revision, live).
+    #[derive(Default)]
+    struct Model(BTreeMap<Vec<u8>, Vec<(i64, bool)>>);
+
+    impl Model {
+        fn sees(&self, key: &[u8], revision: i64) -> Option<i64> {
+            let versions = self.0.get(key)?;
+            let (modified, live) = versions
+                .iter()
+                .rev()
+                .find(|(modified, _)| *modified <= revision)?;
+            live.then_some(*modified)
+        }
+
+        fn range(&self, range: &KeyRange, revision: i64) -> Vec<(Vec<u8>, i64)> {
+            let keys = self.0.keys().filter(|key| range.contains(key));
+            keys.filter_map(|key| Some((key.clone(), self.sees(key, revision)?)))
+                .collect()
+        }
+    }
+
+    fn version(modified: i64, live: bool) -> Version {
+        Version {
+            modified,
+            create: modified,
+            version: i64::from(live),
+            ..Version::default()
+        }
+    }
+
+    fn key(n: u16) -> Vec<u8> {
+        format!("/k/{n}").into_bytes()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(u16),
+        Delete(u16),
+        Prune(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..600_u16).prop_map(Step::Put),
+            3 => (0..600_u16).prop_map(Step::Delete),
+            1 => any::<u8>().prop_map(Step::Prune),
+        ]
+    }
+
+    fn compare(index: &Index, model: &Model, floor: i64, now: i64) -> Result<(), TestCaseError> {
+        let mid = (floor + now) / 2;
+        let spans = [
+            KeyRange::From(Bytes::new()),
+            KeyRange::Span(key(2).into(), key(5).into()),
+            KeyRange::Span(key(5).into(), key(2).into()),
+            KeyRange::Key(key(7).into()),
+        ];
+        for range in &spans {
+            prop_assert_eq!(index.count(range), model.range(range, now).len() as u64);
+            for revision in [floor, mid, now] {
+                let seen: Vec<_> = index
+                    .scan(range, revision)
+                    .map(|(key, version)| (key.to_vec(), version.modified))
+                    .collect();
+                prop_assert_eq!(seen, model.range(range, revision));
+            }
+        }
+        prop_assert_eq!(index.live(), model.range(&spans[0], now).len() as u64);
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn the_index_agrees_with_a_model_that_never_forgets(steps in prop::collection::vec(step(), 1..900)) {
+            let (mut index, mut model) = (Index::default(), Model::default());
+            let (mut now, mut floor) = (1, 1);
+            for step in &steps {
+                match step {
+                    Step::Prune(back) => {
+                        floor = floor.max(now - i64::from(*back));
+                        let mut from = None;
+                        while let Some(next) = index.prune(from.as_deref(), floor, 100, &mut |_, _| ()) {
+                            from = Some(next);
+                        }
+                        compare(&index, &model, floor, now)?;
+                    }
+                    Step::Put(n) | Step::Delete(n) => {
+                        let live = matches!(step, Step::Put(_));
+                        if !live && model.sees(&key(*n), now).is_none() {
+                            continue;
+                        }
+                        now += 1;
+                        index.apply(&key(*n), version(now, live));
+                        model.0.entry(key(*n)).or_default().push((now, live));
+                    }
+                }
+            }
+            compare(&index, &model, floor, now)?;
+            let mut copy = Index::default();
+            let mut after: Option<Box<[u8]>> = None;
+            while let Some(last) = index.walk(after.as_deref(), 7, |key, older, newest| {
+                let versions: Vec<_> = older.iter().chain([newest]).copied().collect();
+                assert!(copy.push_sorted(key, &versions));
+            }) {
+                after = Some(last);
+            }
+            compare(&copy, &model, floor, now)?;
+        }
+    }
+
+    #[track_caller]
+    fn pruned(floor: i64, expect: &[i64]) {
+        let mut index = Index::default();
+        for (modified, live) in [(2, true), (5, true), (7, false), (9, true)] {
+            index.apply(b"key", version(modified, live));
+        }
+        index.prune(None, floor, 1, &mut |_, _| ());
+        let mut left = Vec::new();
+        index.walk(None, 1, |_, older, newest| {
+            left.extend(older.iter().chain([newest]).map(|v| v.modified))
+        });
+        assert_eq!(left, expect);
+    }
+
+    #[test]
+    fn pruning_keeps_the_newest_version_at_or_below_the_floor() {
+        pruned(1, &[2, 5, 7, 9]);
+        pruned(4, &[2, 5, 7, 9]);
+        pruned(6, &[5, 7, 9]);
+    }
+
+    #[test]
+    fn a_tombstone_stays_exactly_at_the_floor_and_goes_below_it() {
+        pruned(7, &[7, 9]);
+        pruned(8, &[9]);
+        pruned(9, &[9]);
+    }
+
+    #[test]
+    fn a_deleted_key_disappears_once_the_floor_has_passed_its_tombstone() {
+        let mut index = Index::default();
+        index.apply(b"key", version(2, true));
+        index.apply(b"key", version(3, false));
+        let mut dropped = Vec::new();
+        index.prune(None, 4, 1, &mut |_, version| dropped.push(version.modified));
+        assert_eq!((dropped, index.pages.len()), (vec![2, 3], 0));
+    }
+}

@@ -1,0 +1,313 @@
+//! Leases and the wheel that says which have ended.
+//!
+//! The wheel is a ring of slots, each a quarter of a second. A lease has exactly one entry in it; renewing
+//! moves only the deadline, and the entry is put into its new slot when the old one comes round. So a
+//! keep-alive costs one hash lookup, whatever the number of leases. Nothing expires early: deadlines are
+//! rounded up to the next tick.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Length of a tick.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks in a turn of the wheel: 256 s. Entries further away are looked at once a turn.
+const SLOTS: u64 = 1024;
+/// Shortest lease, in seconds: etcd's ⌈1.5 × election timeout⌉ with its default of 1 s (`server/lease/lessor.go`).
+pub(crate) const TTL_MIN: i64 = 2;
+/// Longest lease, in seconds (`lease.MaxLeaseTTL` in `server/lease/lessor.go`).
+pub(crate) const TTL_MAX: i64 = 9_000_000_000;
+
+struct Lease {
+    ttl: i64,
+    deadline: Instant,
+    /// The tick under which the wheel holds it.
+    armed: u64,
+    /// Has ended, and its deletion is on the way: it can no longer be renewed.
+    ended: bool,
+    keys: BTreeSet<Box<[u8]>>,
+}
+
+/// All leases.
+pub(crate) struct Leases {
+    leases: HashMap<i64, Lease>,
+    wheel: Vec<Vec<(i64, u64)>>,
+    epoch: Instant,
+    /// The next tick to look at.
+    tick: u64,
+    /// Ended, but more than one call might report.
+    due: Vec<i64>,
+}
+
+/// What a lease looks like from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Left {
+    pub(crate) ttl: i64,
+    pub(crate) remaining: Duration,
+}
+
+impl Leases {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            leases: HashMap::new(),
+            wheel: (0..SLOTS).map(|_| Vec::new()).collect(),
+            epoch: now,
+            tick: 0,
+            due: Vec::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    pub(crate) fn contains(&self, id: i64) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// Begins a lease of `ttl` seconds; one that exists starts again with its keys.
+    pub(crate) fn grant(&mut self, id: i64, ttl: i64, now: Instant) {
+        let deadline = now + seconds(ttl);
+        let keys = self
+            .leases
+            .remove(&id)
+            .map(|lease| lease.keys)
+            .unwrap_or_default();
+        let armed = self.arm(id, deadline);
+        self.leases.insert(
+            id,
+            Lease {
+                ttl,
+                deadline,
+                armed,
+                ended: false,
+                keys,
+            },
+        );
+    }
+
+    /// Ends a lease; returns its keys, sorted.
+    pub(crate) fn revoke(&mut self, id: i64) -> Option<BTreeSet<Box<[u8]>>> {
+        self.leases.remove(&id).map(|lease| lease.keys)
+    }
+
+    /// Starts a lease's time again and returns its TTL; `None` when it does not exist or has ended.
+    pub(crate) fn renew(&mut self, id: i64, now: Instant) -> Option<i64> {
+        let lease = self
+            .leases
+            .get_mut(&id)
+            .filter(|lease| !lease.ended && lease.deadline > now)?;
+        lease.deadline = now + seconds(lease.ttl);
+        Some(lease.ttl)
+    }
+
+    /// Starts the time of all leases again: nobody could renew them while the store was down.
+    pub(crate) fn renew_all(&mut self, now: Instant) {
+        for lease in self.leases.values_mut() {
+            lease.deadline = now + seconds(lease.ttl);
+        }
+    }
+
+    /// Leases that have ended by `now`, at most `max`; each is reported once.
+    pub(crate) fn expire(&mut self, now: Instant, max: usize) -> Vec<i64> {
+        let target = now.saturating_duration_since(self.epoch).as_millis() / TICK.as_millis();
+        let target = u64::try_from(target).unwrap_or(u64::MAX);
+        while self.due.len() < max && self.tick <= target {
+            // After a long pause one turn sees every slot; further turns would see nothing new.
+            if target - self.tick > SLOTS {
+                self.tick = target - SLOTS;
+            }
+            self.turn(now);
+        }
+        let rest = self.due.split_off(self.due.len().min(max));
+        std::mem::replace(&mut self.due, rest)
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let slot = (self.tick % SLOTS) as usize;
+        for (id, armed) in std::mem::take(&mut self.wheel[slot]) {
+            let Some(lease) = self.leases.get_mut(&id) else {
+                continue;
+            };
+            if lease.armed != armed || lease.ended {
+                continue;
+            }
+            if lease.deadline <= now {
+                lease.ended = true;
+                self.due.push(id);
+            } else {
+                lease.armed = tick_of(self.epoch, lease.deadline).max(self.tick + 1);
+                self.wheel[(lease.armed % SLOTS) as usize].push((id, lease.armed));
+            }
+        }
+        self.tick += 1;
+    }
+
+    fn arm(&mut self, id: i64, deadline: Instant) -> u64 {
+        let armed = tick_of(self.epoch, deadline).max(self.tick);
+        self.wheel[(armed % SLOTS) as usize].push((id, armed));
+        armed
+    }
+
+    /// Says that a key hangs on a lease. A lease that does not exist is ignored.
+    pub(crate) fn attach(&mut self, id: i64, key: &[u8]) {
+        if let Some(lease) = self.leases.get_mut(&id)
+            && !lease.keys.contains(key)
+        {
+            lease.keys.insert(key.into());
+        }
+    }
+
+    /// Says that a key no longer hangs on a lease.
+    pub(crate) fn detach(&mut self, id: i64, key: &[u8]) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.keys.remove(key);
+        }
+    }
+
+    /// Keys of a lease, sorted.
+    pub(crate) fn keys(&self, id: i64) -> impl Iterator<Item = &[u8]> {
+        self.leases
+            .get(&id)
+            .into_iter()
+            .flat_map(|lease| lease.keys.iter().map(AsRef::as_ref))
+    }
+
+    /// One lease's time.
+    pub(crate) fn left(&self, id: i64, now: Instant) -> Option<Left> {
+        let lease = self.leases.get(&id)?;
+        Some(Left {
+            ttl: lease.ttl,
+            remaining: lease.deadline.saturating_duration_since(now),
+        })
+    }
+
+    /// Ids, soonest to end first.
+    pub(crate) fn by_deadline(&self) -> Vec<i64> {
+        let mut ids: Vec<_> = self
+            .leases
+            .iter()
+            .map(|(id, lease)| (lease.deadline, *id))
+            .collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Ids with their TTL, by id.
+    pub(crate) fn grants(&self) -> Vec<(i64, i64)> {
+        let mut grants: Vec<_> = self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect();
+        grants.sort_unstable();
+        grants
+    }
+}
+
+fn seconds(ttl: i64) -> Duration {
+    Duration::from_secs(ttl.clamp(0, TTL_MAX).unsigned_abs())
+}
+
+fn tick_of(epoch: Instant, deadline: Instant) -> u64 {
+    let after = deadline.saturating_duration_since(epoch).as_millis();
+    u64::try_from(after.div_ceil(TICK.as_millis())).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(start: Instant, ms: u64) -> Instant {
+        start + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_lease_ends_at_its_ttl_and_not_before() {
+        let start = Instant::now();
+        let mut leases = Leases::new(start);
+        leases.grant(7, 10, start);
+        assert_eq!(leases.expire(at(start, 9_999), 10), Vec::<i64>::new());
+        assert_eq!(leases.expire(at(start, 10_000), 10), [7]);
+        assert_eq!(
+            leases.expire(at(start, 20_000), 10),
+            Vec::<i64>::new(),
+            "reported once"
+        );
+    }
+
+    #[test]
+    fn a_renewed_lease_lives_on_and_one_that_has_ended_cannot_be_renewed() {
+        let start = Instant::now();
+        let mut leases = Leases::new(start);
+        leases.grant(7, 2, start);
+        assert_eq!(leases.renew(7, at(start, 1_500)), Some(2));
+        assert_eq!(leases.expire(at(start, 3_000), 10), Vec::<i64>::new());
+        assert_eq!(leases.renew(7, at(start, 3_500)), None);
+        assert_eq!(leases.expire(at(start, 3_500), 10), [7]);
+        assert_eq!(leases.renew(7, at(start, 3_500)), None);
+    }
+
+    #[test]
+    fn a_burst_of_ended_leases_is_reported_in_portions() {
+        let start = Instant::now();
+        let mut leases = Leases::new(start);
+        (0..1_000).for_each(|id| leases.grant(id, 2, start));
+        let mut seen = BTreeSet::new();
+        for _ in 0..10 {
+            seen.extend(leases.expire(at(start, 2_000), 100));
+        }
+        assert_eq!(seen.len(), 1_000);
+    }
+
+    #[test]
+    fn keys_follow_their_lease() {
+        let start = Instant::now();
+        let mut leases = Leases::new(start);
+        leases.grant(1, 5, start);
+        leases.attach(1, b"b");
+        leases.attach(1, b"a");
+        leases.attach(2, b"c");
+        leases.detach(1, b"b");
+        assert_eq!(leases.keys(1).collect::<Vec<_>>(), [b"a"]);
+        assert_eq!(leases.revoke(1).unwrap().len(), 1);
+        assert_eq!(leases.revoke(2), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_wheel_agrees_with_a_sorted_list_of_deadlines(
+            ops in prop::collection::vec((0..20_i64, 0..4_u8, 1..600_i64, 0..90_000_u64), 1..120)
+        ) {
+            let start = Instant::now();
+            let (mut leases, mut model, mut now) = (Leases::new(start), HashMap::new(), 0);
+            for (id, what, ttl, pause) in ops {
+                match what {
+                    0 | 1 if !model.contains_key(&id) => {
+                        leases.grant(id, ttl, at(start, now));
+                        model.insert(id, (ttl, now + ttl as u64 * 1000));
+                    }
+                    2 => {
+                        let renewed = leases.renew(id, at(start, now));
+                        let expect = model.get_mut(&id).filter(|(_, end)| *end > now);
+                        prop_assert_eq!(renewed.is_some(), expect.is_some());
+                        if let Some((ttl, end)) = expect {
+                            *end = now + *ttl as u64 * 1000;
+                        }
+                    }
+                    3 => prop_assert_eq!(leases.revoke(id).is_some(), model.remove(&id).is_some()),
+                    _ => (),
+                }
+                now += pause;
+                let ended: BTreeSet<_> = leases.expire(at(start, now), 1000).into_iter().collect();
+                let slack = TICK.as_millis() as u64;
+                let surely: BTreeSet<_> =
+                    model.iter().filter(|(_, (_, end))| end + slack <= now).map(|(id, _)| *id).collect();
+                prop_assert!(surely.is_subset(&ended));
+                for id in ended {
+                    prop_assert!(model[&id].1 <= now, "lease {} ended early", id);
+                    leases.revoke(id);
+                    model.remove(&id);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The running store: threads, queues and locks around the pure core.
+//!
+//! - `sequencer`: the one thread that writes. Evaluates, encodes, syncs, publishes, acknowledges.
+//! - `reader`: reads on the caller's thread, under short read locks.
+//! - `history`: events for watchers that lag.
+//! - `ticker`: ended leases, and the next segment.
+//! - `janitor`: prunes the index, rewrites segments, writes checkpoints.
+
+mod history;
+mod janitor;
+mod open;
+mod publish;
+mod queue;
+mod reader;
+mod sequencer;
+mod shared;
+mod ticker;
+
+pub(crate) use open::{Engine, open};
+pub(crate) use queue::{Command, Proposal, Reply};
+pub(crate) use reader::{range, read_only_txn};
+pub(crate) use shared::Shared;

@@ -1,0 +1,112 @@
+//! Opens a store, and ends it.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use setpoint_base::{Disk, DiskLock};
+
+use super::sequencer::Sequencer;
+use super::shared::{Shared, Start, Tip};
+use super::{janitor, ticker};
+use crate::error::OpenError;
+use crate::log::files::{Files, failed};
+use crate::log::recover::recover;
+use crate::log::spare::SpareSlot;
+use crate::log::writer::Writer;
+use crate::options::Options;
+
+/// The name of the file that keeps a second process out.
+const LOCK: &str = "lock";
+
+/// A store with its threads. Dropping it stops and joins them.
+pub(crate) struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<DiskLock>>,
+}
+
+/// See [`Store::open`](crate::Store::open).
+pub(crate) fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Engine, OpenError> {
+    options.validate().map_err(OpenError::Options)?;
+    let dir = options.dir.clone();
+    disk.create_dir_all(&dir).map_err(failed("make", &dir))?;
+    let lock_path = dir.join(LOCK);
+    let lock = disk.lock(&lock_path).map_err(|error| {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            OpenError::Locked { dir: dir.clone() }
+        } else {
+            failed("lock", &lock_path)(error)
+        }
+    })?;
+    let files = Arc::new(Files::new(disk, dir.clone()));
+    let recovered = recover(&files)?;
+    let state = recovered.state;
+    let spare = Arc::new(SpareSlot::default());
+    let segment_bytes = options.segment_bytes;
+    let writer = Writer::begin(
+        Arc::clone(&files),
+        Arc::clone(&spare),
+        segment_bytes,
+        recovered.next,
+    )
+    .map_err(failed("begin a segment in", &dir))?;
+    let (segment, offset) = writer.position();
+    let start = Start {
+        index: state.index,
+        leases: state.leases,
+        tip: Tip {
+            revision: state.revision,
+            log_index: state.log_index,
+            segment,
+            offset,
+        },
+        floor: state.floor,
+        cluster_id: writer.header().cluster_id,
+        member_id: writer.header().member_id,
+    };
+    let shared = Arc::new(Shared::new(options, files, spare, start));
+    let engine = Engine {
+        shared: Arc::clone(&shared),
+        threads: Mutex::default(),
+        lock: Mutex::new(Some(lock)),
+    };
+    engine.spawn("store-sequencer", {
+        let shared = Arc::clone(&shared);
+        move || Sequencer::new(shared, writer).run()
+    })?;
+    engine.spawn("store-ticker", {
+        let shared = Arc::clone(&shared);
+        move || ticker::run(&shared)
+    })?;
+    engine.spawn("store-janitor", move || janitor::run(&shared))?;
+    Ok(engine)
+}
+
+impl Engine {
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        let thread = thread.map_err(failed("start a thread for", &self.shared.options.dir))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Refuses new writes, commits those that wait, ends the threads and lets the directory go. Blocks.
+    pub(crate) fn stop(&self) {
+        self.shared.queue.close();
+        self.shared.stop.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+        drop(self.lock.lock().take());
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

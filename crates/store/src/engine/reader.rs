@@ -1,0 +1,132 @@
+//! Reads, on the caller's thread.
+//!
+//! A long range takes the index's read lock for 512 keys at a time and goes on at the same revision, which
+//! is pinned meanwhile: the writer waits for one step at most, and the reader still sees one moment.
+
+use bytes::Bytes;
+
+use super::shared::Shared;
+use crate::core::check;
+use crate::core::eval::{Eval, read_revision};
+use crate::core::overlay::Overlay;
+use crate::core::select::{Found, finish, wanted};
+use crate::error::Error;
+use crate::types::{KeyRange, Range, RangeResult, Txn, TxnResult};
+
+/// Keys looked up under one lock.
+const STEP: usize = 512;
+
+/// Serves a read at the newest durable state.
+pub(crate) fn range(shared: &Shared, range: &Range) -> Result<RangeResult, Error> {
+    check::range(range)?;
+    shared.metrics.ranges.inc();
+    let index = shared.index.read();
+    let current = shared.committed();
+    let floor = shared.floor();
+    let asked = read_revision(range, current, floor)?;
+    let revision = asked.unwrap_or(current);
+    let wanted = wanted(range);
+    let latest = revision == current;
+    let mut count = latest.then(|| index.count(&range.keys) as i64);
+    let mut found = collect(&index, &range.keys, revision, wanted.min(STEP));
+    let values = shared.values();
+    if found.len() < wanted.min(STEP) || (found.len() == wanted && count.is_some()) {
+        drop(index);
+        let count = count.unwrap_or(found.len() as i64);
+        return finish(range, found, count, current, &values);
+    }
+    let _pin = shared.pin(revision);
+    drop(index);
+    drop(values);
+    walk_on(shared, range, revision, &mut found, &mut count, wanted);
+    // Values are looked for under the table as it is now; the pin keeps their versions in the index, but a
+    // rewrite may have moved them meanwhile.
+    let values = relocate(shared, &mut found);
+    finish(range, found, count.unwrap_or_default(), current, &values)
+}
+
+/// Goes on after the first step; counts, too, unless the count is known.
+fn walk_on(
+    shared: &Shared,
+    range: &Range,
+    revision: i64,
+    found: &mut Vec<Found>,
+    count: &mut Option<i64>,
+    wanted: usize,
+) {
+    let mut counted = found.len() as i64;
+    let mut last = found.last().map(|found| found.key.clone());
+    if wanted == 0 {
+        last = None;
+    }
+    loop {
+        let rest = match &last {
+            Some(last) => after(&range.keys, last),
+            None => Some(range.keys.clone()),
+        };
+        let Some(rest) = rest.filter(|_| found.len() < wanted || count.is_none()) else {
+            break;
+        };
+        let step = collect(&shared.index.read(), &rest, revision, STEP);
+        let more = step.len() == STEP;
+        counted += step.len() as i64;
+        last = step.last().map(|found| found.key.clone());
+        let room = wanted - found.len();
+        found.extend(step.into_iter().take(room));
+        if !more {
+            break;
+        }
+    }
+    count.get_or_insert(counted);
+}
+
+fn collect(index: &crate::core::index::Index, keys: &KeyRange, revision: i64, most: usize) -> Vec<Found> {
+    let found = |(key, version): (&[u8], &crate::core::index::Version)| Found {
+        key: Bytes::copy_from_slice(key),
+        version: *version,
+        value: None,
+    };
+    index.scan(keys, revision).take(most).map(found).collect()
+}
+
+/// The part of a range behind a key.
+fn after(range: &KeyRange, key: &[u8]) -> Option<KeyRange> {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    match range {
+        KeyRange::Key(_) => None,
+        KeyRange::Span(_, end) => Some(KeyRange::Span(next.into(), end.clone())),
+        KeyRange::From(_) => Some(KeyRange::From(next.into())),
+    }
+}
+
+/// Takes the present files, and looks up again what is in a file that was replaced since.
+fn relocate<'a>(shared: &'a Shared, found: &mut [Found]) -> super::shared::LogValues<'a> {
+    let index = shared.index.read();
+    let table = shared.files.table();
+    for found in found {
+        if !table.by_number.contains_key(&found.version.at.file)
+            && let Some(version) = index.exact(&found.key, found.version.modified)
+        {
+            found.version.at = version.at;
+        }
+    }
+    shared.values()
+}
+
+/// Serves a transaction that cannot write, at one durable state.
+pub(crate) fn read_only_txn(shared: &Shared, txn: &Txn) -> Result<TxnResult, Error> {
+    let index = shared.index.read();
+    let mut eval = Eval {
+        index: &index,
+        values: &shared.values(),
+        leases: None,
+        overlay: &mut Overlay::default(),
+        current: shared.committed(),
+        floor: shared.floor(),
+        full: false,
+        writes: Vec::new(),
+    };
+    eval.txn(txn)
+}

@@ -1,0 +1,304 @@
+//! The one thread that writes.
+//!
+//! It takes everything that waits, evaluates each proposal in order against the index and the writes of
+//! the commit so far, encodes them into one buffer, writes and syncs it, and only then publishes and
+//! acknowledges. So nobody ever sees what is not durable, and one sync serves all that waited.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use setpoint_base::TraceContext;
+
+use super::publish::{self, Change, Commit};
+use super::queue::{Command, Proposal};
+use super::shared::Shared;
+use crate::core::eval::{Eval, Write};
+use crate::core::lease::{TTL_MAX, TTL_MIN};
+use crate::core::overlay::{Overlay, PENDING};
+use crate::core::record::{Encoder, Kind};
+use crate::error::Error;
+use crate::log::writer::{AppendError, Mark, Writer};
+use crate::types::{LeaseId, Revision};
+
+/// Bytes of proposals that go into one commit.
+const COMMIT_BYTES: usize = 4 << 20;
+
+/// Sends an answer once the commit is durable, or the error if it is not.
+type Ack = Box<dyn FnOnce(Option<Error>) + Send>;
+
+/// A commit that is being put together.
+#[derive(Default)]
+struct Draft {
+    overlay: Overlay,
+    records: Encoder,
+    commits: Vec<Commit>,
+    acks: Vec<Ack>,
+    floor: i64,
+    revision: i64,
+}
+
+/// The sequencer's own state.
+pub(crate) struct Sequencer {
+    shared: Arc<Shared>,
+    writer: Writer,
+}
+
+impl Sequencer {
+    pub(crate) fn new(shared: Arc<Shared>, writer: Writer) -> Self {
+        Self { shared, writer }
+    }
+
+    /// Runs until the line is closed and empty.
+    pub(crate) fn run(mut self) {
+        loop {
+            let proposals = self.shared.queue.take(COMMIT_BYTES);
+            if proposals.is_empty() {
+                return;
+            }
+            self.commit(proposals);
+        }
+    }
+
+    fn commit(&mut self, proposals: Vec<Proposal>) {
+        let shared = Arc::clone(&self.shared);
+        let mut draft = Draft {
+            floor: shared.floor(),
+            revision: shared.committed(),
+            ..Draft::default()
+        };
+        for proposal in proposals {
+            draft.add(&shared, proposal);
+        }
+        if draft.records.records() == 0 {
+            draft.acks.into_iter().for_each(|ack| ack(None));
+            return;
+        }
+        let log_index = shared.tip.lock().log_index;
+        let mark = Mark {
+            revision: shared.committed(),
+            index: log_index,
+            floor: shared.floor(),
+        };
+        match self.writer.append(std::mem::take(&mut draft.records), mark) {
+            Ok(appended) => {
+                shared.metrics.fsync_seconds.observe(appended.sync.as_secs_f64());
+                publish::publish(&shared, draft.commits, appended);
+                draft.acks.into_iter().for_each(|ack| ack(None));
+            }
+            Err(AppendError::Full) => {
+                shared.no_space.store(true, Ordering::Release);
+                draft.acks.into_iter().for_each(|ack| ack(Some(Error::NoSpace)));
+            }
+            Err(AppendError::Failed(why)) => {
+                shared.poison(why.clone());
+                draft
+                    .acks
+                    .into_iter()
+                    .for_each(|ack| ack(Some(Error::Poisoned(why.clone()))));
+            }
+        }
+    }
+}
+
+impl Draft {
+    fn add(&mut self, shared: &Shared, proposal: Proposal) {
+        let trace = proposal.trace;
+        if let Some(error) = shared.poisoned() {
+            refuse(proposal.command, error);
+            return;
+        }
+        match proposal.command {
+            Command::Put(put, reply) => {
+                shared.metrics.puts.inc();
+                let result = self.evaluate(shared, trace, |eval| eval.put(&put));
+                self.answer(reply, result);
+            }
+            Command::Delete(delete, reply) => {
+                shared.metrics.deletes.inc();
+                let result = self.evaluate(shared, trace, |eval| eval.delete(&delete));
+                self.answer(reply, result);
+            }
+            Command::Txn(txn, reply) => {
+                shared.metrics.txns.inc();
+                let result = self.evaluate(shared, trace, |eval| eval.txn(&txn));
+                self.answer(reply, result);
+            }
+            Command::Compact(at, reply) => {
+                let result = self.compact(at);
+                self.answer(reply, result);
+            }
+            Command::Grant(id, ttl, reply) => {
+                let result = self.grant(shared, id, ttl);
+                self.answer(reply, result);
+            }
+            Command::Revoke(id, reply) => {
+                let result = if self.revoke(shared, id.0, trace) {
+                    Ok(Revision(self.revision))
+                } else {
+                    Err(Error::LeaseNotFound(id))
+                };
+                self.answer(reply, result);
+            }
+            Command::Expire(ids) => {
+                for id in ids {
+                    if self.revoke(shared, id, None) {
+                        shared.metrics.leases_expired.inc();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps an answer until the commit is durable. Even a refusal waits: it may rest on writes before it.
+    fn answer<T: Send + 'static>(
+        &mut self,
+        reply: tokio::sync::oneshot::Sender<Result<T, Error>>,
+        result: Result<T, Error>,
+    ) {
+        self.acks.push(Box::new(move |failure| {
+            // Nobody to answer: the caller has gone away.
+            let _ = reply.send(failure.map_or(result, Err));
+        }));
+    }
+
+    fn evaluate<T>(
+        &mut self,
+        shared: &Shared,
+        trace: Option<TraceContext>,
+        run: impl FnOnce(&mut Eval<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let index = shared.index.read();
+        let leases = shared.leases.lock();
+        let mut eval = Eval {
+            index: &index,
+            values: &shared.values(),
+            leases: Some(&leases),
+            overlay: &mut self.overlay,
+            current: self.revision,
+            floor: self.floor,
+            full: shared.no_space.load(Ordering::Acquire),
+            writes: Vec::new(),
+        };
+        let result = run(&mut eval)?;
+        let writes = std::mem::take(&mut eval.writes);
+        drop((leases, index));
+        if !writes.is_empty() {
+            self.record(Change::None, Kind::Revision, writes, trace);
+        }
+        Ok(result)
+    }
+
+    /// Encodes a record; writes make it the next revision.
+    fn record(&mut self, change: Change, kind: Kind, mut writes: Vec<Write>, trace: Option<TraceContext>) {
+        if !writes.is_empty() {
+            self.revision += 1;
+        }
+        let start = self.records.len() as u32;
+        self.records.begin(kind, self.revision, trace.as_ref());
+        for write in &mut writes {
+            let version = &mut write.version;
+            if version.is_tombstone() {
+                self.records.delete(version.sub, &write.key);
+                continue;
+            }
+            let (lease, create, number) = (version.lease, version.create, version.version);
+            let at = self
+                .records
+                .put(version.sub, &write.key, &write.value, lease, create, number);
+            version.at.offset = at as u32;
+            self.overlay.place(&write.key, at as u32);
+        }
+        self.records.end();
+        debug_assert!(writes.iter().all(|write| write.version.at.file == PENDING));
+        self.commits.push(Commit {
+            revision: self.revision,
+            start,
+            change,
+            writes,
+        });
+    }
+
+    fn compact(&mut self, at: Revision) -> Result<Revision, Error> {
+        if at.0 <= self.floor {
+            return Err(Error::Compacted {
+                asked: at,
+                floor: Revision(self.floor),
+            });
+        }
+        if at.0 > self.revision {
+            return Err(Error::FutureRevision {
+                asked: at,
+                current: Revision(self.revision),
+            });
+        }
+        self.floor = at.0;
+        self.record(
+            Change::Compact(at.0),
+            Kind::Compact { floor: at.0 },
+            Vec::new(),
+            None,
+        );
+        Ok(Revision(self.revision))
+    }
+
+    fn grant(&mut self, shared: &Shared, id: LeaseId, ttl: i64) -> Result<(), Error> {
+        if ttl > TTL_MAX {
+            return Err(Error::LeaseTtlTooLarge);
+        }
+        if shared.no_space.load(Ordering::Acquire) {
+            return Err(Error::NoSpace);
+        }
+        let exists = self
+            .overlay
+            .lease(id.0)
+            .unwrap_or_else(|| shared.leases.lock().contains(id.0));
+        if exists {
+            return Err(Error::LeaseExists(id));
+        }
+        self.overlay.set_lease(id.0, true);
+        let (id, ttl) = (id.0, ttl.max(TTL_MIN));
+        self.record(
+            Change::Grant { id, ttl },
+            Kind::Grant { id, ttl },
+            Vec::new(),
+            None,
+        );
+        Ok(())
+    }
+
+    fn revoke(&mut self, shared: &Shared, id: i64, trace: Option<TraceContext>) -> bool {
+        let index = shared.index.read();
+        let leases = shared.leases.lock();
+        let mut eval = Eval {
+            index: &index,
+            values: &shared.values(),
+            leases: Some(&leases),
+            overlay: &mut self.overlay,
+            current: self.revision,
+            floor: self.floor,
+            full: false,
+            writes: Vec::new(),
+        };
+        if !eval.lease_exists(id) {
+            return false;
+        }
+        eval.revoke(id);
+        let writes = std::mem::take(&mut eval.writes);
+        drop((leases, index));
+        self.overlay.set_lease(id, false);
+        self.record(Change::Revoke(id), Kind::Revoke { id }, writes, trace);
+        true
+    }
+}
+
+fn refuse(command: Command, error: Error) {
+    match command {
+        Command::Put(_, reply) => drop(reply.send(Err(error))),
+        Command::Delete(_, reply) => drop(reply.send(Err(error))),
+        Command::Txn(_, reply) => drop(reply.send(Err(error))),
+        Command::Compact(_, reply) => drop(reply.send(Err(error))),
+        Command::Grant(_, _, reply) => drop(reply.send(Err(error))),
+        Command::Revoke(_, reply) => drop(reply.send(Err(error))),
+        Command::Expire(_) => (),
+    }
+}

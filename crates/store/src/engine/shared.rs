@@ -1,0 +1,244 @@
+//! What the threads and handles of one store have in common.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::queue::Queue;
+use crate::core::batch::Batch;
+use crate::core::check::Limits;
+use crate::core::index::{Index, Location};
+use crate::core::lease::Leases;
+use crate::core::select::Values;
+use crate::error::Error;
+use crate::log::files::{Files, Table};
+use crate::log::hot::Hot;
+use crate::log::spare::SpareSlot;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::types::{Revision, StoreStatus};
+
+/// How far the log is durable and applied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tip {
+    pub(crate) revision: i64,
+    /// Records of the log.
+    pub(crate) log_index: u64,
+    /// Id of the segment.
+    pub(crate) segment: u64,
+    /// Where the next commit goes in it.
+    pub(crate) offset: u64,
+}
+
+/// The store's insides. Lock order: `index`, then `leases`, then any of the rest.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) files: Arc<Files>,
+    pub(crate) hot: Hot,
+    pub(crate) spare: Arc<SpareSlot>,
+    pub(crate) queue: Queue,
+    pub(crate) index: RwLock<Index>,
+    pub(crate) leases: Mutex<Leases>,
+    /// Changes only under the write lock of `index`, so that a reader's view and its revision agree.
+    pub(crate) committed: AtomicI64,
+    pub(crate) floor: AtomicI64,
+    pub(crate) tip: Mutex<Tip>,
+    /// The floor down to which the index has been pruned.
+    pub(crate) pruned: watch::Sender<i64>,
+    /// Revisions that a reader is in the middle of, with the number of readers.
+    pins: Mutex<BTreeMap<i64, usize>>,
+    pub(crate) no_space: AtomicBool,
+    poisoned: OnceLock<String>,
+    pub(crate) stop: Signal,
+    pub(crate) metrics: Metrics,
+    pub(crate) cluster_id: u64,
+    pub(crate) member_id: u64,
+}
+
+/// What recovery hands over.
+pub(crate) struct Start {
+    pub(crate) index: Index,
+    pub(crate) leases: Leases,
+    pub(crate) tip: Tip,
+    pub(crate) floor: i64,
+    pub(crate) cluster_id: u64,
+    pub(crate) member_id: u64,
+}
+
+impl Shared {
+    pub(crate) fn new(options: Options, files: Arc<Files>, spare: Arc<SpareSlot>, start: Start) -> Self {
+        Self {
+            hot: Hot::new(options.hot_bytes),
+            queue: Queue::new(options.proposals_max, options.proposal_bytes_max),
+            options,
+            files,
+            spare,
+            index: RwLock::new(start.index),
+            leases: Mutex::new(start.leases),
+            committed: AtomicI64::new(start.tip.revision),
+            floor: AtomicI64::new(start.floor),
+            tip: Mutex::new(start.tip),
+            pruned: watch::Sender::new(-1),
+            pins: Mutex::default(),
+            no_space: AtomicBool::new(false),
+            poisoned: OnceLock::new(),
+            stop: Signal::default(),
+            metrics: Metrics::default(),
+            cluster_id: start.cluster_id,
+            member_id: start.member_id,
+        }
+    }
+
+    /// See [`Store::status`](crate::Store::status).
+    pub(crate) fn status(&self) -> StoreStatus {
+        let tip = *self.tip.lock();
+        StoreStatus {
+            revision: self.revision(),
+            compact_revision: self.floor(),
+            disk_bytes: self.files.bytes(),
+            live_bytes: self.files.live_bytes(),
+            keys: self.index.read().live(),
+            log_index: tip.log_index,
+            no_space: self.no_space.load(Ordering::Acquire),
+            watchers: 0,
+            cluster_id: self.cluster_id,
+            member_id: self.member_id,
+        }
+    }
+
+    /// Tells the watchers about a commit and a new floor.
+    pub(crate) fn announce(&self, batch: Option<Arc<Batch>>, floor: Option<i64>) {
+        let _ = (batch, floor);
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            request_bytes_max: self.options.request_bytes_max,
+            txn_ops_max: self.options.txn_ops_max,
+        }
+    }
+
+    pub(crate) fn committed(&self) -> i64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn floor(&self) -> i64 {
+        self.floor.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        Revision(self.committed())
+    }
+
+    /// Accepts no more writes, for good.
+    pub(crate) fn poison(&self, why: String) {
+        tracing::error!(reason = %why, "the log failed, no more writes are accepted");
+        let _ = self.poisoned.set(why);
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.poisoned.get().map(|why| Error::Poisoned(why.clone()))
+    }
+
+    /// Keeps what a read at `revision` sees from being pruned. Take it under a lock of the index.
+    pub(crate) fn pin(&self, revision: i64) -> Pin<'_> {
+        *self.pins.lock().entry(revision).or_default() += 1;
+        Pin {
+            shared: self,
+            revision,
+        }
+    }
+
+    /// The floor down to which may be pruned while readers are busy. Take it under the index's write lock.
+    pub(crate) fn prunable(&self) -> i64 {
+        let oldest = self.pins.lock().keys().next().copied();
+        self.floor().min(oldest.unwrap_or(i64::MAX))
+    }
+
+    /// Values as of now. Take it under a lock of the index, so that places found there stay readable.
+    pub(crate) fn values(&self) -> LogValues<'_> {
+        LogValues {
+            hot: &self.hot,
+            table: self.files.table(),
+        }
+    }
+}
+
+/// See [`Shared::pin`].
+pub(crate) struct Pin<'a> {
+    shared: &'a Shared,
+    revision: i64,
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        let mut pins = self.shared.pins.lock();
+        if let Some(readers) = pins.get_mut(&self.revision) {
+            *readers -= 1;
+            if *readers == 0 {
+                pins.remove(&self.revision);
+            }
+        }
+    }
+}
+
+/// Reads values from memory, else from the files that were open at one moment.
+pub(crate) struct LogValues<'a> {
+    hot: &'a Hot,
+    table: Arc<Table>,
+}
+
+impl Values for LogValues<'_> {
+    fn value(&self, at: Location) -> Result<Bytes, Error> {
+        read_value(self.hot, &self.table, at)
+    }
+}
+
+/// Reads one value.
+pub(crate) fn read_value(hot: &Hot, table: &Table, at: Location) -> Result<Bytes, Error> {
+    if at.len == 0 {
+        return Ok(Bytes::new());
+    }
+    if let Some(bytes) = hot.get(at) {
+        return Ok(bytes);
+    }
+    let Some(segment) = table.by_number.get(&at.file) else {
+        return Err(Error::Read(format!("file {} of the log is not open", at.file)));
+    };
+    let mut bytes = vec![0; at.len as usize];
+    let read = segment.file.read_exact_at(&mut bytes, u64::from(at.offset));
+    read.map_err(|error| Error::Read(format!("{} at {}: {error}", segment.path.display(), at.offset)))?;
+    Ok(bytes.into())
+}
+
+/// Tells threads to stop, and wakes them for it.
+#[derive(Default)]
+pub(crate) struct Signal {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Signal {
+    pub(crate) fn stop(&self) {
+        *self.stopped.lock() = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        *self.stopped.lock()
+    }
+
+    /// Waits, at most this long; whether it is time to stop.
+    pub(crate) fn wait(&self, pause: Duration) -> bool {
+        let mut stopped = self.stopped.lock();
+        if !*stopped {
+            self.changed.wait_for(&mut stopped, pause);
+        }
+        *stopped
+    }
+}

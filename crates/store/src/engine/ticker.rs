@@ -1,0 +1,99 @@
+//! Small periodic duties: ended leases, and the next segment.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::queue::{Command, Proposal};
+use super::shared::Shared;
+use crate::log::files::is_full;
+use crate::log::spare;
+use crate::log::writer::SPARE;
+
+/// Time between two rounds, when there is nothing to fill.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Time between two pieces of zeros: at most about 25 MB/s.
+const FILL_PAUSE: Duration = Duration::from_millis(10);
+/// Time between two attempts to reserve space on a full disk.
+const RETRY: Duration = Duration::from_secs(1);
+/// Leases ended in one go.
+const EXPIRE_MAX: usize = 1_000;
+
+/// Runs until the store stops.
+pub(crate) fn run(shared: &Arc<Shared>) {
+    let mut ended: Vec<i64> = Vec::new();
+    let mut retry_at = Instant::now();
+    let mut last_leases = Instant::now();
+    let mut pause = Duration::ZERO;
+    while !shared.stop.wait(pause) {
+        let now = Instant::now();
+        if now - last_leases >= PAUSE || ended.len() == EXPIRE_MAX {
+            last_leases = now;
+            expire(shared, &mut ended, now);
+        }
+        if shared.spare.is_empty() && now >= retry_at && shared.poisoned().is_none() {
+            prepare(shared);
+            retry_at = now + RETRY;
+        }
+        if !shared.spare.is_empty() && shared.no_space.swap(false, Ordering::AcqRel) {
+            tracing::info!("there is room on the disk again, writes are accepted");
+        }
+        pause = if shared.options.prefill && fill(shared) {
+            FILL_PAUSE
+        } else {
+            PAUSE
+        };
+    }
+}
+
+/// Proposes the end of leases; what the line has no room for waits for the next round.
+fn expire(shared: &Shared, ended: &mut Vec<i64>, now: Instant) {
+    if ended.is_empty() {
+        *ended = shared.leases.lock().expire(now, EXPIRE_MAX);
+    }
+    if ended.is_empty() {
+        return;
+    }
+    let ids = ended.clone();
+    if shared
+        .queue
+        .push(Proposal {
+            command: Command::Expire(ids),
+            trace: None,
+            bytes: 0,
+        })
+        .is_ok()
+    {
+        ended.clear();
+    }
+}
+
+fn prepare(shared: &Shared) {
+    let path = shared.files.path(SPARE);
+    match spare::prepare(&*shared.files.disk, path, shared.options.segment_bytes) {
+        Ok(spare) => shared.spare.put(spare),
+        Err(error) if is_full(&error) => {
+            if !shared.no_space.swap(true, Ordering::AcqRel) {
+                tracing::error!("the disk is full: only reads, deletes and compaction are accepted");
+            }
+        }
+        // The writer tries by itself when it needs the segment, and reports then.
+        Err(error) => tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "prepare the next segment"
+        ),
+    }
+}
+
+fn fill(shared: &Shared) -> bool {
+    shared.spare.fill().unwrap_or_else(|error| {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "fill the next segment with zeros"
+        );
+        drop(shared.spare.take());
+        false
+    })
+}

@@ -1,0 +1,4 @@
+//! Integration tests of the store, one binary.
+
+mod engine;
+mod support;

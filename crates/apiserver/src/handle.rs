@@ -5,6 +5,7 @@ use std::sync::Arc;
 use setpoint_base::{TaskGroup, WallClock};
 use setpoint_store::Store;
 
+use crate::discovery::Discovery;
 use crate::error::OpenError;
 use crate::options::Options;
 use crate::request::Identity;
@@ -32,6 +33,7 @@ impl ApiServer {
             options,
             clock,
             resources: Resources::new(Vec::new()),
+            discovery: Discovery::default(),
             tasks: tasks.clone(),
             stop: tasks.stop().child_token(),
         };

@@ -2,11 +2,15 @@
 //!
 //! Reading order: [`handle`](ApiServer) → `service` (the pipeline) → `request` → `resources` → `routes`.
 
+mod answer;
 mod authn;
 mod body;
 mod certs;
+mod discovery;
 mod error;
 mod handle;
+mod health;
+mod negotiate;
 mod options;
 mod request;
 mod resources;
@@ -16,6 +20,7 @@ mod server;
 mod service;
 #[cfg(test)]
 mod testing;
+mod version;
 
 pub use body::{ApiBody, BodyError};
 pub use certs::{Pki, PkiError};

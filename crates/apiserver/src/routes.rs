@@ -2,23 +2,55 @@
 
 use std::sync::Arc;
 
-use http::{Response, StatusCode, header};
+use http::{Method, Response, StatusCode};
+use serde_json::json;
 
+use crate::answer;
 use crate::body::ApiBody;
+use crate::health;
+use crate::negotiate::{Answer, negotiate};
 use crate::server::{Head, Server};
+use crate::version;
 
 /// Answers a path outside `/api/V/…` and `/apis/G/V/…`. Authentication and authorisation are done.
-pub(crate) async fn respond(_server: &Arc<Server>, _head: &Head) -> Response<ApiBody> {
-    text(StatusCode::NOT_FOUND, "404 page not found\n")
+pub(crate) async fn respond(server: &Arc<Server>, head: &Head) -> Response<ApiBody> {
+    if let Some(response) = health::respond(server, head) {
+        return response;
+    }
+    let snapshot = server.resources.snapshot();
+    if let Some(response) = server.discovery.respond(&snapshot, head) {
+        return response;
+    }
+    match head.path.trim_end_matches('/') {
+        "/version" => document(head, &version::document()),
+        "" => document(head, &paths()),
+        _ => answer::text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
 }
 
-/// A plain text answer.
-pub(crate) fn text(code: StatusCode, body: &'static str) -> Response<ApiBody> {
-    let mut response = Response::new(ApiBody::full(body));
-    *response.status_mut() = code;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
+/// A JSON document, or YAML for who prefers it.
+fn document(head: &Head, json: &bytes::Bytes) -> Response<ApiBody> {
+    if !matches!(head.method, Method::GET | Method::HEAD) {
+        return answer::text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+    }
+    match negotiate(&head.headers, &head.query, Answer::Object, false) {
+        Ok(accepted) => answer::document(accepted, json),
+        Err(status) => answer::status(&status),
+    }
+}
+
+/// What `/` lists.
+fn paths() -> bytes::Bytes {
+    let paths = [
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ];
+    json!({ "paths": paths }).to_string().into()
 }

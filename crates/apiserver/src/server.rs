@@ -6,6 +6,7 @@ use http::{HeaderMap, Method};
 use setpoint_base::{Stop, TaskGroup, TraceContext, WallClock};
 use setpoint_store::Store;
 
+use crate::discovery::Discovery;
 use crate::options::Options;
 use crate::request::{Identity, Query, Target};
 use crate::resources::Resources;
@@ -20,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) clock: Arc<dyn WallClock>,
     /// What is served.
     pub(crate) resources: Resources,
+    /// What discovery says about it.
+    pub(crate) discovery: Discovery,
     /// Tasks of the server: feeds and loops.
     pub(crate) tasks: TaskGroup,
     /// Set when the server should end its watches and refuse new ones.

@@ -120,7 +120,9 @@ fn broken_and_foreign_files_are_refused_with_the_remedy() {
     );
     refused(|_| (), 3651, "ca.crt", "expired");
     let swap = |from: &'static str, to: &'static str| {
-        move |dir: &Path| drop(fs::copy(dir.join(from), dir.join(to)).unwrap())
+        move |dir: &Path| {
+            fs::copy(dir.join(from), dir.join(to)).unwrap();
+        }
     };
     refused(swap("admin.key", "server.key"), 0, "server.key", "not the key");
     refused(

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (the message says what to do), 2 wrong usage or configuration, 130 ended by a second
 //! signal.
 
+mod bench;
 mod server;
 mod start;
 mod up;
@@ -39,6 +40,8 @@ enum Command {
     Up(up::UpArgs),
     /// Start a plane and serve until stopped
     Server(server::ServerArgs),
+    /// Measure a server's throughput, latency and cost
+    Bench(bench::BenchArgs),
     /// Print the version
     Version(VersionArgs),
 }
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
     let result = match (cli.command, sub) {
         (Command::Up(args), Some(matches)) => up::run(&args, matches),
         (Command::Server(args), Some(matches)) => server::run(&args, matches),
+        (Command::Bench(args), _) => bench::run(&args),
         (Command::Version(args), _) => version(&args),
         (Command::Up(_) | Command::Server(_), None) => Ok(()),
     };

@@ -1,0 +1,382 @@
+//! An HTTP/2 client that costs little: one connection, some callers, each with one call at a time.
+//!
+//! Requests are copied from a template; headers are indexed after the first call, as any gRPC client's are, so that
+//! the server's work is the usual one. Responses are not decoded: a message followed by trailers is a success, headers
+//! that end the stream are an error. It speaks as much of RFC 9113 as a gRPC server needs from a client: settings,
+//! pings, both directions of flow control.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail};
+use hdrhistogram::Histogram;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::requests::Template;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const FRAME_HEAD: usize = 9;
+/// Frame types of RFC 9113 §6.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+/// Flags: END_STREAM and ACK share a bit, on different frames.
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// The window a connection starts with.
+const DEFAULT_WINDOW: i64 = 65_535;
+/// Largest frame a peer has to take.
+const FRAME_BYTES_MAX: usize = 16_384;
+/// We let the server send this much before it hears from us again.
+const OUR_WINDOW: u32 = 1 << 30;
+
+/// What a connection measured.
+pub(super) struct Measured {
+    /// Latencies of successful calls, in microseconds.
+    pub(super) latency: Histogram<u64>,
+    /// Calls that failed.
+    pub(super) failed: u64,
+}
+
+/// A new histogram: 1 µs to 100 s, three digits.
+pub(super) fn histogram() -> Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, 100_000_000, 3).context("make a histogram")
+}
+
+/// One connection.
+pub(super) struct Connection {
+    socket: TcpStream,
+    out: Vec<u8>,
+    input: Vec<u8>,
+    path: &'static str,
+    authority: String,
+    /// Whether the server's table has our headers.
+    indexed: bool,
+    next_stream: u32,
+    /// What the server lets us send.
+    window: i64,
+    /// What we received since we last told the server.
+    received: u32,
+}
+
+/// What happened on a stream.
+pub(super) enum Happened<'a> {
+    /// A piece of a message.
+    Data(u32, &'a [u8]),
+    /// The stream ended; whether well.
+    Ended(u32, bool),
+}
+
+impl Connection {
+    /// Connects and says hello. All calls go to `path`.
+    pub(super) async fn open(address: SocketAddr, path: &'static str) -> Result<Self> {
+        let socket = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("connect to {address}"))?;
+        socket.set_nodelay(true)?;
+        let mut out = PREFACE.to_vec();
+        // SETTINGS_INITIAL_WINDOW_SIZE (4), then the connection's window.
+        frame(
+            &mut out,
+            SETTINGS,
+            0,
+            0,
+            &[&[0, 4], &OUR_WINDOW.to_be_bytes()[..]].concat(),
+        );
+        frame(&mut out, WINDOW_UPDATE, 0, 0, &OUR_WINDOW.to_be_bytes());
+        Ok(Self {
+            socket,
+            out,
+            input: Vec::with_capacity(64 << 10),
+            path,
+            authority: address.to_string(),
+            indexed: false,
+            next_stream: 1,
+            window: DEFAULT_WINDOW,
+            received: 0,
+        })
+    }
+
+    /// Begins a call with the request in `body`; `end` when there is no more to say on it.
+    fn begin(&mut self, body_len: usize, end: bool, body: impl FnOnce(&mut Vec<u8>)) -> u32 {
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        let block = self.header_block();
+        frame(&mut self.out, HEADERS, END_HEADERS, stream, &block);
+        frame_head(
+            &mut self.out,
+            DATA,
+            if end { END_STREAM } else { 0 },
+            stream,
+            body_len,
+        );
+        body(&mut self.out);
+        self.window -= body_len as i64;
+        stream
+    }
+
+    /// POST, http, and four headers of our own: literals that enter the server's table at first, their indices
+    /// afterwards (RFC 7541; the newest entry is 62).
+    fn header_block(&mut self) -> Vec<u8> {
+        if std::mem::replace(&mut self.indexed, true) {
+            return vec![0x83, 0x86, 65 | 0x80, 64 | 0x80, 63 | 0x80, 62 | 0x80];
+        }
+        let mut block = vec![0x83, 0x86];
+        // Names from the static table: :path is 4, :authority 1, content-type 31, te has none.
+        literal(&mut block, 4, self.path);
+        literal(&mut block, 1, &self.authority);
+        literal(&mut block, 31, "application/grpc");
+        block.extend_from_slice(&[0x40, 2]);
+        block.extend_from_slice(b"te");
+        string(&mut block, "trailers");
+        block
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() {
+            self.socket.write_all(&self.out).await?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    /// Reads once and tells what happened; the answers that HTTP/2 itself wants are queued.
+    async fn receive(&mut self, mut each: impl FnMut(Happened<'_>)) -> Result<()> {
+        if self.socket.read_buf(&mut self.input).await? == 0 {
+            bail!("the server closed the connection");
+        }
+        let input = std::mem::take(&mut self.input);
+        let mut rest = &input[..];
+        while let Some((head, payload, later)) = split_frame(rest) {
+            self.handle(head, payload, &mut each)?;
+            rest = later;
+        }
+        let (used, mut input) = (input.len() - rest.len(), input);
+        input.drain(..used);
+        self.input = input;
+        if self.received >= OUR_WINDOW / 4 {
+            let increment = std::mem::take(&mut self.received);
+            frame(&mut self.out, WINDOW_UPDATE, 0, 0, &increment.to_be_bytes());
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, head: Head, payload: &[u8], each: &mut impl FnMut(Happened<'_>)) -> Result<()> {
+        match head.kind {
+            DATA => {
+                self.received += payload.len() as u32;
+                each(Happened::Data(head.stream, payload));
+                if head.flags & END_STREAM != 0 {
+                    each(Happened::Ended(head.stream, true));
+                }
+            }
+            HEADERS if head.flags & END_STREAM != 0 => each(Happened::Ended(head.stream, true)),
+            RST_STREAM => each(Happened::Ended(head.stream, false)),
+            SETTINGS if head.flags & ACK == 0 => frame(&mut self.out, SETTINGS, ACK, 0, &[]),
+            PING if head.flags & ACK == 0 => frame(&mut self.out, PING, ACK, 0, payload),
+            WINDOW_UPDATE if head.stream == 0 => {
+                let increment = payload.try_into().map_or(0, u32::from_be_bytes);
+                self.window += i64::from(increment);
+            }
+            GOAWAY => bail!("the server is going away"),
+            _ => (),
+        }
+        Ok(())
+    }
+
+    /// Runs `callers` callers, each with one call at a time, until `end` or until there are no more keys; calls begun
+    /// by then are awaited. What lies between `start` and `end` counts.
+    pub(super) async fn run(
+        mut self,
+        callers: usize,
+        mut template: Template,
+        mut keys: impl Iterator<Item = u64>,
+        (start, end): (Instant, Instant),
+    ) -> Result<Measured> {
+        let mut measured = Measured {
+            latency: histogram()?,
+            failed: 0,
+        };
+        // Calls in flight: when each began, and whether a message has come.
+        let mut calls: HashMap<u32, (Instant, bool)> = HashMap::with_capacity(callers);
+        let mut idle = callers;
+        let mut no_more = false;
+        let mut ended = Vec::with_capacity(callers);
+        if template.len() > FRAME_BYTES_MAX {
+            bail!(
+                "a request of {} bytes does not fit a frame: use smaller values",
+                template.len()
+            );
+        }
+        loop {
+            let now = Instant::now();
+            while idle > 0 && now < end && self.window >= template.len() as i64 {
+                let Some(n) = keys.next() else {
+                    idle = 0;
+                    no_more = true;
+                    break;
+                };
+                idle -= 1;
+                let stream = self.begin(template.len(), true, |out| template.write(n, 0, out));
+                calls.insert(stream, (now, false));
+            }
+            if calls.is_empty() && (now >= end || no_more) {
+                return Ok(measured);
+            }
+            self.flush().await?;
+            self.receive(|happened| match happened {
+                Happened::Data(stream, _) => {
+                    if let Some((_, answered)) = calls.get_mut(&stream) {
+                        *answered = true;
+                    }
+                }
+                Happened::Ended(stream, well) => ended.push((stream, well)),
+            })
+            .await?;
+            let now = Instant::now();
+            for (stream, well) in ended.drain(..) {
+                let Some((began, answered)) = calls.remove(&stream) else {
+                    continue;
+                };
+                idle += 1;
+                if !well || !answered {
+                    measured.failed += 1;
+                } else if began >= start && now <= end {
+                    measured
+                        .latency
+                        .saturating_record((now - began).as_micros() as u64);
+                }
+            }
+        }
+    }
+
+    /// Opens `streams` streams with one watch each and hands every whole message to `each` until `end`.
+    pub(super) async fn watch(
+        mut self,
+        streams: usize,
+        mut template: Template,
+        end: Instant,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let mut waiting: HashMap<u32, Vec<u8>> = HashMap::with_capacity(streams);
+        for _ in 0..streams {
+            let stream = self.begin(template.len(), false, |out| template.write(0, 0, out));
+            waiting.insert(stream, Vec::new());
+        }
+        let mut broken = false;
+        while Instant::now() < end && !broken {
+            self.flush().await?;
+            let received = self.receive(|happened| match happened {
+                Happened::Data(stream, data) => {
+                    if let Some(buffer) = waiting.get_mut(&stream) {
+                        whole_messages(buffer, data, &mut each);
+                    }
+                }
+                Happened::Ended(..) => broken = true,
+            });
+            match tokio::time::timeout_at(end, received).await {
+                Ok(result) => result?,
+                Err(_) => break,
+            }
+        }
+        if broken {
+            bail!("the server ended a watch stream");
+        }
+        Ok(())
+    }
+
+    /// Puts at a steady rate until `end`, each stamped with the microseconds since `epoch`. Calls what was missed when
+    /// the server is slower.
+    pub(super) async fn pace(
+        mut self,
+        mut template: Template,
+        keys: u64,
+        per_second: u32,
+        epoch: Instant,
+        end: Instant,
+    ) -> Result<()> {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1) / per_second.max(1));
+        loop {
+            tokio::select! {
+                tick = ticks.tick() => {
+                    if tick >= end {
+                        return Ok(());
+                    }
+                    let stamp = epoch.elapsed().as_micros() as u64;
+                    let n = rng.u64(..keys);
+                    if self.window >= template.len() as i64 {
+                        self.begin(template.len(), true, |out| template.write(n, stamp, out));
+                    }
+                }
+                received = self.receive(|_| ()) => received?,
+            }
+            self.flush().await?;
+        }
+    }
+}
+
+/// Cuts gRPC messages out of a stream's data.
+fn whole_messages(buffer: &mut Vec<u8>, data: &[u8], each: &mut impl FnMut(&[u8])) {
+    buffer.extend_from_slice(data);
+    let mut at = 0;
+    while let Some(head) = buffer.get(at..at + 5) {
+        let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let Some(message) = buffer.get(at + 5..at + 5 + len) else {
+            break;
+        };
+        each(message);
+        at += 5 + len;
+    }
+    buffer.drain(..at);
+}
+
+struct Head {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+fn split_frame(input: &[u8]) -> Option<(Head, &[u8], &[u8])> {
+    let head = input.get(..FRAME_HEAD)?;
+    let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+    let payload = input.get(FRAME_HEAD..FRAME_HEAD + len)?;
+    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
+    let parsed = Head {
+        kind: head[3],
+        flags: head[4],
+        stream,
+    };
+    Some((parsed, payload, &input[FRAME_HEAD + len..]))
+}
+
+fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    frame_head(out, kind, flags, stream, payload.len());
+    out.extend_from_slice(payload);
+}
+
+fn frame_head(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, len: usize) {
+    out.extend_from_slice(&(len as u32).to_be_bytes()[1..]);
+    out.extend_from_slice(&[kind, flags]);
+    out.extend_from_slice(&stream.to_be_bytes());
+}
+
+/// A literal header that enters the table, its name from the static one.
+fn literal(block: &mut Vec<u8>, name: u8, value: &str) {
+    block.push(0x40 | name);
+    string(block, value);
+}
+
+/// A string without Huffman coding; ours are shorter than 127 bytes.
+fn string(block: &mut Vec<u8>, value: &str) {
+    block.push(value.len().min(126) as u8);
+    block.extend_from_slice(&value.as_bytes()[..value.len().min(126)]);
+}

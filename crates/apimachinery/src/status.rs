@@ -20,6 +20,8 @@ pub struct Status {
     pub message: String,
     /// What the error is about.
     pub details: Option<Details>,
+    /// `metadata.continue`: where a list whose snapshot is gone may go on (410 only); empty says nothing.
+    pub continue_token: String,
 }
 
 /// What an error is about.
@@ -164,6 +166,7 @@ impl Status {
             reason: "Invalid",
             message,
             details: Some(details),
+            continue_token: String::new(),
         }
     }
 
@@ -339,7 +342,7 @@ impl Status {
             code,
             reason,
             message: message.into(),
-            details: None,
+            ..Self::default()
         }
     }
 
@@ -355,6 +358,7 @@ impl Status {
             reason,
             message,
             details: Some(details),
+            continue_token: String::new(),
         }
     }
 
@@ -454,7 +458,11 @@ impl Status {
         let mut object = Map::new();
         object.insert("kind".into(), "Status".into());
         object.insert("apiVersion".into(), "v1".into());
-        object.insert("metadata".into(), json!({}));
+        let metadata = match self.continue_token.as_str() {
+            "" => json!({}),
+            token => json!({ "continue": token }),
+        };
+        object.insert("metadata".into(), metadata);
         object.insert("status".into(), "Failure".into());
         object.insert("message".into(), self.message.clone().into());
         if !self.reason.is_empty() {
@@ -488,6 +496,7 @@ impl Status {
             reason: known(REASONS, &value["reason"]),
             message: text(&value["message"]),
             details: value.get("details").map(Details::parse),
+            continue_token: text(&value["metadata"]["continue"]),
         })
     }
 }

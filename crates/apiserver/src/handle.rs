@@ -7,11 +7,14 @@ use setpoint_store::Store;
 
 use crate::discovery::Discovery;
 use crate::error::OpenError;
+use crate::inflight::Inflight;
+use crate::metrics::ApiMetrics;
 use crate::options::Options;
 use crate::request::Identity;
 use crate::resources::Resources;
 use crate::server::Server;
 use crate::service::ApiService;
+use crate::storage::Storage;
 
 /// An API server over a store. Cloning is cheap; all clones are the same server.
 #[derive(Clone)]
@@ -28,14 +31,18 @@ impl ApiServer {
         clock: Arc<dyn WallClock>,
         tasks: &TaskGroup,
     ) -> Result<Self, OpenError> {
+        let stop = tasks.stop().child_token();
         let server = Server {
+            namespaces: Arc::new(Storage::new("", "namespaces", false, None, &stop)),
+            inflight: Inflight::new(&options),
+            metrics: ApiMetrics::new(&options.metrics),
             store,
             options,
             clock,
             resources: Resources::new(Vec::new()),
             discovery: Discovery::default(),
             tasks: tasks.clone(),
-            stop: tasks.stop().child_token(),
+            stop,
         };
         Ok(Self(Arc::new(server)))
     }

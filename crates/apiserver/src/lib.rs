@@ -4,23 +4,37 @@
 
 mod answer;
 mod authn;
+mod authz;
 mod body;
+mod cache;
 mod certs;
+mod commit;
 mod discovery;
 mod error;
+mod filter;
 mod handle;
 mod health;
+mod inflight;
+mod list;
+mod listing;
+mod metrics;
 mod negotiate;
+mod object;
 mod options;
+mod render;
 mod request;
 mod resources;
 mod routes;
 mod serve;
 mod server;
 mod service;
+mod storage;
+mod store_error;
 #[cfg(test)]
 mod testing;
 mod version;
+mod watch;
+mod yaml;
 
 pub use body::{ApiBody, BodyError};
 pub use certs::{Pki, PkiError};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use setpoint_telemetry::Metrics;
+
 /// Options of an API server.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -26,6 +28,8 @@ pub struct Options {
     pub ring_bytes_max: usize,
     /// How long a consistent read waits for the cache (kube-apiserver: 3 s). Later is 504.
     pub fresh_wait: Duration,
+    /// Where metrics are registered, and what `/metrics` shows.
+    pub metrics: Metrics,
     /// Life of an Event object (kube-apiserver `--event-ttl`: 1 h).
     pub event_ttl: Duration,
 }
@@ -43,6 +47,7 @@ impl Default for Options {
             ring_events_max: 4096,
             ring_bytes_max: 8 << 20,
             fresh_wait: Duration::from_secs(3),
+            metrics: Metrics::new(),
             event_ttl: Duration::from_secs(3600),
         }
     }

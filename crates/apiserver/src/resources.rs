@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use setpoint_apimachinery::{GroupResource, Gvk, Gvr};
 use tokio::sync::watch;
+
+use crate::storage::Storage;
 
 /// Verbs of an ordinary resource, in discovery's order.
 pub(crate) const VERBS: &[&str] = &[
@@ -48,9 +51,41 @@ pub(crate) struct ResourceInfo {
     pub(crate) status: bool,
     /// Whether objects are stored in this version.
     pub(crate) storage: bool,
+    /// `apiVersion` that objects are stored with.
+    pub(crate) storage_api_version: Box<str>,
+    /// Fields that field selectors may name, besides `metadata.name` and `metadata.namespace`.
+    pub(crate) selectable: Vec<Box<str>>,
+    /// Where objects live.
+    pub(crate) home: Arc<Storage>,
 }
 
 impl ResourceInfo {
+    /// Whether this is the resource of that group and plural.
+    pub(crate) fn is(&self, group: &str, plural: &str) -> bool {
+        *self.group == *group && *self.plural == *plural
+    }
+
+    /// Group and plural, for errors.
+    pub(crate) fn group_resource(&self) -> GroupResource {
+        GroupResource::new(&self.group, &self.plural)
+    }
+
+    /// Group, version and plural.
+    pub(crate) fn gvr(&self) -> Gvr {
+        Gvr::new(&self.group, &self.version, &self.plural)
+    }
+
+    /// Group, version and kind.
+    pub(crate) fn gvk(&self) -> Gvk {
+        Gvk::new(&self.group, &self.version, &self.kind)
+    }
+
+    /// Whether a field selector may name the path.
+    pub(crate) fn selectable(&self, path: &str) -> bool {
+        matches!(path, "metadata.name" | "metadata.namespace")
+            || self.selectable.iter().any(|known| **known == *path)
+    }
+
     /// `v1`, or `group/version`.
     pub(crate) fn api_version(&self) -> String {
         if self.group.is_empty() {

@@ -7,9 +7,12 @@ use setpoint_base::{Stop, TaskGroup, TraceContext, WallClock};
 use setpoint_store::Store;
 
 use crate::discovery::Discovery;
+use crate::inflight::Inflight;
+use crate::metrics::ApiMetrics;
 use crate::options::Options;
 use crate::request::{Identity, Query, Target};
 use crate::resources::Resources;
+use crate::storage::Storage;
 
 /// The state behind every clone of the service.
 pub(crate) struct Server {
@@ -23,6 +26,12 @@ pub(crate) struct Server {
     pub(crate) resources: Resources,
     /// What discovery says about it.
     pub(crate) discovery: Discovery,
+    /// Where namespaces live.
+    pub(crate) namespaces: Arc<Storage>,
+    /// Requests that are being answered.
+    pub(crate) inflight: Inflight,
+    /// What is counted.
+    pub(crate) metrics: ApiMetrics,
     /// Tasks of the server: feeds and loops.
     pub(crate) tasks: TaskGroup,
     /// Set when the server should end its watches and refuse new ones.

@@ -51,6 +51,15 @@ pub(crate) fn resource(
     change: impl FnOnce(&mut ResourceInfo),
 ) -> Arc<ResourceInfo> {
     let mut info = ResourceInfo {
+        storage_api_version: "v1".into(),
+        selectable: Vec::new(),
+        home: Arc::new(crate::storage::Storage::new(
+            group,
+            plural,
+            true,
+            None,
+            &setpoint_base::Stop::new(),
+        )),
         group: group.into(),
         version: version.into(),
         plural: plural.into(),

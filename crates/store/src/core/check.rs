@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::core::spans::Spans;
 use crate::error::Error;
 use crate::types::{Compare, CompareTarget, Delete, KeyRange, Op, Put, PutLease, Range, Txn};
 
@@ -124,18 +125,18 @@ fn txn_ops(txn: &Txn, budget: usize) -> Result<(), Error> {
     Ok(())
 }
 
-type Written<'a> = (HashSet<&'a [u8]>, Vec<&'a KeyRange>);
+type Written<'a> = (HashSet<&'a [u8]>, Spans);
 
-/// A key may be put once, and not both put and deleted, on any path through the steps.
+/// A key may be put once, and not both put and deleted, on any path through the steps. The rules are those of etcd's
+/// `checkIntervals`, with its corner: the puts of a nested transaction are held against the deletes of this level and
+/// of nested transactions *before* it.
 fn intervals(ops: &[Op]) -> Result<Written<'_>, Error> {
-    let (mut puts, mut deletes): Written<'_> = (HashSet::new(), Vec::new());
-    deletes.extend(ops.iter().filter_map(|op| {
+    let (mut puts, mut deletes): Written<'_> = (HashSet::new(), Spans::default());
+    for op in ops {
         if let Op::Delete(delete) = op {
-            Some(&delete.keys)
-        } else {
-            None
+            deletes.insert(&delete.keys);
         }
-    }));
+    }
     for op in ops {
         let Op::Txn(txn) = op else { continue };
         let (then_puts, then_deletes) = intervals(&txn.success)?;
@@ -147,8 +148,8 @@ fn intervals(ops: &[Op]) -> Result<Written<'_>, Error> {
         for key in else_puts.iter().filter(|key| !then_puts.contains(*key)) {
             claim(&mut puts, &deletes, key)?;
         }
-        deletes.extend(then_deletes);
-        deletes.extend(else_deletes);
+        deletes.merge(then_deletes);
+        deletes.merge(else_deletes);
     }
     for op in ops {
         if let Op::Put(put) = op {
@@ -158,8 +159,8 @@ fn intervals(ops: &[Op]) -> Result<Written<'_>, Error> {
     Ok((puts, deletes))
 }
 
-fn claim<'a>(puts: &mut HashSet<&'a [u8]>, deletes: &[&KeyRange], key: &'a [u8]) -> Result<(), Error> {
-    if deletes.iter().any(|range| range.contains(key)) || !puts.insert(key) {
+fn claim<'a>(puts: &mut HashSet<&'a [u8]>, deletes: &Spans, key: &'a [u8]) -> Result<(), Error> {
+    if deletes.contains(key) || !puts.insert(key) {
         return Err(Error::DuplicateKey);
     }
     Ok(())

@@ -9,3 +9,4 @@ pub(crate) mod lease;
 pub(crate) mod overlay;
 pub(crate) mod record;
 pub(crate) mod select;
+pub(crate) mod spans;

@@ -1,7 +1,5 @@
 //! Transactions: etcd's checks, conversion both ways.
 
-use std::collections::{BTreeMap, HashSet};
-
 use bytes::Bytes;
 use setpoint_proto::etcdserverpb as pb;
 use tonic::Status;
@@ -13,19 +11,13 @@ use crate::types::{Compare, CompareTarget, DeleteResult, KeyRange, Op, OpResult,
 use pb::request_op::Request;
 use pb::response_op::Response;
 
-/// Checks a transaction in etcd's order: sizes and keys of all levels, then what is written twice.
+/// Checks what can only be seen on the wire: counts and fields of all levels. What is written twice, the store finds.
+///
+/// One level may have `ops_max` of each kind of step; what it uses is not there for the levels inside it.
 ///
 /// # Errors
 /// The status etcd answers with.
 pub(super) fn check(request: &pb::TxnRequest, ops_max: usize) -> Result<(), Status> {
-    check_level(request, ops_max)?;
-    written(&request.success)?;
-    written(&request.failure)?;
-    Ok(())
-}
-
-/// One level may have `ops_max` of each kind of step; what it uses is not there for the levels inside it.
-fn check_level(request: &pb::TxnRequest, ops_max: usize) -> Result<(), Status> {
     let ops = request
         .compare
         .len()
@@ -42,118 +34,11 @@ fn check_level(request: &pb::TxnRequest, ops_max: usize) -> Result<(), Status> {
             Some(Request::RequestRange(range)) => convert::check_range(range)?,
             Some(Request::RequestPut(put)) => convert::check_put(put)?,
             Some(Request::RequestDeleteRange(delete)) => convert::check_delete(delete)?,
-            Some(Request::RequestTxn(txn)) => check_level(txn, ops_max - ops)?,
+            Some(Request::RequestTxn(txn)) => check(txn, ops_max - ops)?,
             None => return Err(status::status(&Error::KeyNotFound)),
         }
     }
     Ok(())
-}
-
-/// Keys a list of steps puts and deletes.
-#[derive(Default)]
-struct Written<'a> {
-    puts: HashSet<&'a [u8]>,
-    deletes: Spans,
-}
-
-impl<'a> Written<'a> {
-    fn put(&mut self, key: &'a [u8]) -> Result<(), Status> {
-        if self.deletes.contains(key) || !self.puts.insert(key) {
-            return Err(status::status(&Error::DuplicateKey));
-        }
-        Ok(())
-    }
-}
-
-/// What a list of steps writes.
-///
-/// # Errors
-/// When it puts a key twice, or puts and deletes it. The rules are those of etcd's `checkIntervals`, with its corner:
-/// a nested transaction's puts are held against the deletes of this level and of nested transactions *before* it.
-/// The two branches of one nested transaction may put the same key, as only one of them runs.
-fn written(ops: &[pb::RequestOp]) -> Result<Written<'_>, Status> {
-    let mut all = Written::default();
-    for op in ops {
-        if let Some(Request::RequestDeleteRange(delete)) = &op.request {
-            all.deletes.insert(&delete.key, &delete.range_end);
-        }
-    }
-    for op in ops {
-        if let Some(Request::RequestTxn(txn)) = &op.request {
-            let (then, or_else) = (written(&txn.success)?, written(&txn.failure)?);
-            for key in &then.puts {
-                all.put(key)?;
-            }
-            for key in &or_else.puts {
-                if then.puts.contains(key) {
-                    continue;
-                }
-                all.put(key)?;
-            }
-            all.deletes.merge(then.deletes);
-            all.deletes.merge(or_else.deletes);
-        }
-    }
-    for op in ops {
-        if let Some(Request::RequestPut(put)) = &op.request {
-            all.put(&put.key)?;
-        }
-    }
-    Ok(all)
-}
-
-/// A set of keys as disjoint spans `[start, end)`, so that a lookup is one search however many there are.
-#[derive(Default)]
-struct Spans(BTreeMap<Vec<u8>, Vec<u8>>);
-
-impl Spans {
-    /// A range that runs to the end of the keys (`range_end` "\0") is empty here as it is in etcd, whose check reads
-    /// "\0" as a key.
-    fn insert(&mut self, key: &Bytes, range_end: &Bytes) {
-        let end = if range_end.is_empty() {
-            let mut end = key.to_vec();
-            end.push(0);
-            end
-        } else {
-            range_end.to_vec()
-        };
-        self.insert_span(key.to_vec(), end);
-    }
-
-    fn insert_span(&mut self, mut start: Vec<u8>, mut end: Vec<u8>) {
-        if start >= end {
-            return;
-        }
-        // Everything that touches the new span becomes part of it.
-        while let Some((other_start, other_end)) = self
-            .0
-            .range(..=end.clone())
-            .next_back()
-            .map(|(start, end)| (start.clone(), end.clone()))
-            .filter(|(_, other_end)| *other_end >= start)
-        {
-            self.0.remove(&other_start);
-            start = start.min(other_start);
-            end = end.max(other_end);
-        }
-        self.0.insert(start, end);
-    }
-
-    fn merge(&mut self, mut other: Self) {
-        if self.0.len() < other.0.len() {
-            std::mem::swap(self, &mut other);
-        }
-        for (start, end) in other.0 {
-            self.insert_span(start, end);
-        }
-    }
-
-    fn contains(&self, key: &[u8]) -> bool {
-        self.0
-            .range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key)))
-            .next_back()
-            .is_some_and(|(_, end)| key < &end[..])
-    }
 }
 
 /// Converts a checked transaction.
@@ -306,6 +191,7 @@ pub(super) fn only_reads(txn: &Txn) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::check::{self as store_check, Limits};
 
     fn put(key: &'static str) -> pb::RequestOp {
         op(Request::RequestPut(pb::PutRequest {
@@ -342,7 +228,14 @@ mod tests {
             success,
             ..Default::default()
         };
-        let result = check(&request, 8);
+        // The front's checks, then the store's.
+        let result = check(&request, 8).and_then(|()| {
+            let limits = Limits {
+                request_bytes_max: 1 << 20,
+                txn_ops_max: 8,
+            };
+            store_check::txn(&convert(request)?, limits).map_err(|error| status::status(&error))
+        });
         assert_eq!(result.as_ref().map(|&()| ()).map_err(Status::message), expect);
     }
 
@@ -409,24 +302,5 @@ mod tests {
             Err("etcdserver: key not found"),
         );
         check_ops(vec![put("")], Err("etcdserver: key is not provided"));
-    }
-
-    #[test]
-    fn spans_merge_into_what_they_touch() {
-        let mut spans = Spans::default();
-        for (start, end) in [("a", "c"), ("e", "g"), ("b", "f"), ("x", "y"), ("z", "a")] {
-            spans.insert_span(start.into(), end.into());
-        }
-        assert_eq!(spans.0.len(), 2);
-        for (key, expect) in [
-            ("a", true),
-            ("d", true),
-            ("g", false),
-            ("x", true),
-            ("y", false),
-            ("", false),
-        ] {
-            assert_eq!(spans.contains(key.as_bytes()), expect, "{key}");
-        }
     }
 }

@@ -8,6 +8,9 @@ use setpoint_apimachinery::status::Status;
 use setpoint_base::TraceContext;
 
 use crate::cache::ring::{CacheEvent, Change};
+use crate::layout::{Pretty, Yaml};
+use crate::metadata::PartialMetadata;
+use crate::negotiate::{Answer, Format, Shape, negotiate};
 use crate::resources::ResourceInfo;
 use crate::server::Head;
 
@@ -212,8 +215,22 @@ pub(crate) enum Purpose {
 ///
 /// # Errors
 /// 406 when the client accepts nothing that can be made.
-pub(crate) fn choose(head: &Head, info: &ResourceInfo, _purpose: Purpose) -> Result<Box<dyn Render>, Status> {
-    Ok(Box::new(Json::new(head, info)))
+pub(crate) fn choose(head: &Head, info: &ResourceInfo, purpose: Purpose) -> Result<Box<dyn Render>, Status> {
+    let answer = match purpose {
+        Purpose::Object => Answer::Object,
+        Purpose::List => Answer::List,
+        Purpose::Watch => Answer::Watch,
+    };
+    let accepted = negotiate(&head.headers, &head.query, answer, false)?;
+    let plain: Box<dyn Render> = match accepted.shape {
+        Shape::Metadata => Box::new(PartialMetadata),
+        Shape::Object | Shape::Table | Shape::Discovery => Box::new(Json::new(head, info)),
+    };
+    Ok(match (accepted.format, accepted.pretty) {
+        (Format::Yaml, _) => Box::new(Yaml::new(plain)),
+        (_, true) => Box::new(Pretty::new(plain)),
+        (_, false) => plain,
+    })
 }
 
 impl Json {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Method, Response, StatusCode};
 use serde_json::json;
+use setpoint_telemetry::Metrics;
 
 use crate::answer;
 use crate::body::ApiBody;
@@ -22,6 +23,11 @@ pub(crate) async fn respond(server: &Arc<Server>, head: &Head) -> Response<ApiBo
         return response;
     }
     match head.path.trim_end_matches('/') {
+        "/metrics" if head.method == Method::GET => answer::bytes(
+            StatusCode::OK,
+            Metrics::CONTENT_TYPE,
+            server.options.metrics.encode(),
+        ),
         "/version" => document(head, &version::document()),
         "" => document(head, &paths()),
         _ => answer::text(StatusCode::NOT_FOUND, "404 page not found\n"),

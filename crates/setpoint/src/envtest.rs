@@ -20,6 +20,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use setpoint_runtime::Client;
+
 use crate::plane::{self, PlaneError, PlaneOptions};
 
 /// A plane for one test. Its directory is removed when it is dropped.
@@ -59,6 +61,12 @@ impl Plane {
         self.plane
             .as_ref()
             .expect("the plane is taken out only by stop and restart, which consume or replace it")
+    }
+
+    /// A client with all rights, connected in this process: no socket, no TLS.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::from_service(self.plane().api().loopback())
     }
 
     /// An administrator's kubeconfig file, for clients over HTTPS.

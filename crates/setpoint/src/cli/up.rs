@@ -47,13 +47,21 @@ pub(super) fn run(args: &UpArgs, matches: &ArgMatches) -> Result<(), Failure> {
     start::run(&resolved, "warn", |stop| show(&resolved, project, stop))
 }
 
-async fn show(resolved: &Resolved, project: Project, stop: setpoint_base::Stop) -> Result<(), Failure> {
+async fn show(resolved: &Resolved, mut project: Project, stop: setpoint_base::Stop) -> Result<(), Failure> {
     let color = std::io::stdout().is_terminal() && start::var("NO_COLOR").is_none();
     let style = match (resolved.log_format, color) {
         (Format::Json, _) => Style::Json,
         (Format::Text, true) => Style::Color,
         (Format::Text, false) => Style::Plain,
     };
+    // Programs that know the variable log as we do.
+    let format = match resolved.log_format {
+        Format::Text => "text",
+        Format::Json => "json",
+    };
+    project
+        .env
+        .insert("SETPOINT_LOG_FORMAT".to_owned(), format.to_owned());
     let started = tokio::time::Instant::now();
     let plane = start::plane(resolved).await?;
     let (terminal, flushed) = Terminal::start(style);

@@ -201,6 +201,7 @@ fn program(run: &Run, project: &Project, plane: &Plane) -> Program {
             Err(error) => tracing::warn!(%error, name, "find a free port"),
         }
     }
+    env.extend(project.env.clone());
     env.extend(run.env.iter().map(|(name, value)| (name.clone(), value.text())));
     Program {
         name: run.name.clone(),

@@ -115,6 +115,8 @@ pub(crate) struct Project {
     pub(crate) dir: PathBuf,
     pub(crate) file: ProjectFile,
     pub(crate) manifests: Vec<Manifest>,
+    /// Variables for all programs, under those that a program's entry sets itself.
+    pub(crate) env: BTreeMap<String, String>,
 }
 
 impl Project {
@@ -145,6 +147,7 @@ impl Project {
             dir: dir.to_owned(),
             file,
             manifests,
+            env: BTreeMap::new(),
         }
     }
 

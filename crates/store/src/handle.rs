@@ -1,5 +1,4 @@
 //! The handle that everything above the store holds.
-#![allow(clippy::unimplemented, clippy::unused_async, clippy::needless_pass_by_value)]
 
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use crate::engine::{self, Command, Engine, Proposal, Reply, Shared};
 use crate::error::{Error, OpenError};
 use crate::options::Options;
 use crate::types::*;
+use crate::watch::WatchStream;
 
 /// A store. Cloning is cheap; all clones are the same store, and dropping the last one stops it.
 #[derive(Clone)]
@@ -96,8 +96,9 @@ impl Store {
     }
 
     /// A new watch stream.
+    #[must_use]
     pub fn watch(&self) -> WatchStream {
-        unimplemented!()
+        self.0.hub.stream()
     }
 
     /// Grants a lease of `ttl` seconds (raised to the minimum of 2).
@@ -225,28 +226,5 @@ impl Store {
         })?;
         // The sequencer answers everything it takes; silence means that it is gone.
         answer.await.unwrap_or(Err(Error::Stopped))
-    }
-}
-
-/// Many watchers that share one consumer. Dropping it removes them all.
-pub struct WatchStream(());
-
-impl WatchStream {
-    /// Adds a watcher; returns its id and the store's revision at that moment (it sees what comes after,
-    /// or from `spec.start` on).
-    pub fn create(&mut self, _spec: WatchSpec) -> Result<(i64, Revision), Error> {
-        unimplemented!()
-    }
-    /// Removes a watcher; nothing of it is delivered afterwards. Whether there was one.
-    pub fn cancel(&mut self, _id: i64) -> bool {
-        unimplemented!()
-    }
-    /// Asks for one [`WatchUpdate::Progress`] with id `None`, sent once every watcher is synced.
-    pub fn request_progress(&mut self) {
-        unimplemented!()
-    }
-    /// The next update; `None` once the store stops. Cancel-safe.
-    pub async fn next(&mut self) -> Option<WatchUpdate> {
-        unimplemented!()
     }
 }

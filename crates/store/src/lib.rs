@@ -12,7 +12,9 @@ mod handle;
 mod log;
 mod metrics;
 mod options;
+mod watch;
 
 pub use error::{Error, OpenError};
-pub use handle::{Store, WatchStream};
+pub use handle::Store;
 pub use options::Options;
+pub use watch::WatchStream;

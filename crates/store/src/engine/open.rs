@@ -10,12 +10,14 @@ use setpoint_base::{Disk, DiskLock};
 use super::sequencer::Sequencer;
 use super::shared::{Shared, Start, Tip};
 use super::{janitor, ticker};
+use crate::core::batch::History;
 use crate::error::OpenError;
 use crate::log::files::{Files, failed};
 use crate::log::recover::recover;
 use crate::log::spare::SpareSlot;
 use crate::log::writer::Writer;
 use crate::options::Options;
+use crate::watch::Hub;
 
 /// The name of the file that keeps a second process out.
 const LOCK: &str = "lock";
@@ -23,6 +25,7 @@ const LOCK: &str = "lock";
 /// A store with its threads. Dropping it stops and joins them.
 pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) hub: Hub,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<DiskLock>>,
 }
@@ -67,8 +70,11 @@ pub(crate) fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Engine, Open
         member_id: writer.header().member_id,
     };
     let shared = Arc::new(Shared::new(options, files, spare, start));
+    let history: Arc<dyn History> = shared.clone();
+    let hub = Hub::new(history, Arc::clone(&shared.feed), &shared.options);
     let engine = Engine {
         shared: Arc::clone(&shared),
+        hub: hub.clone(),
         threads: Mutex::default(),
         lock: Mutex::new(Some(lock)),
     };
@@ -76,6 +82,7 @@ pub(crate) fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Engine, Open
         let shared = Arc::clone(&shared);
         move || Sequencer::new(shared, writer).run()
     })?;
+    engine.spawn("watch-dispatch", move || hub.dispatch())?;
     engine.spawn("store-ticker", {
         let shared = Arc::clone(&shared);
         move || ticker::run(&shared)
@@ -96,6 +103,7 @@ impl Engine {
     pub(crate) fn stop(&self) {
         self.shared.queue.close();
         self.shared.stop.stop();
+        self.hub.close();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");

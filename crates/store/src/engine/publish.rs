@@ -80,16 +80,10 @@ pub(crate) fn publish(shared: &Arc<Shared>, mut commits: Vec<Commit>, appended: 
             offset,
         };
     }
-    shared.announce(
-        batch,
-        commits
-            .iter()
-            .filter_map(|commit| match commit.change {
-                Change::Compact(floor) => Some(floor),
-                _ => None,
-            })
-            .next_back(),
-    );
+    // A new floor needs no announcement: cursors meet it when they read.
+    if let Some(batch) = batch {
+        shared.feed.publish(batch);
+    }
 }
 
 fn place(version: &mut Version, file: u32, base: u32) {

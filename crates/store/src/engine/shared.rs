@@ -10,7 +10,6 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::queue::Queue;
-use crate::core::batch::Batch;
 use crate::core::check::Limits;
 use crate::core::index::{Index, Location};
 use crate::core::lease::Leases;
@@ -22,6 +21,7 @@ use crate::log::spare::SpareSlot;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::types::{Revision, StoreStatus};
+use crate::watch::Feed;
 
 /// How far the log is durable and applied.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     poisoned: OnceLock<String>,
     pub(crate) stop: Signal,
     pub(crate) metrics: Metrics,
+    /// Commits on their way to the watchers.
+    pub(crate) feed: Arc<Feed>,
     pub(crate) cluster_id: u64,
     pub(crate) member_id: u64,
 }
@@ -89,6 +91,7 @@ impl Shared {
             poisoned: OnceLock::new(),
             stop: Signal::default(),
             metrics: Metrics::default(),
+            feed: Arc::default(),
             cluster_id: start.cluster_id,
             member_id: start.member_id,
         }
@@ -105,15 +108,10 @@ impl Shared {
             keys: self.index.read().live(),
             log_index: tip.log_index,
             no_space: self.no_space.load(Ordering::Acquire),
-            watchers: 0,
+            watchers: self.feed.watchers(),
             cluster_id: self.cluster_id,
             member_id: self.member_id,
         }
-    }
-
-    /// Tells the watchers about a commit and a new floor.
-    pub(crate) fn announce(&self, batch: Option<Arc<Batch>>, floor: Option<i64>) {
-        let _ = (batch, floor);
     }
 
     pub(crate) fn limits(&self) -> Limits {

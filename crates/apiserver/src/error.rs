@@ -30,4 +30,18 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// The table of built-in resources lacks one that the server cannot do without.
+    #[error("the table of built-in resources has no {plural}: this build is broken, use another")]
+    NoResource {
+        /// Its plural.
+        plural: String,
+    },
+    /// An object that every cluster has could not be made.
+    #[error("create {what}: {message}")]
+    Bootstrap {
+        /// Which one.
+        what: String,
+        /// The server's answer.
+        message: String,
+    },
 }

@@ -63,6 +63,11 @@ impl Filter {
         &self.namespace
     }
 
+    /// Whether a walk in key order has left the namespace.
+    pub(crate) fn beyond(&self, object: &Encoded) -> bool {
+        !self.namespace.is_empty() && *self.namespace != *object.header().namespace
+    }
+
     /// Whether anything but the namespace narrows the result.
     pub(crate) fn selects(&self) -> bool {
         !self.labels.is_empty() || !self.fields.is_empty()

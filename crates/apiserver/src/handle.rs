@@ -5,8 +5,10 @@ use std::sync::Arc;
 use setpoint_base::{TaskGroup, WallClock};
 use setpoint_store::Store;
 
+use crate::crd::control::{Controller, Definitions};
 use crate::discovery::Discovery;
 use crate::error::OpenError;
+use crate::event_ttl::EventLeases;
 use crate::inflight::Inflight;
 use crate::metrics::ApiMetrics;
 use crate::options::Options;
@@ -14,7 +16,7 @@ use crate::request::Identity;
 use crate::resources::Resources;
 use crate::server::Server;
 use crate::service::ApiService;
-use crate::storage::Storage;
+use crate::{bootstrap, builtin};
 
 /// An API server over a store. Cloning is cheap; all clones are the same server.
 #[derive(Clone)]
@@ -32,19 +34,35 @@ impl ApiServer {
         tasks: &TaskGroup,
     ) -> Result<Self, OpenError> {
         let stop = tasks.stop().child_token();
+        let builtins = builtin::resources(tasks.stop());
+        let home = |group: &str, plural: &str| {
+            let info = builtins.iter().find(|info| info.is(group, plural));
+            info.map(|info| Arc::clone(&info.home))
+                .ok_or(OpenError::NoResource {
+                    plural: plural.to_owned(),
+                })
+        };
+        let definitions = home("apiextensions.k8s.io", "customresourcedefinitions")?;
         let server = Server {
-            namespaces: Arc::new(Storage::new("", "namespaces", false, None, &stop)),
+            definitions: Definitions::new(),
+            event_leases: EventLeases::default(),
+            namespaces: home("", "namespaces")?,
             inflight: Inflight::new(&options),
             metrics: ApiMetrics::new(&options.metrics),
             store,
             options,
             clock,
-            resources: Resources::new(Vec::new()),
+            resources: Resources::new(builtins.clone()),
             discovery: Discovery::default(),
             tasks: tasks.clone(),
             stop,
         };
-        Ok(Self(Arc::new(server)))
+        let this = Self(Arc::new(server));
+        let mut controller = Controller::new(Arc::clone(&this.0), definitions, builtins);
+        controller.apply().await;
+        tasks.spawn(controller.run());
+        bootstrap::namespaces(this.loopback()).await?;
+        Ok(this)
     }
 
     /// The service for fronts: a request without [`Identity`] is anonymous.

@@ -151,7 +151,7 @@ impl Lister {
         let mut scanned = 0_usize;
         while page.len() < self.params.limit {
             let Some(object) = walk.step() else { break };
-            if self.beyond(object) {
+            if self.filter.beyond(object) {
                 break;
             }
             last = Some(object.clone());
@@ -163,7 +163,8 @@ impl Lister {
                 tokio::task::yield_now().await;
             }
         }
-        let more = page.len() == self.params.limit && walk.peek().is_some_and(|next| !self.beyond(next));
+        let more =
+            page.len() == self.params.limit && walk.peek().is_some_and(|next| !self.filter.beyond(next));
         if let (true, Some(last)) = (more, last) {
             meta.next = token(Some(picture.revision), &last);
             meta.remaining = (!self.filter.selects()).then(|| {
@@ -227,12 +228,6 @@ impl Lister {
             meta.remaining = (!self.filter.selects()).then(|| count - seen);
         }
         Ok((meta, Items::Page(page.into_iter())))
-    }
-
-    /// Whether the walk has left the namespace.
-    fn beyond(&self, object: &Encoded) -> bool {
-        let namespace = self.filter.namespace();
-        !namespace.is_empty() && *object.header().namespace != *namespace
     }
 
     fn namespace_end(&self) -> Option<NamespaceEnd> {

@@ -7,9 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use setpoint_apimachinery::{GroupResource, Gvk, Gvr};
+use setpoint_apimachinery::{GroupResource, Gvk, Gvr, NameRule};
 use tokio::sync::watch;
 
+use crate::builtin::Builtin;
+use crate::crd::definition::{CrdVersion, Definition, ScalePaths};
+use crate::schema::ResourceSchema;
 use crate::storage::Storage;
 
 /// Verbs of an ordinary resource, in discovery's order.
@@ -57,6 +60,8 @@ pub(crate) struct ResourceInfo {
     pub(crate) selectable: Vec<Box<str>>,
     /// Where objects live.
     pub(crate) home: Arc<Storage>,
+    /// What is known about the fields.
+    pub(crate) schema: ResourceSchema,
 }
 
 impl ResourceInfo {
@@ -78,6 +83,81 @@ impl ResourceInfo {
     /// Group, version and kind.
     pub(crate) fn gvk(&self) -> Gvk {
         Gvk::new(&self.group, &self.version, &self.kind)
+    }
+
+    /// A served version of a custom resource.
+    pub(crate) fn custom(
+        definition: &Definition,
+        version: &Arc<CrdVersion>,
+        stored: &CrdVersion,
+        home: &Arc<Storage>,
+    ) -> Self {
+        let names = &definition.names;
+        let boxed = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
+        Self {
+            group: definition.group.as_str().into(),
+            version: version.name.as_str().into(),
+            plural: names.plural.as_str().into(),
+            singular: names.singular.as_str().into(),
+            kind: names.kind.as_str().into(),
+            list_kind: names.list_kind.as_str().into(),
+            short_names: boxed(&names.short_names),
+            categories: boxed(&names.categories),
+            namespaced: definition.namespaced,
+            verbs: VERBS,
+            status: version.status,
+            storage: version.storage,
+            storage_api_version: format!("{}/{}", definition.group, stored.name).into(),
+            selectable: version.selectable.clone(),
+            home: Arc::clone(home),
+            schema: ResourceSchema::Custom(Arc::clone(version)),
+        }
+    }
+
+    fn builtin(&self) -> Option<&'static Builtin> {
+        match self.schema {
+            ResourceSchema::Builtin(builtin) => Some(builtin),
+            ResourceSchema::Custom(_) => None,
+        }
+    }
+
+    /// Whether the kind is ours rather than a definition's.
+    pub(crate) fn is_builtin(&self) -> bool {
+        self.builtin().is_some()
+    }
+
+    /// What names may be.
+    pub(crate) fn name_rule(&self) -> NameRule {
+        self.builtin()
+            .map_or(NameRule::Subdomain, |builtin| builtin.name_rule)
+    }
+
+    /// Whether `metadata.generation` counts changes.
+    pub(crate) fn has_generation(&self) -> bool {
+        self.builtin().is_none_or(|builtin| builtin.generation)
+    }
+
+    /// Whether an update without a resource version overwrites whatever is there.
+    pub(crate) fn unconditional_update(&self) -> bool {
+        self.builtin().is_some_and(|builtin| builtin.unconditional_update)
+    }
+
+    /// Whether an update of an absent object creates it.
+    pub(crate) fn create_on_update(&self) -> bool {
+        self.builtin().is_some_and(|builtin| builtin.create_on_update)
+    }
+
+    /// Whether a deletion answers with the object instead of a Status.
+    pub(crate) fn returns_deleted(&self) -> bool {
+        self.builtin().is_some_and(|builtin| builtin.returns_deleted)
+    }
+
+    /// The paths of the scale subresource, if served.
+    pub(crate) fn scale(&self) -> Option<&ScalePaths> {
+        match &self.schema {
+            ResourceSchema::Builtin(_) => None,
+            ResourceSchema::Custom(version) => version.scale.as_ref(),
+        }
     }
 
     /// Whether a field selector may name the path.

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
+use setpoint_apimachinery::Status;
 use setpoint_base::{Stop, TaskGroup, TraceContext, WallClock};
 use setpoint_store::Store;
+use setpoint_store::types::LeaseId;
 
+use crate::crd::control::Definitions;
 use crate::discovery::Discovery;
+use crate::event_ttl::EventLeases;
 use crate::inflight::Inflight;
 use crate::metrics::ApiMetrics;
 use crate::options::Options;
 use crate::request::{Identity, Query, Target};
-use crate::resources::Resources;
+use crate::resources::{ResourceInfo, Resources};
 use crate::storage::Storage;
 
 /// The state behind every clone of the service.
@@ -26,6 +30,10 @@ pub(crate) struct Server {
     pub(crate) resources: Resources,
     /// What discovery says about it.
     pub(crate) discovery: Discovery,
+    /// The custom resource definitions in force.
+    pub(crate) definitions: Definitions,
+    /// Leases of events.
+    pub(crate) event_leases: EventLeases,
     /// Where namespaces live.
     pub(crate) namespaces: Arc<Storage>,
     /// Requests that are being answered.
@@ -36,6 +44,22 @@ pub(crate) struct Server {
     pub(crate) tasks: TaskGroup,
     /// Set when the server should end its watches and refuse new ones.
     pub(crate) stop: Stop,
+}
+
+impl Server {
+    /// The lease an object of this resource is created with: events end by themselves.
+    ///
+    /// # Errors
+    /// What the store refuses.
+    pub(crate) async fn event_lease(&self, info: &ResourceInfo) -> Result<Option<LeaseId>, Status> {
+        if &*info.plural != "events" || !info.is_builtin() {
+            return Ok(None);
+        }
+        self.event_leases
+            .get(&self.store, self.options.event_ttl)
+            .await
+            .map(Some)
+    }
 }
 
 /// A request without its body.

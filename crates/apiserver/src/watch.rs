@@ -174,9 +174,13 @@ impl Watch {
         else {
             return;
         };
-        let mut scanned = 0;
+        let (mut scanned, mut ended) = (0, false);
         while let Some(object) = objects.step() {
             scanned += 1;
+            if self.setup.filter.beyond(object) {
+                ended = true;
+                break;
+            }
             if self.setup.filter.matches(object)
                 && self
                     .setup
@@ -191,7 +195,7 @@ impl Watch {
                 break;
             }
         }
-        if objects.peek().is_none() {
+        if ended || objects.peek().is_none() {
             if *mark_end {
                 self.setup.render.bookmark(self.seen, true, &mut self.scratch);
             }

@@ -65,6 +65,10 @@ impl Builtin {
     }
 }
 
+/// A resource without peculiarities.
+#[cfg(test)]
+pub(crate) static SAMPLE: Builtin = Builtin::PLAIN;
+
 /// All of them, in discovery's order.
 static BUILTINS: &[Builtin] = &[
     Builtin {

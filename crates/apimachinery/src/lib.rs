@@ -7,14 +7,21 @@
 //! - [`encoded`]: [`Encoded`], how objects travel: bytes, a header, offsets.
 //! - [`meta`], [`names`]: accessors on decoded objects, and the rules for names and metadata.
 //! - [`selector`]: label and field selectors.
+//! - [`kinds`]: the table of built-in kinds; [`schema`]: structural schemas, pruning, defaults, validation.
+//! - [`patch`]: JSON patch, merge patch, strategic merge patch.
+//! - [`table`]: the rows that `kubectl get` prints.
 
 pub mod cause;
 pub mod encoded;
 pub mod gvk;
+pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod patch;
+pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;
 
 pub use cause::Cause;
 pub use encoded::{

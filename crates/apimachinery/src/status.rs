@@ -6,7 +6,8 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::cause::{Cause, aggregate, quote};
+pub use crate::cause::Cause;
+use crate::cause::{aggregate, quote};
 use crate::gvk::{GroupResource, Gvk, write_qualified};
 
 /// An error answer of the API.

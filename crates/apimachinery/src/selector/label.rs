@@ -305,13 +305,10 @@ fn requirement(
     values.sort_unstable();
     values.dedup();
     if matches!(operator, Operator::GreaterThan | Operator::LessThan) {
-        for (i, value) in values
-            .iter()
-            .enumerate()
-            .filter(|(_, value)| value.parse::<i64>().is_err())
-        {
+        let number = |value: &String| value.parse::<i64>().is_ok();
+        if let Some(value) = values.iter().find(|value| !number(value)) {
             let why = "for 'Gt', 'Lt' operators, the value must be an integer".to_owned();
-            return Err(invalid(&format!("values[{i}]"), value, &[why]));
+            return Err(invalid("values[0]", value, &[why]));
         }
     }
     for (i, value) in values.iter().enumerate() {

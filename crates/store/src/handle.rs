@@ -201,7 +201,7 @@ impl Store {
     /// [`Error::Poisoned`] when the log had failed before.
     pub async fn close(&self) -> Result<(), Error> {
         let engine = Arc::clone(&self.0);
-        let stopped = tokio::task::spawn_blocking(move || engine.stop()).await;
+        let stopped = tokio::task::spawn_blocking(move || engine.stop(true)).await;
         stopped.map_err(|_| Error::Stopped)?;
         self.shared().poisoned().map_or(Ok(()), Err)
     }

@@ -1,4 +1,5 @@
 //! Integration tests of the store, one binary.
 
 mod engine;
+mod recovery;
 mod support;

@@ -256,6 +256,7 @@ impl Eval<'_> {
                 file: PENDING,
                 offset: 0,
                 len: value.len() as u32,
+                crc: crc32c::crc32c(&value),
             },
         };
         let prev_kv = prev

@@ -31,6 +31,8 @@ pub(crate) struct Location {
     pub(crate) offset: u32,
     /// Bytes of the value.
     pub(crate) len: u32,
+    /// CRC32C of the value: what is read back from disk is what was written, or an error.
+    pub(crate) crc: u32,
 }
 
 /// One version of a key; a tombstone when `version` is 0.

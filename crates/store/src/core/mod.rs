@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod check;
+pub(crate) mod checkpoint;
 pub(crate) mod eval;
 pub(crate) mod header;
 pub(crate) mod index;

@@ -344,8 +344,8 @@ impl Encoder {
         self.buf.len()
     }
 
-    pub(crate) fn records(&self) -> usize {
-        self.starts.len()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.starts.is_empty()
     }
 
     /// Begins a record; its operations follow, then [`Encoder::end`].

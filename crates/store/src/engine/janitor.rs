@@ -1,25 +1,184 @@
-//! Slow duties in the background: prunes the index after a compaction.
+//! Slow duties in the background: prunes the index after a compaction, rewrites segments, writes checkpoints.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::clean::Cleaner;
 use super::shared::Shared;
+use crate::core::checkpoint::Meta;
+use crate::core::index::Version;
+use crate::log::checkpoint;
+use crate::log::files::Table;
+use crate::log::recover::Saved;
 
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Keys pruned under one write lock.
+/// Keys visited under one lock.
 const STEP: usize = 512;
+/// Records behind the checkpoint from which on another is worth its writing, for small stores.
+const TAIL_RECORDS: u64 = 100_000;
+/// Bytes behind the checkpoint from which on another is worth its writing.
+const TAIL_BYTES: u64 = 256 << 20;
+/// Time before a checkpoint that failed is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
-/// Runs until the store stops.
-pub(crate) fn run(shared: &Arc<Shared>) {
-    let mut pruned = *shared.pruned.borrow();
-    while !shared.stop.wait(PAUSE) {
-        let floor = shared.floor();
-        if floor > pruned && prune(shared, floor) {
-            pruned = floor;
-            shared.pruned.send_replace(floor);
+/// The janitor's own state.
+pub(crate) struct Janitor {
+    pub(crate) shared: Arc<Shared>,
+    /// The newest checkpoint.
+    pub(crate) saved: Option<Saved>,
+    pub(crate) retry_at: Instant,
+    pub(crate) cleaner: Cleaner,
+}
+
+impl Janitor {
+    pub(crate) fn new(shared: Arc<Shared>, saved: Option<Saved>) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            saved,
+            retry_at: now,
+            cleaner: Cleaner::new(now),
         }
     }
+
+    /// Runs until the store stops; then writes a last checkpoint, unless the log has failed.
+    pub(crate) fn run(mut self) {
+        let mut pruned = *self.shared.pruned.borrow();
+        while !self.shared.stop.wait(PAUSE) {
+            let floor = self.shared.floor();
+            if floor > pruned && prune(&self.shared, floor) {
+                pruned = floor;
+                self.shared.pruned.send_replace(floor);
+            }
+            self.clean(pruned);
+            if self.is_due() {
+                self.checkpoint();
+            }
+        }
+        if self.shared.closing.load(Ordering::Acquire) {
+            self.finish();
+        }
+    }
+
+    /// Writes the checkpoint that makes the next start short. The sequencer has ended by now.
+    fn finish(&mut self) {
+        let tip = *self.shared.tip.lock();
+        if self.shared.poisoned().is_none() && self.saved.is_none_or(|saved| saved.log_index < tip.log_index)
+        {
+            self.checkpoint();
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let tip = *self.shared.tip.lock();
+        let saved = self.saved.unwrap_or(Saved {
+            segment: 0,
+            offset: 0,
+            log_index: 0,
+        });
+        if Instant::now() < self.retry_at || tip.log_index == saved.log_index {
+            return false;
+        }
+        let keys = self.shared.index.read().live();
+        tip.log_index - saved.log_index >= TAIL_RECORDS.max(keys / 4) || self.tail_bytes(saved) >= TAIL_BYTES
+    }
+
+    fn tail_bytes(&self, saved: Saved) -> u64 {
+        let table = self.shared.files.table();
+        let tail = table
+            .chain
+            .iter()
+            .rev()
+            .take_while(|segment| segment.header.id >= saved.segment);
+        tail.map(|segment| {
+            let before = if segment.header.id == saved.segment {
+                saved.offset
+            } else {
+                0
+            };
+            segment.end().saturating_sub(before)
+        })
+        .sum()
+    }
+
+    /// Writes a checkpoint; whether that worked.
+    pub(crate) fn checkpoint(&mut self) -> bool {
+        let shared = &self.shared;
+        // Order matters: whatever happens after the tip was taken is in the log behind it.
+        let tip = *shared.tip.lock();
+        let table = shared.files.table();
+        let meta = Meta {
+            revision: tip.revision,
+            floor: shared.floor(),
+            log_index: tip.log_index,
+            segment: tip.segment,
+            offset: tip.offset,
+            files: table
+                .chain
+                .iter()
+                .map(|s| (s.header.id, s.header.generation))
+                .collect(),
+            leases: shared.leases.lock().grants(),
+        };
+        match write(shared, &meta, &table) {
+            Ok(bytes) => {
+                shared.checkpoint_bytes.store(bytes, Ordering::Relaxed);
+                shared.metrics.checkpoints.inc();
+                let Meta {
+                    segment,
+                    offset,
+                    log_index,
+                    ..
+                } = meta;
+                self.saved = Some(Saved {
+                    segment,
+                    offset,
+                    log_index,
+                });
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "write a checkpoint");
+                self.retry_at = Instant::now() + RETRY;
+                false
+            }
+        }
+    }
+}
+
+fn write(shared: &Shared, meta: &Meta, table: &Table) -> io::Result<u64> {
+    let positions: std::collections::HashMap<u32, u32> = table
+        .chain
+        .iter()
+        .zip(0..)
+        .map(|(segment, n)| (segment.number, n))
+        .collect();
+    let mut after: Option<Box<[u8]>> = None;
+    let mut versions: Vec<Version> = Vec::new();
+    checkpoint::write(&shared.files, meta, |builder| {
+        let index = shared.index.read();
+        after = index.walk(after.as_deref(), STEP, |key, older, newest| {
+            versions.clear();
+            let until = older
+                .iter()
+                .chain([newest])
+                .take_while(|version| version.modified <= meta.revision);
+            versions.extend(until.copied());
+            for version in &mut versions {
+                // Versions up to the tip lie in the segments there were then.
+                version.at.file = positions.get(&version.at.file).copied().unwrap_or(0);
+            }
+            if !versions.is_empty() {
+                builder.key(key, &versions);
+            }
+        });
+        after.is_some()
+    })
 }
 
 /// Drops everything below the floor; whether all of it could go.
@@ -45,7 +204,8 @@ fn prune(shared: &Shared, floor: i64) -> bool {
         if from.is_none() {
             return complete;
         }
-        if shared.stop.wait(Duration::from_millis(1)) {
+        std::thread::yield_now();
+        if shared.stop.is_stopped() {
             return false;
         }
     }

@@ -4,8 +4,9 @@
 //! - `reader`: reads on the caller's thread, under short read locks.
 //! - `history`: events for watchers that lag.
 //! - `ticker`: ended leases, and the next segment.
-//! - `janitor`: prunes the index, rewrites segments, writes checkpoints.
+//! - `janitor`: prunes the index, writes checkpoints; `clean` gives space back.
 
+mod clean;
 mod history;
 mod janitor;
 mod open;

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use setpoint_base::{Disk, DiskLock};
 
+use super::janitor::Janitor;
 use super::sequencer::Sequencer;
 use super::shared::{Shared, Start, Tip};
-use super::{janitor, ticker};
+use super::ticker;
 use crate::core::batch::History;
 use crate::error::OpenError;
 use crate::log::files::{Files, failed};
@@ -87,7 +89,10 @@ pub(crate) fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Engine, Open
         let shared = Arc::clone(&shared);
         move || ticker::run(&shared)
     })?;
-    engine.spawn("store-janitor", move || janitor::run(&shared))?;
+    engine.spawn("store-janitor", {
+        let janitor = Janitor::new(Arc::clone(&shared), recovered.saved);
+        move || janitor.run()
+    })?;
     Ok(engine)
 }
 
@@ -99,22 +104,29 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses new writes, commits those that wait, ends the threads and lets the directory go. Blocks.
-    pub(crate) fn stop(&self) {
+    /// Refuses new writes, commits those that wait, ends the threads and lets the directory go. With
+    /// `checkpoint`, the next start reads nothing but that. Blocks.
+    pub(crate) fn stop(&self, checkpoint: bool) {
         self.shared.queue.close();
+        let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
+        // The sequencer was started first. What it commits last belongs into the checkpoint.
+        join(threads.next());
+        self.shared.closing.store(checkpoint, Ordering::Release);
         self.shared.stop.stop();
         self.hub.close();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the store panicked");
-            }
-        }
+        threads.for_each(|thread| join(Some(thread)));
         drop(self.lock.lock().take());
+    }
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if thread.is_some_and(|thread| thread.join().is_err()) {
+        tracing::error!("a thread of the store panicked");
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.stop();
+        self.stop(false);
     }
 }

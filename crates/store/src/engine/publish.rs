@@ -5,14 +5,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::shared::{Shared, Tip, read_value};
+use super::shared::{Shared, Tip};
 use crate::core::batch::Batch;
 use crate::core::eval::Write;
 use crate::core::index::{Location, Version};
 use crate::core::overlay::PENDING;
 use crate::core::record::{self, OpRef};
 use crate::core::select::kv;
-use crate::log::files::Table;
 use crate::log::hot::HotBatch;
 use crate::log::writer::Appended;
 use crate::types::{Event, EventKind, KeyValue, Revision};
@@ -149,7 +148,6 @@ fn batch(
         .collect();
     let source = Source {
         shared: Arc::downgrade(shared),
-        table: shared.files.table(),
         bytes: bytes.clone(),
         prevs,
         file,
@@ -163,7 +161,6 @@ fn batch(
 /// A commit's bytes and where the previous versions lie.
 struct Source {
     shared: std::sync::Weak<Shared>,
-    table: Arc<Table>,
     bytes: Bytes,
     prevs: Vec<Option<Version>>,
     file: u32,
@@ -196,7 +193,7 @@ impl Source {
             self.bytes.slice(from..from + at.len as usize)
         } else {
             let shared = self.shared.upgrade()?;
-            match read_value(&shared.hot, &self.table, at) {
+            match shared.previous(key, prev)? {
                 Ok(value) => value,
                 Err(error) => {
                     tracing::error!(

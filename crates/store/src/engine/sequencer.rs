@@ -23,6 +23,9 @@ use crate::types::{LeaseId, Revision};
 /// Bytes of proposals that go into one commit.
 const COMMIT_BYTES: usize = 4 << 20;
 
+/// Bytes a proposal may take in the log beside its keys and values.
+const PROPOSAL_COST: usize = 128;
+
 /// Sends an answer once the commit is durable, or the error if it is not.
 type Ack = Box<dyn FnOnce(Option<Error>) + Send>;
 
@@ -61,6 +64,7 @@ impl Sequencer {
 
     fn commit(&mut self, proposals: Vec<Proposal>) {
         let shared = Arc::clone(&self.shared);
+        self.look_for_room(&proposals);
         let mut draft = Draft {
             floor: shared.floor(),
             revision: shared.committed(),
@@ -69,16 +73,11 @@ impl Sequencer {
         for proposal in proposals {
             draft.add(&shared, proposal);
         }
-        if draft.records.records() == 0 {
+        if draft.records.is_empty() {
             draft.acks.into_iter().for_each(|ack| ack(None));
             return;
         }
-        let log_index = shared.tip.lock().log_index;
-        let mark = Mark {
-            revision: shared.committed(),
-            index: log_index,
-            floor: shared.floor(),
-        };
+        let mark = self.mark();
         match self.writer.append(std::mem::take(&mut draft.records), mark) {
             Ok(appended) => {
                 shared.metrics.fsync_seconds.observe(appended.sync.as_secs_f64());
@@ -96,6 +95,39 @@ impl Sequencer {
                     .into_iter()
                     .for_each(|ack| ack(Some(Error::Poisoned(why.clone()))));
             }
+        }
+    }
+}
+
+impl Sequencer {
+    fn mark(&self) -> Mark {
+        let index = self.shared.tip.lock().log_index;
+        Mark {
+            revision: self.shared.committed(),
+            index,
+            floor: self.shared.floor(),
+        }
+    }
+
+    /// Finds out before anything is evaluated whether the disk is full, so that what grows is refused and the
+    /// rest of the commit goes on.
+    fn look_for_room(&mut self, proposals: &[Proposal]) {
+        let len: usize = proposals
+            .iter()
+            .map(|proposal| proposal.bytes + PROPOSAL_COST)
+            .sum();
+        if self.shared.no_space.load(Ordering::Acquire) || self.shared.poisoned().is_some() {
+            return;
+        }
+        match self.writer.can_grow(len as u64, self.mark()) {
+            Ok(true) => (),
+            Ok(false) => {
+                if !self.shared.no_space.swap(true, Ordering::AcqRel) {
+                    tracing::error!("the disk is full: only reads, deletes and compaction are accepted");
+                }
+            }
+            Err(AppendError::Failed(why)) => self.shared.poison(why),
+            Err(AppendError::Full) => (),
         }
     }
 }

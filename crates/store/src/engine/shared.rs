@@ -1,7 +1,7 @@
 //! What the threads and handles of one store have in common.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::queue::Queue;
 use crate::core::check::Limits;
-use crate::core::index::{Index, Location};
+use crate::core::index::{Index, Location, Version};
 use crate::core::lease::Leases;
 use crate::core::select::Values;
 use crate::error::Error;
@@ -55,6 +55,9 @@ pub(crate) struct Shared {
     pub(crate) no_space: AtomicBool,
     poisoned: OnceLock<String>,
     pub(crate) stop: Signal,
+    /// Whether the end is an orderly one, with a checkpoint.
+    pub(crate) closing: AtomicBool,
+    pub(crate) checkpoint_bytes: AtomicU64,
     pub(crate) metrics: Metrics,
     /// Commits on their way to the watchers.
     pub(crate) feed: Arc<Feed>,
@@ -90,6 +93,8 @@ impl Shared {
             no_space: AtomicBool::new(false),
             poisoned: OnceLock::new(),
             stop: Signal::default(),
+            closing: AtomicBool::new(false),
+            checkpoint_bytes: AtomicU64::new(0),
             metrics: Metrics::default(),
             feed: Arc::default(),
             cluster_id: start.cluster_id,
@@ -103,7 +108,7 @@ impl Shared {
         StoreStatus {
             revision: self.revision(),
             compact_revision: self.floor(),
-            disk_bytes: self.files.bytes(),
+            disk_bytes: self.files.bytes() + self.checkpoint_bytes.load(Ordering::Relaxed),
             live_bytes: self.files.live_bytes(),
             keys: self.index.read().live(),
             log_index: tip.log_index,
@@ -112,6 +117,23 @@ impl Shared {
             cluster_id: self.cluster_id,
             member_id: self.member_id,
         }
+    }
+
+    /// The value of a version that was seen earlier; `None` when compaction has removed it since. It holds
+    /// on to no file in between, so that a replaced one is really gone.
+    pub(crate) fn previous(&self, key: &[u8], version: &Version) -> Option<Result<Bytes, Error>> {
+        if let Some(bytes) = self.hot.get(version.at) {
+            return Some(Ok(bytes));
+        }
+        let index = self.index.read();
+        let table = self.files.table();
+        let at = if table.by_number.contains_key(&version.at.file) {
+            version.at
+        } else {
+            index.exact(key, version.modified)?.at
+        };
+        drop(index);
+        Some(read_value(&self.hot, &table, at))
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -208,9 +230,19 @@ pub(crate) fn read_value(hot: &Hot, table: &Table, at: Location) -> Result<Bytes
     let Some(segment) = table.by_number.get(&at.file) else {
         return Err(Error::Read(format!("file {} of the log is not open", at.file)));
     };
+    let failed = |why: &dyn std::fmt::Display| {
+        Error::Read(format!("{} at {}: {why}", segment.path.display(), at.offset))
+    };
     let mut bytes = vec![0; at.len as usize];
-    let read = segment.file.read_exact_at(&mut bytes, u64::from(at.offset));
-    read.map_err(|error| Error::Read(format!("{} at {}: {error}", segment.path.display(), at.offset)))?;
+    segment
+        .file
+        .read_exact_at(&mut bytes, u64::from(at.offset))
+        .map_err(|error| failed(&error))?;
+    if crc32c::crc32c(&bytes) != at.crc {
+        return Err(failed(
+            &"the value does not match its checksum: restore the directory from a backup",
+        ));
+    }
     Ok(bytes.into())
 }
 

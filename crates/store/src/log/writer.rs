@@ -91,6 +91,20 @@ impl Writer {
         &self.active.header
     }
 
+    /// Makes sure that about `len` bytes fit while the last quarter of the segment stays free for what a
+    /// full disk must still accept: deletes and compaction. False when there is no room for that.
+    pub(crate) fn can_grow(&mut self, len: u64, mark: Mark) -> Result<bool, AppendError> {
+        let reserve = self.limit / 4;
+        if self.active.end() + len + reserve <= self.limit || !self.spare.is_empty() {
+            return Ok(true);
+        }
+        match self.roll(len, mark) {
+            Ok(()) => Ok(true),
+            Err(AppendError::Full) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes records in one piece and syncs them.
     pub(crate) fn append(&mut self, records: Encoder, mark: Mark) -> Result<Appended, AppendError> {
         let len = records.len() as u64;

@@ -1,0 +1,281 @@
+//! Gives space back: segments that are mostly dead are rewritten, dead ones emptied, leading empty ones
+//! deleted.
+//!
+//! A deletion may be dropped only when no older segment can still hold a write of its key, or a replay of
+//! the whole log would bring the key back. A segment that was rewritten at floor F holds nothing that a
+//! deletion below F speaks of; so a deletion goes once every older segment was rewritten at a higher floor.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::janitor::Janitor;
+use super::shared::Shared;
+use crate::core::header::HEADER;
+use crate::core::record::{Kind, OpRef};
+use crate::log::files::{Segment, is_full};
+use crate::log::rewrite::{self, Keep, Moved, Plan};
+
+/// Time between two looks for candidates.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Segments rewritten before the checkpoint that lets the old ones go.
+const ROUND: usize = 8;
+/// Places switched under one lock.
+const STEP: usize = 256;
+/// A segment is rewritten when less than one part in this many is alive.
+const WORTH: u64 = 2;
+
+/// What cleaning remembers between rounds.
+pub(crate) struct Cleaner {
+    next: Instant,
+    /// By segment: the floor at which it was looked at in vain.
+    in_vain: HashMap<u32, i64>,
+    /// Replaced files, deleted after the next checkpoint.
+    replaced: Vec<Arc<Segment>>,
+    /// Segments to empty once nobody reads them, with their new header.
+    dead: Vec<(Arc<Segment>, i64)>,
+}
+
+impl Cleaner {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            next: now,
+            in_vain: HashMap::new(),
+            replaced: Vec::new(),
+            dead: Vec::new(),
+        }
+    }
+}
+
+impl Janitor {
+    /// One round, if it is time. `pruned` is the floor down to which the index has been pruned.
+    pub(crate) fn clean(&mut self, pruned: i64) {
+        let now = Instant::now();
+        if now < self.cleaner.next || self.shared.poisoned().is_some() {
+            return;
+        }
+        self.cleaner.next = now + PAUSE;
+        if pruned == self.shared.floor()
+            && pruned > 0
+            && let Err(error) = self.rewrite_some(pruned)
+            && !is_full(&error)
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "rewrite a segment");
+            self.cleaner.next = now + 20 * PAUSE;
+        }
+        if !self.cleaner.replaced.is_empty() && now >= self.retry_at && self.checkpoint() {
+            for old in std::mem::take(&mut self.cleaner.replaced) {
+                remove(&self.shared, &old);
+            }
+        }
+        self.empty_dead();
+        self.delete_leading();
+    }
+
+    fn rewrite_some(&mut self, floor: i64) -> io::Result<()> {
+        let table = self.shared.files.table();
+        let Some((_, sealed)) = table.chain.split_last() else {
+            return Ok(());
+        };
+        let mut older_cleaned = i64::MAX;
+        let mut done = 0;
+        for segment in sealed {
+            let empty = segment.end() == u64::from(HEADER);
+            if !empty && done < ROUND && self.is_candidate(segment, floor) {
+                let cleaned = self.rewrite(segment, floor, older_cleaned)?;
+                done += usize::from(cleaned);
+                if cleaned {
+                    older_cleaned = older_cleaned.min(if self.is_dead(segment) { -1 } else { floor });
+                    // Half of the time is left to others.
+                    let pause = Duration::from_millis(1 + (segment.end() >> 20) * 5);
+                    if self.shared.stop.wait(pause) {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            }
+            // A dead segment that is not emptied yet would still be replayed.
+            if self.is_dead(segment) {
+                older_cleaned = -1;
+            } else if !empty {
+                older_cleaned = older_cleaned.min(segment.header.cleaned);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_candidate(&self, segment: &Arc<Segment>, floor: i64) -> bool {
+        let total = segment.end() - u64::from(HEADER);
+        let live = segment.live.load(Ordering::Relaxed).max(0).unsigned_abs();
+        live * WORTH < total
+            && self
+                .cleaner
+                .in_vain
+                .get(&segment.number)
+                .is_none_or(|at| *at < floor)
+    }
+
+    fn is_dead(&self, segment: &Segment) -> bool {
+        self.cleaner
+            .dead
+            .iter()
+            .any(|(dead, _)| dead.header.id == segment.header.id)
+    }
+
+    /// Rewrites a segment, or finds it dead; whether it holds only what is reachable now.
+    fn rewrite(&mut self, segment: &Arc<Segment>, floor: i64, older_cleaned: i64) -> io::Result<bool> {
+        let keep = Reachable {
+            shared: &self.shared,
+            floor,
+            older_cleaned,
+            file: segment.number,
+        };
+        let plan = rewrite::plan(segment, &keep)?;
+        if plan.len() == 0 {
+            let covered = self.saved.is_some_and(|saved| segment.header.id < saved.segment);
+            if covered || !plan.speaks_of_others {
+                self.cleaner.dead.push((self.retire(segment, floor), floor));
+                return Ok(true);
+            }
+        } else if plan.len() as u64 * WORTH > segment.end() {
+            self.cleaner.in_vain.insert(segment.number, floor);
+            return Ok(false);
+        }
+        let replaced = self.replace(segment, plan, floor)?;
+        self.cleaner.replaced.push(replaced);
+        self.shared.metrics.rewrites.inc();
+        Ok(true)
+    }
+
+    /// Puts the rewritten segment in place of the old one.
+    fn replace(&self, old: &Arc<Segment>, plan: Plan, floor: i64) -> io::Result<Arc<Segment>> {
+        let files = &self.shared.files;
+        let (new, moved) = plan.write(files, old, floor)?;
+        files.change(|table| {
+            table.by_number.insert(new.number, Arc::clone(&new));
+        });
+        for step in moved.chunks(STEP) {
+            switch(&self.shared, old, &new, step);
+        }
+        files.change(|table| {
+            table.by_number.remove(&old.number);
+            for segment in &mut table.chain {
+                if segment.number == old.number {
+                    *segment = Arc::clone(&new);
+                }
+            }
+        });
+        Ok(Arc::clone(old))
+    }
+
+    /// Puts an empty segment in place of a dead one, which readers may still hold.
+    fn retire(&self, segment: &Arc<Segment>, floor: i64) -> Arc<Segment> {
+        let header = rewrite::emptied(&segment.header, floor);
+        let (path, file) = (segment.path.clone(), Arc::clone(&segment.file));
+        let number = self.shared.files.next_number();
+        let empty = Arc::new(Segment::new(number, header, path, file, u64::from(HEADER)));
+        self.shared.files.change(|table| {
+            table.by_number.remove(&segment.number);
+            table.by_number.insert(number, Arc::clone(&empty));
+            for member in &mut table.chain {
+                if member.number == segment.number {
+                    *member = Arc::clone(&empty);
+                }
+            }
+        });
+        Arc::clone(segment)
+    }
+
+    fn empty_dead(&mut self) {
+        self.cleaner.dead.retain_mut(|(segment, floor)| {
+            if Arc::strong_count(segment) > 1 {
+                return true;
+            }
+            let header = rewrite::emptied(&segment.header, *floor);
+            if let Err(error) = rewrite::empty(segment, &header) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "empty a dead segment");
+            }
+            false
+        });
+    }
+
+    /// Deletes what the newest segment says nobody needs.
+    fn delete_leading(&self) {
+        let table = self.shared.files.table();
+        let oldest = table.chain.last().map_or(0, |last| last.header.oldest);
+        for segment in table
+            .chain
+            .iter()
+            .take_while(|segment| segment.header.id < oldest)
+        {
+            self.shared.files.change(|table| {
+                table.by_number.remove(&segment.number);
+                table.chain.retain(|member| member.number != segment.number);
+            });
+            remove(&self.shared, segment);
+        }
+    }
+}
+
+fn remove(shared: &Shared, segment: &Segment) {
+    if let Err(error) = shared.files.disk.remove(&segment.path) {
+        // The next start deletes it.
+        tracing::warn!(error = &error as &dyn std::error::Error, path = %segment.path.display(), "remove");
+    }
+}
+
+fn switch(shared: &Shared, old: &Segment, new: &Segment, moved: &[Moved]) {
+    let mut index = shared.index.write();
+    for moved in moved {
+        if let Some(version) = index.exact_mut(&moved.key, moved.revision)
+            && version.at.file == old.number
+        {
+            version.at.file = new.number;
+            version.at.offset = moved.offset;
+            old.weigh(-1, moved.key.len(), moved.len);
+            new.weigh(1, moved.key.len(), moved.len);
+        }
+    }
+}
+
+/// What the index, or a replay, can still reach.
+struct Reachable<'a> {
+    shared: &'a Shared,
+    floor: i64,
+    older_cleaned: i64,
+    file: u32,
+}
+
+impl Reachable<'_> {
+    fn speaks_of_older(&self, revision: i64) -> bool {
+        revision >= self.older_cleaned
+    }
+}
+
+impl Keep for Reachable<'_> {
+    fn op(&self, revision: i64, op: &OpRef<'_>) -> bool {
+        if revision >= self.floor {
+            return true;
+        }
+        if matches!(op, OpRef::Delete { .. }) && self.speaks_of_older(revision) {
+            return true;
+        }
+        let index = self.shared.index.read();
+        index
+            .exact(op.key(), revision)
+            .is_some_and(|version| version.at.file == self.file)
+    }
+
+    fn record(&self, revision: i64, kind: Kind) -> bool {
+        match kind {
+            // The headers of later segments carry the floor.
+            Kind::Revision | Kind::Compact { .. } => false,
+            Kind::Grant { id, .. } => self.shared.leases.lock().contains(id),
+            Kind::Revoke { .. } => revision >= self.floor || self.speaks_of_older(revision),
+        }
+    }
+}

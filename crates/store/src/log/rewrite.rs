@@ -1,0 +1,174 @@
+//! A segment again, without what nothing can reach.
+//!
+//! Order keeps a crash harmless at every step: the new file is complete and durable before its name is;
+//! the old file goes only after a checkpoint speaks of the new one (see `recover`'s choice of generations).
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::files::{Files, Segment};
+use super::scan;
+use crate::core::header::{HEADER, Header, file_name};
+use crate::core::record::{Encoder, Kind, OpRef, Record};
+
+const TEMPORARY: &str = "rewrite.tmp";
+
+/// Decides what stays.
+pub(crate) trait Keep {
+    /// Whether an operation of a revision can still be reached.
+    fn op(&self, revision: i64, op: &OpRef<'_>) -> bool;
+    /// Whether a record is needed beside its operations.
+    fn record(&self, revision: i64, kind: Kind) -> bool;
+}
+
+/// A value that got a new place.
+pub(crate) struct Moved {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) revision: i64,
+    /// Where the value begins in the new file.
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+}
+
+/// What a segment would be like rewritten.
+pub(crate) struct Plan {
+    records: Encoder,
+    moved: Vec<Moved>,
+    /// Revisions and where their records begin.
+    marks: Vec<(i64, u32)>,
+    /// Whether the segment, as it is, holds deletions or ended leases, which speak about other segments.
+    pub(crate) speaks_of_others: bool,
+}
+
+impl Plan {
+    /// Bytes of what stays.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+}
+
+/// Reads a segment and decides.
+pub(crate) fn plan(segment: &Segment, keep: &dyn Keep) -> io::Result<Plan> {
+    let mut bytes = vec![0; (segment.end() - u64::from(HEADER)) as usize];
+    segment.file.read_exact_at(&mut bytes, u64::from(HEADER))?;
+    let mut plan = Plan {
+        records: Encoder::default(),
+        moved: Vec::new(),
+        marks: Vec::new(),
+        speaks_of_others: false,
+    };
+    let ended = scan::records(&bytes, HEADER, segment.header.salt, |_, record| {
+        plan.record(record, keep)?;
+        Ok(true)
+    });
+    match ended.bad {
+        None => Ok(plan),
+        Some(bad) => {
+            let text = format!("{} at {}: {}", segment.path.display(), ended.at, bad.text());
+            Err(io::Error::new(io::ErrorKind::InvalidData, text))
+        }
+    }
+}
+
+impl Plan {
+    fn record(&mut self, record: &Record<'_>, keep: &dyn Keep) -> Result<(), crate::core::record::Bad> {
+        let mut ops = Vec::new();
+        for op in record.ops() {
+            let op = op?;
+            self.speaks_of_others |= matches!(op, OpRef::Delete { .. });
+            if keep.op(record.revision, &op) {
+                ops.push(op);
+            }
+        }
+        self.speaks_of_others |= matches!(record.kind, Kind::Revoke { .. });
+        if ops.is_empty() && !keep.record(record.revision, record.kind) {
+            return Ok(());
+        }
+        self.marks
+            .push((record.revision, HEADER + self.records.len() as u32));
+        self.records
+            .begin(record.kind, record.revision, record.trace.as_ref());
+        for op in ops {
+            let (mut offset, mut len) = (0, 0);
+            match op {
+                OpRef::Delete { sub, key } => self.records.delete(sub, key),
+                OpRef::Put {
+                    sub,
+                    key,
+                    value,
+                    lease,
+                    create,
+                    version,
+                    ..
+                } => {
+                    let at = self.records.put(sub, key, value, lease, create, version);
+                    (offset, len) = (HEADER + at as u32, value.len() as u32);
+                }
+            }
+            self.moved.push(Moved {
+                key: op.key().into(),
+                revision: record.revision,
+                offset,
+                len,
+            });
+        }
+        self.records.end();
+        Ok(())
+    }
+
+    /// Writes the next generation of a segment; durable on return, but not yet part of the log.
+    pub(crate) fn write(
+        self,
+        files: &Files,
+        old: &Segment,
+        cleaned: i64,
+    ) -> io::Result<(Arc<Segment>, Vec<Moved>)> {
+        let end = u64::from(HEADER) + self.records.len() as u64;
+        let header = Header {
+            generation: old.header.generation + 1,
+            salt: fastrand::u64(..),
+            sealed_end: end,
+            cleaned,
+            ..old.header
+        };
+        let temporary = files.path(TEMPORARY);
+        match files.disk.remove(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => (),
+        }
+        let file = files.disk.create(&temporary)?;
+        let mut bytes = header.encode().to_vec();
+        bytes.extend(self.records.seal(HEADER, header.salt, true));
+        file.write_all_at(&bytes, 0)?;
+        file.sync_data()?;
+        let path = files.path(&file_name(header.id, header.generation));
+        files.disk.rename(&temporary, &path)?;
+        files.disk.sync_dir(&files.dir)?;
+        let segment = Arc::new(Segment::new(files.next_number(), header, path, file, end));
+        self.marks
+            .iter()
+            .for_each(|(revision, offset)| segment.mark(*revision, *offset));
+        Ok((segment, self.moved))
+    }
+}
+
+/// The header of a segment in which nothing is left.
+pub(crate) fn emptied(old: &Header, cleaned: i64) -> Header {
+    Header {
+        sealed_end: u64::from(HEADER),
+        cleaned,
+        ..*old
+    }
+}
+
+/// Cuts a segment down to its header, in place: it needs no room, so it works on a full disk. A header fits
+/// into one sector, so it is there as a whole or as it was. Nobody may be reading the segment.
+pub(crate) fn empty(segment: &Segment, header: &Header) -> io::Result<()> {
+    segment.file.write_all_at(&header.encode(), 0)?;
+    segment.file.sync_data()?;
+    segment.file.set_len(u64::from(HEADER))?;
+    segment.file.sync_data()?;
+    segment.end.store(u64::from(HEADER), Ordering::Release);
+    Ok(())
+}

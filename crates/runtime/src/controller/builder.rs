@@ -33,7 +33,7 @@ pub enum RunError {
     #[error("{resource} was not listed within {after:?}: is the server reachable, does it serve this, may we list it?")]
     NotSynced {
         /// What could not be listed.
-        resource: Resource,
+        resource: String,
         /// How long was waited.
         after: Duration,
     },
@@ -41,7 +41,7 @@ pub enum RunError {
     #[error("add an index to {resource}")]
     Index {
         /// The resource.
-        resource: Resource,
+        resource: String,
         /// What is wrong.
         #[source]
         source: crate::indexer::DuplicateIndex,
@@ -50,7 +50,7 @@ pub enum RunError {
     #[error("watch {resource}")]
     Stopped {
         /// The resource.
-        resource: Resource,
+        resource: String,
         /// What is wrong.
         #[source]
         source: crate::informer::Stopped,
@@ -262,7 +262,7 @@ impl Builder {
             builder = builder
                 .index(name, move |object| values_of(object))
                 .map_err(|source| RunError::Index {
-                    resource: resource.clone(),
+                    resource: resource.to_string(),
                     source,
                 })?;
         }
@@ -275,7 +275,7 @@ impl Builder {
             tokio::time::timeout_at(deadline, informer.synced())
                 .await
                 .map_err(|_| RunError::NotSynced {
-                    resource: informer.resource().clone(),
+                    resource: informer.resource().to_string(),
                     after: self.sync_timeout,
                 })?;
         }
@@ -325,7 +325,7 @@ fn attach(
         .add_handler_with_resync(handler, resync)
         .map(drop)
         .map_err(|source| RunError::Stopped {
-            resource: informer.resource().clone(),
+            resource: informer.resource().to_string(),
             source,
         })
 }

@@ -19,6 +19,9 @@ const SPAM_REFILL: Duration = Duration::from_secs(300);
 const SIMILAR_MAX: usize = 10;
 const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
 
+/// What stands for many similar messages, so that they share one Event (client-go's words).
+const COMBINED: &str = "(combined from similar events)";
+
 /// Something to be recorded.
 #[derive(Clone, Debug)]
 pub(super) struct Note {
@@ -40,7 +43,7 @@ pub(super) enum Verdict {
     Repeat { name: String, count: u32, message: String },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Correlator {
     spam: Recent<String, Bucket>,
     similar: Recent<Group, Similar>,
@@ -66,16 +69,6 @@ struct Similar {
 struct Written {
     name: String,
     count: u32,
-}
-
-impl Default for Correlator {
-    fn default() -> Self {
-        Self {
-            spam: Recent::default(),
-            similar: Recent::default(),
-            written: Recent::default(),
-        }
-    }
 }
 
 impl Correlator {
@@ -108,7 +101,7 @@ impl Correlator {
             .similar
             .get_mut(&group_of(note))
             .is_some_and(|similar| similar.messages.len() >= SIMILAR_MAX);
-        let message = if combined { combine(&note.message) } else { note.message.clone() };
+        let message = if combined { COMBINED.to_owned() } else { note.message.clone() };
         let written = self
             .written
             .get_or((group_of(note), message), || Written {
@@ -134,17 +127,11 @@ impl Correlator {
             similar.messages.insert(note.message.clone());
         }
         if similar.messages.len() >= SIMILAR_MAX {
-            combine(&note.message)
+            COMBINED.to_owned()
         } else {
             note.message.clone()
         }
     }
-}
-
-/// One Event for all of them needs one text: the first words of client-go's, without the varying rest in
-/// the key would be better for readers, but the rest is what a human wants to see.
-fn combine(_message: &str) -> String {
-    "(combined from similar events)".to_owned()
 }
 
 fn object_of(note: &Note) -> String {

@@ -34,7 +34,7 @@ pub enum Notice<O> {
     },
     /// It changed, or a resync repeats it: then both have the same resource version.
     Updated {
-        /// The state told last.
+        /// The state told last, or the last one of an object that was deleted and made again meanwhile.
         old: O,
         /// The present state. A different UID means that it was deleted and made again.
         new: O,

@@ -376,9 +376,9 @@ mod tests {
                 .map(|delta| match delta {
                     Delta::Object { key, change, object } => {
                         let sign = match change {
-                            Change::Added => '+',
-                            Change::Updated => '~',
-                            Change::Deleted => '-',
+                            Added => '+',
+                            Updated => '~',
+                            Deleted => '-',
                         };
                         format!("{sign}{key}={object}")
                     }
@@ -536,7 +536,7 @@ mod tests {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut fifo = fifo(4);
             let (mut sent, mut got) = (HashMap::new(), HashMap::new());
-            let mut consume = |fifo: &mut RealFifo<&'static str>, got: &mut HashMap<ObjectKey, _>| {
+            let consume = |fifo: &mut RealFifo<&'static str>, got: &mut HashMap<ObjectKey, _>| {
                 for delta in fifo.pop_batch() {
                     if let Delta::Object { key, object, .. } = delta {
                         got.insert(key, object);

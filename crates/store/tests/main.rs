@@ -1,4 +1,5 @@
 //! Integration tests of the store, one binary.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod engine;
 mod recovery;

@@ -203,18 +203,17 @@ mod tests {
     }
 
     #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "rows read better")]
     fn check(success: Vec<Op>, expect: Result<(), Error>) {
-        assert_eq!(
-            txn(
-                &Txn {
-                    compares: vec![],
-                    success,
-                    failure: vec![]
-                },
-                LIMITS
-            ),
-            expect
+        let checked = txn(
+            &Txn {
+                compares: vec![],
+                success,
+                failure: vec![],
+            },
+            LIMITS,
         );
+        assert_eq!(checked, expect);
     }
 
     #[test]

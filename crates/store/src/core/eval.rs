@@ -59,10 +59,18 @@ impl Eval<'_> {
     }
 
     /// Takes all writes of this proposal back.
-    fn undo(&mut self) {
+    pub(crate) fn undo(&mut self) {
         for write in self.writes.drain(..).rev() {
             self.overlay.take_back(&write.key);
         }
+    }
+
+    /// Bytes of this proposal's writes in the log, at most.
+    pub(crate) fn bytes(&self) -> usize {
+        self.writes
+            .iter()
+            .map(|write| write.key.len() + write.value.len() + 64)
+            .sum()
     }
 
     /// A put on its own.
@@ -143,7 +151,7 @@ impl Eval<'_> {
         // An absent key has no value to match; its numbers read 0.
         Ok(match &compare.target {
             CompareTarget::Value(_) => false,
-            target => relate(compare.relation, 0, number(target)),
+            target => relate(compare.relation, &0, &number(target)),
         })
     }
 
@@ -158,7 +166,7 @@ impl Eval<'_> {
             CompareTarget::Mod(_) => version.modified,
             CompareTarget::Lease(_) => version.lease,
         };
-        Ok(relate(compare.relation, stored, number(&compare.target)))
+        Ok(relate(compare.relation, &stored, &number(&compare.target)))
     }
 
     fn check_path(&self, txn: &Txn, path: &Path) -> Result<(), Error> {
@@ -356,7 +364,7 @@ fn number(target: &CompareTarget) -> i64 {
     }
 }
 
-fn relate<T: Ord>(relation: Relation, stored: T, operand: T) -> bool {
+fn relate<T: Ord>(relation: Relation, stored: &T, operand: &T) -> bool {
     match relation {
         Relation::Equal => stored == operand,
         Relation::Greater => stored > operand,

@@ -603,7 +603,7 @@ mod tests {
         index.prune(None, floor, 1, &mut |_, _| ());
         let mut left = Vec::new();
         index.walk(None, 1, |_, older, newest| {
-            left.extend(older.iter().chain([newest]).map(|v| v.modified))
+            left.extend(older.iter().chain([newest]).map(|v| v.modified));
         });
         assert_eq!(left, expect);
     }

@@ -27,15 +27,6 @@ pub(crate) struct Overlay {
 }
 
 impl Overlay {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.leases.is_empty()
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.keys.clear();
-        self.leases.clear();
-    }
-
     pub(crate) fn write(&mut self, key: Bytes, version: Version, value: Bytes) {
         self.keys.entry(key).or_default().push(Pending { version, value });
     }

@@ -88,6 +88,7 @@ impl<'a> OpRef<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record<'a> {
     pub(crate) kind: Kind,
+    #[cfg_attr(not(test), allow(dead_code, reason = "looked at before a record is parsed"))]
     pub(crate) batch_start: u32,
     pub(crate) revision: i64,
     pub(crate) trace: Option<TraceContext>,

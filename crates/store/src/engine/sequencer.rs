@@ -15,7 +15,7 @@ use super::shared::Shared;
 use crate::core::eval::{Eval, Write};
 use crate::core::lease::{TTL_MAX, TTL_MIN};
 use crate::core::overlay::{Overlay, PENDING};
-use crate::core::record::{Encoder, Kind};
+use crate::core::record::{BODY_MAX, Encoder, Kind};
 use crate::error::Error;
 use crate::log::writer::{AppendError, Mark, Writer};
 use crate::types::{LeaseId, Revision};
@@ -212,6 +212,10 @@ impl Draft {
             writes: Vec::new(),
         };
         let result = run(&mut eval)?;
+        if self.records.len() + eval.bytes() > BODY_MAX {
+            eval.undo();
+            return Err(Error::RequestTooLarge);
+        }
         let writes = std::mem::take(&mut eval.writes);
         drop((leases, index));
         if !writes.is_empty() {

@@ -4,3 +4,4 @@
 mod engine;
 mod recovery;
 mod support;
+mod watching;

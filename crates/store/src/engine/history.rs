@@ -37,6 +37,7 @@ impl History for Shared {
             return Ok((Vec::new(), from));
         }
         self.check_floor(from)?;
+        let bytes_max = bytes_max.max(1);
         let read = match self.hot.events(from, until, bytes_max) {
             Some(read) => read,
             None => Scan {
@@ -117,7 +118,9 @@ impl Scan<'_> {
             let bytes = Bytes::from(bytes);
             let mut full = false;
             let ended = scan::records(&bytes, at, segment.header.salt, |offset, record| {
-                segment.mark(record.revision, offset);
+                if record.has_ops() {
+                    segment.mark(record.revision, offset);
+                }
                 full = self.is_full(record, progress);
                 if !full {
                     self.record(&bytes, (offset - at) as usize, record, progress)?;

@@ -115,6 +115,10 @@ impl Engine {
         self.shared.stop.stop();
         self.hub.close();
         threads.for_each(|thread| join(Some(thread)));
+        if let Some(spare) = self.shared.spare.take() {
+            // Reserved space is of no use to a store that is not running; the next start would delete it, too.
+            let _ = self.shared.files.disk.remove(&spare.path);
+        }
         drop(self.lock.lock().take());
     }
 }

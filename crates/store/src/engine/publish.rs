@@ -57,7 +57,7 @@ pub(crate) fn publish(shared: &Arc<Shared>, mut commits: Vec<Commit>, appended: 
         appended.base,
         appended.segment.header.salt,
     );
-    for commit in &commits {
+    for commit in commits.iter().filter(|commit| !commit.writes.is_empty()) {
         appended
             .segment
             .mark(commit.revision, appended.base + commit.start);

@@ -46,6 +46,20 @@ pub(crate) struct Sequencer {
     writer: Writer,
 }
 
+/// However the sequencer ends, nobody is left waiting for it.
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison("the sequencer panicked".to_owned());
+        }
+        self.0.queue.close();
+        // Dropping a proposal drops its reply, which its caller sees at once.
+        while !self.0.queue.take(COMMIT_BYTES).is_empty() {}
+    }
+}
+
 impl Sequencer {
     pub(crate) fn new(shared: Arc<Shared>, writer: Writer) -> Self {
         Self { shared, writer }
@@ -53,6 +67,7 @@ impl Sequencer {
 
     /// Runs until the line is closed and empty.
     pub(crate) fn run(mut self) {
+        let _guard = Guard(Arc::clone(&self.shared));
         loop {
             let proposals = self.shared.queue.take(COMMIT_BYTES);
             if proposals.is_empty() {

@@ -40,7 +40,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         if !shared.spare.is_empty() && shared.no_space.swap(false, Ordering::AcqRel) {
             tracing::info!("there is room on the disk again, writes are accepted");
         }
-        pause = if shared.options.prefill && fill(shared) {
+        pause = if fill_is_due(shared) && fill(shared) {
             FILL_PAUSE
         } else {
             PAUSE
@@ -85,6 +85,11 @@ fn prepare(shared: &Shared) {
             "prepare the next segment"
         ),
     }
+}
+
+/// Zeros are worth their writing once the segment in use is a quarter full: an idle store writes none.
+fn fill_is_due(shared: &Shared) -> bool {
+    shared.options.prefill && shared.tip.lock().offset > shared.options.segment_bytes / 4
 }
 
 fn fill(shared: &Shared) -> bool {

@@ -60,7 +60,8 @@ impl Segment {
         self.live.fetch_add(sign * bytes, Ordering::Relaxed);
     }
 
-    /// Notes that the record at `offset` is the first of `revision` or of a later one.
+    /// Notes that the record of `revision` begins at `offset`. Records without a revision of their own must
+    /// not be noted: they carry the one before, which begins earlier.
     pub(crate) fn mark(&self, revision: i64, offset: u32) {
         let mut marks = self.marks.lock();
         if marks

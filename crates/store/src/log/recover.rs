@@ -76,7 +76,9 @@ impl State {
         self.revision = record.revision;
         self.log_index += 1;
         self.replayed += 1;
-        segment.mark(record.revision, offset);
+        if record.has_ops() {
+            segment.mark(record.revision, offset);
+        }
         Ok(())
     }
 

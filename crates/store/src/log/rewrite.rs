@@ -85,8 +85,10 @@ impl Plan {
         if ops.is_empty() && !keep.record(record.revision, record.kind) {
             return Ok(());
         }
-        self.marks
-            .push((record.revision, HEADER + self.records.len() as u32));
+        if !ops.is_empty() {
+            self.marks
+                .push((record.revision, HEADER + self.records.len() as u32));
+        }
         self.records
             .begin(record.kind, record.revision, record.trace.as_ref());
         for op in ops {

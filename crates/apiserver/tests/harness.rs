@@ -155,7 +155,10 @@ impl Plane {
             .open(Method::GET, path, &[], "", Some(Identity::loopback()))
             .await;
         assert_eq!(response.status(), 200, "{path}");
-        Events::of(response)
+        Events {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+        }
     }
 }
 
@@ -184,14 +187,6 @@ pub struct Events {
 }
 
 impl Events {
-    /// Of a response.
-    pub fn of(response: Response<ApiBody>) -> Self {
-        Self {
-            body: response.into_body(),
-            buffer: BytesMut::new(),
-        }
-    }
-
     /// The next event; `None` at the end of the watch.
     pub async fn next(&mut self) -> Option<Value> {
         loop {

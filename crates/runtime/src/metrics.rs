@@ -125,11 +125,7 @@ impl RuntimeMetrics {
     }
 
     fn register_queue(&self, registry: &mut Registry) {
-        registry.register(
-            "workqueue_depth",
-            "Keys ready for a worker",
-            self.queue_depth.clone(),
-        );
+        registry.register("workqueue_depth", "Keys ready for a worker", self.queue_depth.clone());
         registry.register("workqueue_adds", "Keys added", self.queue_adds.clone());
         registry.register(
             "workqueue_queue_duration_seconds",
@@ -165,11 +161,7 @@ impl RuntimeMetrics {
             "Seconds a list took, watch-list included",
             self.list_seconds.clone(),
         );
-        registry.register(
-            "reflector_items_per_list",
-            "Items a list returned",
-            self.list_items.clone(),
-        );
+        registry.register("reflector_items_per_list", "Items a list returned", self.list_items.clone());
         registry.register("reflector_watches", "Watches opened", self.watches.clone());
         registry.register(
             "reflector_short_watches",
@@ -252,9 +244,7 @@ impl RuntimeMetrics {
     }
 
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {
-        let label = Name {
-            name: name.to_owned(),
-        };
+        let label = Name { name: name.to_owned() };
         QueueMetrics {
             depth: self.queue_depth.get_or_create_owned(&label),
             adds: self.queue_adds.get_or_create_owned(&label),
@@ -267,9 +257,7 @@ impl RuntimeMetrics {
     }
 
     pub(crate) fn informer(&self, name: &str) -> InformerMetrics {
-        let label = Name {
-            name: name.to_owned(),
-        };
+        let label = Name { name: name.to_owned() };
         InformerMetrics {
             lists: self.lists.get_or_create_owned(&label),
             list_seconds: self.list_seconds.get_or_create_owned(&label),
@@ -309,9 +297,7 @@ impl RuntimeMetrics {
     }
 
     pub(crate) fn events_dropped(&self, name: &str) -> Counter {
-        self.events_dropped.get_or_create_owned(&Name {
-            name: name.to_owned(),
-        })
+        self.events_dropped.get_or_create_owned(&Name { name: name.to_owned() })
     }
 }
 

@@ -80,10 +80,10 @@ func dial(endpoint string) *clientv3.Client {
 }
 
 func servers(dir string) (ours, theirs *server) {
-	ourAddr, ourAPI, theirAddr, peerAddr := free(), free(), free(), free()
+	ourAddr, theirAddr, peerAddr := free(), free(), free()
 	ours = &server{name: "setpoint", endpoint: ourAddr, command: func() *exec.Cmd {
-		return exec.Command(*setpointPath, "server", "--data-dir", filepath.Join(dir, "setpoint"),
-			"--etcd-listen", ourAddr, "--api-listen", ourAPI, "--log", "warn")
+		return exec.Command(*setpointPath, "server", "--roles", "store", "--data-dir", filepath.Join(dir, "setpoint"),
+			"--etcd-listen", ourAddr, "--log", "warn")
 	}}
 	theirs = &server{name: "etcd", endpoint: theirAddr, command: func() *exec.Cmd {
 		client, peer := "http://"+theirAddr, "http://"+peerAddr

@@ -6,6 +6,7 @@ use clap::{ArgMatches, Args};
 
 use super::{Failure, start};
 use crate::config::{PlaneArgs, Resolved};
+use crate::plane::StoreOnly;
 use crate::up::project::Scalar;
 
 /// Arguments of `server`.
@@ -22,6 +23,18 @@ pub(super) struct ServerArgs {
     /// YAML file with the same settings, named as the flags without their dashes
     #[arg(long, value_name = "FILE", env = "SETPOINT_CONFIG")]
     config: Option<PathBuf>,
+    /// What to serve: all of it, or the store alone, which is then an etcd without keys of its own
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Role::Store, Role::Api])]
+    roles: Vec<Role>,
+}
+
+/// A part of a plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Role {
+    /// The log and its etcd front
+    Store,
+    /// The Kubernetes API; needs the store
+    Api,
 }
 
 pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure> {
@@ -30,8 +43,15 @@ pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure
     if let Some(path) = &args.config {
         said.add_file(path, read(path, &mut problems), &mut problems);
     }
+    if !args.roles.contains(&Role::Store) {
+        problems.push("--roles api needs the store in the same process: add store".to_owned());
+    }
     let resolved = said.resolve(&start::cwd()?, problems).map_err(Failure::Usage)?;
-    start::run(&resolved, "info", |stop| serve(&resolved, stop))
+    if args.roles.contains(&Role::Api) {
+        start::run(&resolved, "info", |stop| serve(&resolved, stop))
+    } else {
+        start::run(&resolved, "info", |stop| serve_store(&resolved, stop))
+    }
 }
 
 fn read(path: &Path, problems: &mut Vec<String>) -> std::collections::BTreeMap<String, String> {
@@ -74,4 +94,26 @@ async fn serve(resolved: &Resolved, stop: setpoint_base::Stop) -> Result<(), Fai
         Some(error) => Err(error.into()),
         None => Ok(()),
     }
+}
+
+async fn serve_store(resolved: &Resolved, stop: setpoint_base::Stop) -> Result<(), Failure> {
+    let store = StoreOnly::start(resolved.plane.clone()).await?;
+    let ready = store.ready();
+    if let Some(path) = &resolved.ready_file {
+        ready
+            .write(path)
+            .map_err(|error| start::ready_file(path, &error))?;
+    }
+    tracing::info!(etcd = ready.etcd, "ready");
+    let failure = tokio::select! {
+        () = stop.cancelled() => None,
+        error = store.failed() => Some(error),
+    };
+    tracing::info!("stopping");
+    if let Some(path) = &resolved.ready_file {
+        // A script that finds it stale can still see that the pid is gone.
+        let _ = crate::ready::forget(path);
+    }
+    store.stop().await;
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -114,7 +114,7 @@ pub(super) async fn plane(resolved: &Resolved) -> Result<Plane, Failure> {
     Ok(plane)
 }
 
-fn ready_file(path: &Path, error: &io::Error) -> Failure {
+pub(super) fn ready_file(path: &Path, error: &io::Error) -> Failure {
     Failure::Failed(format!(
         "write the ready file {}: {error}; give --ready-file a path in a directory you may write",
         path.display()

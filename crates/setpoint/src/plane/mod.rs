@@ -7,6 +7,7 @@
 mod error;
 pub(crate) mod holder;
 mod options;
+mod store_only;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 pub use error::PlaneError;
 pub use options::PlaneOptions;
+pub use store_only::StoreOnly;
 
 use crate::loopback::Loopback;
 use crate::ready::Ready;

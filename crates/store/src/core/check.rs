@@ -127,9 +127,9 @@ fn txn_ops(txn: &Txn, budget: usize) -> Result<(), Error> {
 
 type Written<'a> = (HashSet<&'a [u8]>, Spans);
 
-/// A key may be put once, and not both put and deleted, on any path through the steps. The rules are those of etcd's
-/// `checkIntervals`, with its corner: the puts of a nested transaction are held against the deletes of this level and
-/// of nested transactions *before* it.
+/// A key may be put once, and not both put and deleted, on any path through the steps: so a revision never holds two
+/// versions of a key. etcd's `checkIntervals` means the same but overlooks two cases, which are refused here: deletes
+/// up to the end of the keys, and puts of a nested transaction that a later nested one deletes.
 fn intervals(ops: &[Op]) -> Result<Written<'_>, Error> {
     let (mut puts, mut deletes): Written<'_> = (HashSet::new(), Spans::default());
     for op in ops {
@@ -141,6 +141,11 @@ fn intervals(ops: &[Op]) -> Result<Written<'_>, Error> {
         let Op::Txn(txn) = op else { continue };
         let (then_puts, then_deletes) = intervals(&txn.success)?;
         let (else_puts, else_deletes) = intervals(&txn.failure)?;
+        for gone in [&then_deletes, &else_deletes] {
+            if !gone.is_empty() && puts.iter().any(|key| gone.contains(key)) {
+                return Err(Error::DuplicateKey);
+            }
+        }
         for key in &then_puts {
             claim(&mut puts, &deletes, key)?;
         }

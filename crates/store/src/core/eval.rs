@@ -175,6 +175,12 @@ impl Eval<'_> {
             match op {
                 Op::Put(put) => self.check_put(put)?,
                 Op::Range(range) => {
+                    // Here a negative revision is one below the floor, not "now" (etcd's `checkRange`).
+                    let asked = range.revision.unwrap_or_default();
+                    if asked.0 < self.floor.min(0) {
+                        let floor = Revision(self.floor);
+                        return Err(Error::Compacted { asked, floor });
+                    }
                     read_revision(range, self.current, self.floor)?;
                 }
                 Op::Delete(_) => (),

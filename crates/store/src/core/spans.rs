@@ -5,13 +5,17 @@ use std::ops::Bound;
 
 use crate::types::KeyRange;
 
-/// A set of keys as disjoint spans `[start, end)`, so that a lookup is one search however many there are.
+/// A set of keys as disjoint spans, so that a lookup is one search however many there are.
 #[derive(Default)]
-pub(crate) struct Spans(BTreeMap<Vec<u8>, Vec<u8>>);
+pub(crate) struct Spans {
+    /// `[start, end)` by start.
+    bounded: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Every key from this one on.
+    from: Option<Vec<u8>>,
+}
 
 impl Spans {
-    /// Adds the keys of a range. A range that runs to the end of the keys adds none: etcd's check of transactions, whose
-    /// sets these are, reads its end "\0" as a key.
+    /// Adds the keys of a range.
     pub(crate) fn insert(&mut self, range: &KeyRange) {
         match range {
             KeyRange::Key(key) => {
@@ -20,7 +24,13 @@ impl Spans {
                 self.insert_span(key.to_vec(), end);
             }
             KeyRange::Span(start, end) => self.insert_span(start.to_vec(), end.to_vec()),
-            KeyRange::From(_) => (),
+            KeyRange::From(start) => self.insert_from(start.to_vec()),
+        }
+    }
+
+    fn insert_from(&mut self, start: Vec<u8>) {
+        if self.from.as_ref().is_none_or(|from| start < *from) {
+            self.from = Some(start);
         }
     }
 
@@ -30,35 +40,46 @@ impl Spans {
         }
         // Everything that touches the new span becomes part of it.
         while let Some((other_start, other_end)) = self
-            .0
+            .bounded
             .range(..=end.clone())
             .next_back()
             .map(|(start, end)| (start.clone(), end.clone()))
             .filter(|(_, other_end)| *other_end >= start)
         {
-            self.0.remove(&other_start);
+            self.bounded.remove(&other_start);
             start = start.min(other_start);
             end = end.max(other_end);
         }
-        self.0.insert(start, end);
+        self.bounded.insert(start, end);
     }
 
     /// Adds all keys of another set.
     pub(crate) fn merge(&mut self, mut other: Self) {
-        if self.0.len() < other.0.len() {
+        if self.bounded.len() < other.bounded.len() {
             std::mem::swap(self, &mut other);
         }
-        for (start, end) in other.0 {
+        for (start, end) in other.bounded {
             self.insert_span(start, end);
         }
+        if let Some(from) = other.from {
+            self.insert_from(from);
+        }
+    }
+
+    /// Whether there is nothing in the set.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bounded.is_empty() && self.from.is_none()
     }
 
     /// Whether a key is in the set.
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        self.0
-            .range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
-            .next_back()
-            .is_some_and(|(_, end)| key < &end[..])
+        let below = (Bound::Unbounded, Bound::Included(key));
+        self.from.as_ref().is_some_and(|from| &from[..] <= key)
+            || self
+                .bounded
+                .range::<[u8], _>(below)
+                .next_back()
+                .is_some_and(|(_, end)| key < &end[..])
     }
 }
 
@@ -72,7 +93,7 @@ mod tests {
         for (start, end) in [("a", "c"), ("e", "g"), ("b", "f"), ("x", "y"), ("z", "a")] {
             spans.insert_span(start.into(), end.into());
         }
-        assert_eq!(spans.0.len(), 2);
+        assert_eq!(spans.bounded.len(), 2);
         for (key, expect) in [
             ("a", true),
             ("d", true),

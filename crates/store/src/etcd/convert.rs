@@ -52,7 +52,8 @@ pub(super) fn range(request: pb::RangeRequest) -> Result<Range, Status> {
     };
     Ok(Range {
         keys: KeyRange::from_wire(request.key, request.range_end),
-        revision: (request.revision > 0).then_some(Revision(request.revision)),
+        // Below 0 is "now" too, except inside a transaction: the store knows which this is.
+        revision: (request.revision != 0).then_some(Revision(request.revision)),
         limit: usize::try_from(request.limit).unwrap_or(0),
         keys_only: request.keys_only,
         count_only: request.count_only,

@@ -155,10 +155,7 @@ impl Plane {
             .open(Method::GET, path, &[], "", Some(Identity::loopback()))
             .await;
         assert_eq!(response.status(), 200, "{path}");
-        Events {
-            body: response.into_body(),
-            buffer: BytesMut::new(),
-        }
+        Events::of(response)
     }
 }
 
@@ -187,6 +184,14 @@ pub struct Events {
 }
 
 impl Events {
+    /// Of a response.
+    pub fn of(response: Response<ApiBody>) -> Self {
+        Self {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+        }
+    }
+
     /// The next event; `None` at the end of the watch.
     pub async fn next(&mut self) -> Option<Value> {
         loop {

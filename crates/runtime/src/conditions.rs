@@ -79,11 +79,27 @@ mod tests {
     fn the_time_of_a_transition_moves_only_with_the_status() {
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let mut conditions = Vec::new();
-        assert!(set(&mut conditions, Condition::new("Ready", false, "Starting", ""), at(0)));
-        assert!(set(&mut conditions, Condition::new("Ready", false, "Waiting", ""), at(60)));
+        assert!(set(
+            &mut conditions,
+            Condition::new("Ready", false, "Starting", ""),
+            at(0)
+        ));
+        assert!(set(
+            &mut conditions,
+            Condition::new("Ready", false, "Waiting", ""),
+            at(60)
+        ));
         assert_eq!(conditions[0].last_transition_time, "1970-01-01T00:00:00Z");
-        assert!(!set(&mut conditions, Condition::new("Ready", false, "Waiting", ""), at(90)));
-        assert!(set(&mut conditions, Condition::new("Ready", true, "Serving", ""), at(120)));
+        assert!(!set(
+            &mut conditions,
+            Condition::new("Ready", false, "Waiting", ""),
+            at(90)
+        ));
+        assert!(set(
+            &mut conditions,
+            Condition::new("Ready", true, "Serving", ""),
+            at(120)
+        ));
         assert_eq!(conditions[0].last_transition_time, "1970-01-01T00:02:00Z");
         assert!(is_true(&conditions, "Ready"));
     }

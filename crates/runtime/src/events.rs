@@ -156,9 +156,19 @@ impl Writer {
     }
 
     /// Returns the name of the Event written.
-    async fn send(&self, note: &Note, name: Option<&str>, count: u32, message: &str) -> Result<String, Error> {
+    async fn send(
+        &self,
+        note: &Note,
+        name: Option<&str>,
+        count: u32,
+        message: &str,
+    ) -> Result<String, Error> {
         let header = note.regarding.header();
-        let namespace = if header.namespace.is_empty() { "default" } else { &header.namespace };
+        let namespace = if header.namespace.is_empty() {
+            "default"
+        } else {
+            &header.namespace
+        };
         let api = self.api.clone().namespace(namespace);
         let now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         if let Some(name) = name {
@@ -170,7 +180,8 @@ impl Writer {
             }
         }
         let name = format!("{}.{:016x}", header.name, fastrand::u64(..));
-        api.create(&self.body(note, &name, namespace, count, &now, message)).await?;
+        api.create(&self.body(note, &name, namespace, count, &now, message))
+            .await?;
         Ok(name)
     }
 

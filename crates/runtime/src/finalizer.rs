@@ -60,7 +60,11 @@ pub async fn enter(api: &Api, object: &Encoded, finalizer: &str) -> Result<Phase
 /// As [`Api::patch`]; 409 when the object has changed since it was read: retry.
 pub async fn leave(api: &Api, object: &Encoded, finalizer: &str) -> Result<(), Error> {
     let present = finalizers(object);
-    let wanted: Vec<String> = present.iter().filter(|name| *name != finalizer).cloned().collect();
+    let wanted: Vec<String> = present
+        .iter()
+        .filter(|name| *name != finalizer)
+        .cloned()
+        .collect();
     if wanted.len() == present.len() {
         return Ok(());
     }

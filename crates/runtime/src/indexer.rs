@@ -80,7 +80,9 @@ impl<O: Versioned> Indexer<O> {
     pub fn add_index(&self, name: &str, values_of: IndexFn<O>) -> Result<(), DuplicateIndex> {
         let mut inner = self.inner.write();
         if inner.indexes.iter().any(|index| index.name == name) {
-            return Err(DuplicateIndex { name: name.to_owned() });
+            return Err(DuplicateIndex {
+                name: name.to_owned(),
+            });
         }
         let mut index = Index {
             name: name.to_owned(),
@@ -224,7 +226,9 @@ impl<O: Versioned> Inner<O> {
         self.indexes
             .iter()
             .find(|index| index.name == name)
-            .ok_or_else(|| UnknownIndex { name: name.to_owned() })
+            .ok_or_else(|| UnknownIndex {
+                name: name.to_owned(),
+            })
     }
 
     fn put(&mut self, key: ObjectKey, object: O, initial: bool) -> Notice<O> {
@@ -385,7 +389,12 @@ mod tests {
             .collect();
         let expect: Vec<(String, Vec<String>)> = expect
             .iter()
-            .map(|(value, keys)| ((*value).to_owned(), keys.iter().map(|key| (*key).to_owned()).collect()))
+            .map(|(value, keys)| {
+                (
+                    (*value).to_owned(),
+                    keys.iter().map(|key| (*key).to_owned()).collect(),
+                )
+            })
             .collect();
         assert_eq!(got, expect);
     }
@@ -428,7 +437,14 @@ mod tests {
     #[test]
     fn a_replace_tells_deletions_first_and_then_what_is_new_or_changed() {
         let indexer = by_word();
-        indexer.apply(vec![put("gone", Doc(1, "")), put("same", Doc(2, "")), put("old", Doc(3, ""))], false);
+        indexer.apply(
+            vec![
+                put("gone", Doc(1, "")),
+                put("same", Doc(2, "")),
+                put("old", Doc(3, "")),
+            ],
+            false,
+        );
         let notices = indexer.apply(
             vec![Delta::ReplacedAll {
                 resource_version: 9,
@@ -486,7 +502,9 @@ mod tests {
     #[test]
     fn an_index_function_that_panics_costs_its_own_index_only() {
         let indexer = by_word();
-        indexer.add_index("bad", Arc::new(|_: &Doc| panic!("no"))).unwrap();
+        indexer
+            .add_index("bad", Arc::new(|_: &Doc| panic!("no")))
+            .unwrap();
         indexer.apply(vec![put("a", Doc(1, "red"))], false);
         assert_eq!(indexer.by_index("word", "red").unwrap().len(), 1);
     }

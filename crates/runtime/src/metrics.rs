@@ -125,7 +125,11 @@ impl RuntimeMetrics {
     }
 
     fn register_queue(&self, registry: &mut Registry) {
-        registry.register("workqueue_depth", "Keys ready for a worker", self.queue_depth.clone());
+        registry.register(
+            "workqueue_depth",
+            "Keys ready for a worker",
+            self.queue_depth.clone(),
+        );
         registry.register("workqueue_adds", "Keys added", self.queue_adds.clone());
         registry.register(
             "workqueue_queue_duration_seconds",
@@ -161,7 +165,11 @@ impl RuntimeMetrics {
             "Seconds a list took, watch-list included",
             self.list_seconds.clone(),
         );
-        registry.register("reflector_items_per_list", "Items a list returned", self.list_items.clone());
+        registry.register(
+            "reflector_items_per_list",
+            "Items a list returned",
+            self.list_items.clone(),
+        );
         registry.register("reflector_watches", "Watches opened", self.watches.clone());
         registry.register(
             "reflector_short_watches",
@@ -244,7 +252,9 @@ impl RuntimeMetrics {
     }
 
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {
-        let label = Name { name: name.to_owned() };
+        let label = Name {
+            name: name.to_owned(),
+        };
         QueueMetrics {
             depth: self.queue_depth.get_or_create_owned(&label),
             adds: self.queue_adds.get_or_create_owned(&label),
@@ -257,7 +267,9 @@ impl RuntimeMetrics {
     }
 
     pub(crate) fn informer(&self, name: &str) -> InformerMetrics {
-        let label = Name { name: name.to_owned() };
+        let label = Name {
+            name: name.to_owned(),
+        };
         InformerMetrics {
             lists: self.lists.get_or_create_owned(&label),
             list_seconds: self.list_seconds.get_or_create_owned(&label),
@@ -297,7 +309,9 @@ impl RuntimeMetrics {
     }
 
     pub(crate) fn events_dropped(&self, name: &str) -> Counter {
-        self.events_dropped.get_or_create_owned(&Name { name: name.to_owned() })
+        self.events_dropped.get_or_create_owned(&Name {
+            name: name.to_owned(),
+        })
     }
 }
 

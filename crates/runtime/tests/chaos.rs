@@ -25,10 +25,14 @@ struct View {
 impl View {
     fn hear(&mut self, event: &Event) {
         let header = event.object().header();
-        let (name, version) = (format!("{}/{}", header.namespace, header.name), header.resource_version);
+        let (name, version) = (
+            format!("{}/{}", header.namespace, header.name),
+            header.resource_version,
+        );
         let newest = self.newest.entry(name.clone()).or_default();
         if version < *newest {
-            self.wrong.push(format!("{name} went back from {newest} to {version}"));
+            self.wrong
+                .push(format!("{name} went back from {newest} to {version}"));
         }
         *newest = version;
         match event {
@@ -65,7 +69,10 @@ fn disturb(fake: &Fake, rng: &mut fastrand::Rng) {
             fake.compact();
             fake.drop_watches();
         }
-        33 => fake.fail(On::Watch, Fault::Status(410, "Expired", "too old resource version")),
+        33 => fake.fail(
+            On::Watch,
+            Fault::Status(410, "Expired", "too old resource version"),
+        ),
         34 => fake.fail(On::Watch, Fault::Event(410, "Expired")),
         35 => fake.fail(On::WatchList, Fault::Cut(rng.usize(..4))),
         36 => fake.fail(On::Watch, Fault::Cut(rng.usize(..4))),
@@ -119,7 +126,12 @@ async fn run(seed: u64, steps: usize) {
             .store()
             .list()
             .iter()
-            .map(|object| (format!("ns/{}", object.header().name), object.header().resource_version))
+            .map(|object| {
+                (
+                    format!("ns/{}", object.header().name),
+                    object.header().resource_version,
+                )
+            })
             .collect();
         store == fake.versions(&MAPS)
     };
@@ -131,7 +143,11 @@ async fn run(seed: u64, steps: usize) {
         assert!(view.wrong.is_empty(), "{at}: {:?}", view.wrong);
     }
     assert!(!everything.is_empty());
-    assert_eq!(tasks.shutdown(Duration::from_secs(60)).await, 0, "{at}: tasks left");
+    assert_eq!(
+        tasks.shutdown(Duration::from_secs(60)).await,
+        0,
+        "{at}: tasks left"
+    );
 }
 
 /// A handler that is called, or a reader that dawdles.
@@ -147,7 +163,9 @@ fn listen(informer: &SharedInformer, tasks: &TaskGroup, slow: bool) -> Arc<Mutex
             }
         });
     } else {
-        informer.add_handler(move |event| into.lock().hear(event)).unwrap();
+        informer
+            .add_handler(move |event| into.lock().hear(event))
+            .unwrap();
     }
     view
 }

@@ -15,7 +15,9 @@ async fn an_object_can_be_created_read_changed_and_deleted() {
     let fake = Fake::new();
     let api = fake.client().api(&Resource::of::<ConfigMap>()).namespace("ns");
     let made = api
-        .create(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "ns"}}))
+        .create(
+            &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "ns"}}),
+        )
         .await
         .unwrap();
     assert_eq!(made.header().resource_version, 101);
@@ -63,8 +65,14 @@ async fn every_call_has_a_deadline() {
     fake.fail(On::Watch, Fault::Hang);
     let api = fake.client().api(&MAPS).namespace("ns");
     assert!(matches!(api.get("a").await, Err(Error::Timeout { .. })));
-    assert!(matches!(api.list(&ListParams::default()).await, Err(Error::Timeout { .. })));
-    assert!(matches!(api.watch(&WatchParams::default()).await, Err(Error::Timeout { .. })));
+    assert!(matches!(
+        api.list(&ListParams::default()).await,
+        Err(Error::Timeout { .. })
+    ));
+    assert!(matches!(
+        api.watch(&WatchParams::default()).await,
+        Err(Error::Timeout { .. })
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,7 +85,10 @@ async fn an_answer_over_the_limit_is_refused() {
         ..ClientOptions::default()
     };
     let api = fake.client().with_options(options).api(&MAPS).namespace("ns");
-    assert!(matches!(api.get("big").await, Err(Error::TooLong { bytes_max: 500, .. })));
+    assert!(matches!(
+        api.get("big").await,
+        Err(Error::TooLong { bytes_max: 500, .. })
+    ));
     let from_start = WatchParams {
         resource_version: Some(100),
         ..WatchParams::default()
@@ -119,20 +130,42 @@ async fn a_watch_on_a_dead_connection_ends_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn a_finalizer_is_entered_once_and_left_once_and_others_are_kept() {
     let fake = Fake::new();
-    fake.put(&SITES, "ns", "a", json!({"metadata": {"finalizers": ["other/one"]}}));
+    fake.put(
+        &SITES,
+        "ns",
+        "a",
+        json!({"metadata": {"finalizers": ["other/one"]}}),
+    );
     let api = fake.client().api(&SITES).namespace("ns");
     let read = async || api.get("a").await.unwrap();
     let name = "demo/port";
-    assert_eq!(finalizer::enter(&api, &read().await, name).await.unwrap(), finalizer::Phase::Live);
-    assert_eq!(finalizer::enter(&api, &read().await, name).await.unwrap(), finalizer::Phase::Live);
+    assert_eq!(
+        finalizer::enter(&api, &read().await, name).await.unwrap(),
+        finalizer::Phase::Live
+    );
+    assert_eq!(
+        finalizer::enter(&api, &read().await, name).await.unwrap(),
+        finalizer::Phase::Live
+    );
     assert_eq!(
         fake.get(&SITES, "ns", "a").unwrap()["metadata"]["finalizers"],
         json!(["other/one", name])
     );
     let stale = read().await;
     api.delete("a", &DeleteParams::default()).await.unwrap();
-    assert!(finalizer::leave(&api, &stale, name).await.unwrap_err().is_conflict());
-    assert_eq!(finalizer::enter(&api, &read().await, name).await.unwrap(), finalizer::Phase::Leaving);
+    assert!(
+        finalizer::leave(&api, &stale, name)
+            .await
+            .unwrap_err()
+            .is_conflict()
+    );
+    assert_eq!(
+        finalizer::enter(&api, &read().await, name).await.unwrap(),
+        finalizer::Phase::Leaving
+    );
     finalizer::leave(&api, &read().await, name).await.unwrap();
-    assert_eq!(finalizer::enter(&api, &read().await, name).await.unwrap(), finalizer::Phase::Left);
+    assert_eq!(
+        finalizer::enter(&api, &read().await, name).await.unwrap(),
+        finalizer::Phase::Left
+    );
 }

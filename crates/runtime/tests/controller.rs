@@ -49,8 +49,14 @@ fn builder(fake: &Fake) -> setpoint_runtime::controller::Builder {
 }
 
 async fn seen(log: &Seen, expect: &[&str]) {
-    let (now, expect): (Seen, Vec<String>) = (Arc::clone(log), expect.iter().map(|word| (*word).to_owned()).collect());
-    eventually(&format!("reconciles {expect:?}, were {:?}", log.lock()), || *now.lock() == expect).await;
+    let (now, expect): (Seen, Vec<String>) = (
+        Arc::clone(log),
+        expect.iter().map(|word| (*word).to_owned()).collect(),
+    );
+    eventually(&format!("reconciles {expect:?}, were {:?}", log.lock()), || {
+        *now.lock() == expect
+    })
+    .await;
 }
 
 fn child(owner: &str) -> serde_json::Value {
@@ -116,7 +122,10 @@ async fn a_child_deleted_while_disconnected_brings_its_owner_back() {
     fake.put(&MAPS, "other", "y", json!({}));
     fake.compact();
     fake.drop_watches();
-    eventually("the owner is reconciled", || count.load(Ordering::Relaxed) > before).await;
+    eventually("the owner is reconciled", || {
+        count.load(Ordering::Relaxed) > before
+    })
+    .await;
     running.stop().await;
 }
 
@@ -142,7 +151,11 @@ async fn a_failure_is_retried_with_history_and_the_trace_of_its_cause() {
     let running = Running::start(builder(&fake), reconcile);
     seen(&log, &["1 false -"]).await;
     fake.put_traced(&SITES, "ns", "web", json!({"spec": {}}), Some(cause.to_string()));
-    seen(&log, &["1 false -", "1 true -", "2 true not yet", "3 true not yet"]).await;
+    seen(
+        &log,
+        &["1 false -", "1 true -", "2 true not yet", "3 true not yet"],
+    )
+    .await;
     running.stop().await;
 }
 
@@ -219,7 +232,10 @@ async fn requeue_after_brings_the_object_back_in_time() {
     eventually("three reconciles", || times.lock().len() == 3).await;
     let times = times.lock().clone();
     let gap = times[2] - times[1];
-    assert!(gap >= Duration::from_secs(30) && gap < Duration::from_secs(31), "{gap:?}");
+    assert!(
+        gap >= Duration::from_secs(30) && gap < Duration::from_secs(31),
+        "{gap:?}"
+    );
     running.stop().await;
 }
 
@@ -243,7 +259,10 @@ async fn a_stop_finishes_what_has_begun_and_begins_nothing_else() {
     let running = Running::start(builder(&fake).workers(2), reconcile);
     eventually("two reconciles have begun", || begun.load(Ordering::Relaxed) == 2).await;
     running.stop().await;
-    assert_eq!((begun.load(Ordering::Relaxed), ended.load(Ordering::Relaxed)), (2, 2));
+    assert_eq!(
+        (begun.load(Ordering::Relaxed), ended.load(Ordering::Relaxed)),
+        (2, 2)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,7 +302,11 @@ async fn a_status_write_of_its_own_does_not_bring_the_object_back_when_filtered(
             let status = json!({"status": {"n": n}});
             context
                 .api()
-                .patch_status(request.name(), setpoint_runtime::client::PatchKind::Merge, &status)
+                .patch_status(
+                    request.name(),
+                    setpoint_runtime::client::PatchKind::Merge,
+                    &status,
+                )
                 .await?;
             Result::Ok(Outcome::Done)
         }
@@ -302,7 +325,9 @@ async fn events_are_written_in_the_background_and_repeats_are_counted() {
     fake.put(&SITES, "ns", "web", json!({}));
     let reconcile = move |_: Request, context: Context| async move {
         let site = context.object().unwrap();
-        context.recorder().event(&site, EventKind::Warning, "PortTaken", "port 80 is taken");
+        context
+            .recorder()
+            .event(&site, EventKind::Warning, "PortTaken", "port 80 is taken");
         Result::Ok(Outcome::RequeueAfter(Duration::from_secs(10)))
     };
     let running = Running::start(builder(&fake), reconcile);
@@ -313,11 +338,17 @@ async fn events_are_written_in_the_background_and_repeats_are_counted() {
             .filter_map(|name| fake.get(&EVENTS, "ns", name.split_once('/')?.1))
             .collect()
     };
-    eventually("the third repeat", || events().first().is_some_and(|event| event["count"] == 3)).await;
+    eventually("the third repeat", || {
+        events().first().is_some_and(|event| event["count"] == 3)
+    })
+    .await;
     let all = events();
     assert_eq!(all.len(), 1);
     assert_eq!(all[0]["involvedObject"]["name"], "web");
-    assert_eq!((&all[0]["type"], &all[0]["reason"]), (&json!("Warning"), &json!("PortTaken")));
+    assert_eq!(
+        (&all[0]["type"], &all[0]["reason"]),
+        (&json!("Warning"), &json!("PortTaken"))
+    );
     running.stop().await;
 }
 
@@ -332,5 +363,10 @@ async fn a_resource_that_cannot_be_listed_is_named() {
         .run(|_: Request, _: Context| async { Ok(Outcome::Done) }, Stop::new());
     let error = run.await.unwrap_err();
     assert!(matches!(error, RunError::NotSynced { .. }));
-    assert!(error.to_string().starts_with("nopes.nope.dev was not listed within 5s"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("nopes.nope.dev was not listed within 5s"),
+        "{error}"
+    );
 }

@@ -133,7 +133,10 @@ impl Fake {
 
     /// Lists and watches so far, as `list rv=0 limit=500` or `watch rv=5`.
     pub(crate) fn reads(&self) -> Vec<String> {
-        self.requests().iter().filter_map(|request| read_of(request)).collect()
+        self.requests()
+            .iter()
+            .filter_map(|request| read_of(request))
+            .collect()
     }
 
     /// Ends every watch.
@@ -201,7 +204,10 @@ impl Fake {
         let version = state.version;
         let known = state.objects.get(path);
         let kind = if known.is_some() { "MODIFIED" } else { "ADDED" };
-        let uid = known.map_or_else(|| json!(format!("uid-{version}")), |known| known["metadata"]["uid"].clone());
+        let uid = known.map_or_else(
+            || json!(format!("uid-{version}")),
+            |known| known["metadata"]["uid"].clone(),
+        );
         object["metadata"]["uid"] = uid;
         object["metadata"]["resourceVersion"] = json!(version.to_string());
         state.objects.insert(path.to_owned(), object.clone());
@@ -246,16 +252,18 @@ impl Fake {
             Some(Fault::Hang) => std::future::pending().await,
             _ => (),
         }
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = body
+            .collect()
+            .await
+            .map(|body| body.to_bytes())
+            .unwrap_or_default();
         Ok(match on {
             On::List | On::NextPage => self.list(&path, &query),
             On::Watch | On::WatchList => self.watch(&path, &query, on == On::WatchList, fault),
-            On::Get => self
-                .state
-                .lock()
-                .objects
-                .get(&path)
-                .map_or_else(|| status(404, "NotFound", "not found"), |object| ok(&object.clone())),
+            On::Get => self.state.lock().objects.get(&path).map_or_else(
+                || status(404, "NotFound", "not found"),
+                |object| ok(&object.clone()),
+            ),
             On::Write => self.write(&parts.method, &path, &body, traceparent),
         })
     }
@@ -267,23 +275,40 @@ impl Fake {
             .filter(|(key, _)| *key != "timeoutSeconds")
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
-        state.requests.push(format!("{method} {path}?{}", query.join("&")));
+        state
+            .requests
+            .push(format!("{method} {path}?{}", query.join("&")));
         let at = state.faults.iter().position(|(kind, _)| *kind == on)?;
         state.faults.remove(at).map(|(_, fault)| fault)
     }
 
     fn list(&self, path: &str, query: &BTreeMap<String, String>) -> Answer {
         let state = self.state.lock();
-        let from_cache = query.get("resourceVersion").is_some_and(|version| version == "0") && !state.no_watch_cache;
-        let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(0);
-        let limit = if from_cache || limit == 0 { usize::MAX } else { limit };
+        let from_cache =
+            query.get("resourceVersion").is_some_and(|version| version == "0") && !state.no_watch_cache;
+        let limit: usize = query
+            .get("limit")
+            .and_then(|limit| limit.parse().ok())
+            .unwrap_or(0);
+        let limit = if from_cache || limit == 0 {
+            usize::MAX
+        } else {
+            limit
+        };
         let after = query.get("continue").cloned().unwrap_or_default();
         let plural = path.rsplit('/').next().unwrap_or_default();
-        let mut items: Vec<(&String, &Value)> =
-            state.of(path, plural).filter(|(key, _)| hex(key) > after).take(limit.saturating_add(1)).collect();
+        let mut items: Vec<(&String, &Value)> = state
+            .of(path, plural)
+            .filter(|(key, _)| hex(key) > after)
+            .take(limit.saturating_add(1))
+            .collect();
         let more = items.len() > limit;
         items.truncate(limit);
-        let token = items.last().filter(|_| more).map(|(key, _)| hex(key)).unwrap_or_default();
+        let token = items
+            .last()
+            .filter(|_| more)
+            .map(|(key, _)| hex(key))
+            .unwrap_or_default();
         ok(&json!({
             "kind": "List", "apiVersion": "v1",
             "metadata": {"resourceVersion": state.version.to_string(), "continue": token},
@@ -291,10 +316,20 @@ impl Fake {
         }))
     }
 
-    fn watch(&self, path: &str, query: &BTreeMap<String, String>, initial: bool, fault: Option<Fault>) -> Answer {
+    fn watch(
+        &self,
+        path: &str,
+        query: &BTreeMap<String, String>,
+        initial: bool,
+        fault: Option<Fault>,
+    ) -> Answer {
         let state = self.state.lock();
         if initial && state.no_watch_list {
-            return status(422, "Invalid", "sendInitialEvents is forbidden for watch unless the WatchList feature is on");
+            return status(
+                422,
+                "Invalid",
+                "sendInitialEvents is forbidden for watch unless the WatchList feature is on",
+            );
         }
         let plural = path.rsplit('/').next().unwrap_or_default().to_owned();
         let mut first = VecDeque::new();
@@ -308,7 +343,10 @@ impl Fake {
                 "annotations": {"k8s.io/initial-events-end": "true"},
             }}}));
         } else {
-            let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+            let from: u64 = query
+                .get("resourceVersion")
+                .and_then(|version| version.parse().ok())
+                .unwrap_or(0);
             at = state.log.partition_point(|logged| logged.version <= from);
             if at < state.floor {
                 return status(410, "Expired", "too old resource version");
@@ -387,7 +425,9 @@ impl Fake {
 impl State {
     /// The objects under a collection's path, in one namespace or in all.
     fn of<'a>(&'a self, path: &'a str, plural: &'a str) -> impl Iterator<Item = (&'a String, &'a Value)> {
-        self.objects.iter().filter(move |(key, _)| is_in(key, path, plural))
+        self.objects
+            .iter()
+            .filter(move |(key, _)| is_in(key, path, plural))
     }
 
     fn log(&mut self, kind: &'static str, path: &str, object: Value, traceparent: Option<String>) {
@@ -451,7 +491,9 @@ impl Watch {
         while let Some(logged) = state.log.get(self.at) {
             if self.at < state.floor {
                 self.at = usize::MAX;
-                return Some(Some(json!({"type": "ERROR", "object": status_json(410, "Expired", "compacted")})));
+                return Some(Some(
+                    json!({"type": "ERROR", "object": status_json(410, "Expired", "compacted")}),
+                ));
             }
             self.at += 1;
             if is_in(&logged.path, &self.path, &self.plural) {
@@ -476,11 +518,20 @@ fn kind_of(method: &Method, path: &str, query: &BTreeMap<String, String>) -> On 
     if method != Method::GET {
         return On::Write;
     }
-    match (query.contains_key("watch"), query.contains_key("sendInitialEvents")) {
+    match (
+        query.contains_key("watch"),
+        query.contains_key("sendInitialEvents"),
+    ) {
         (true, true) => On::WatchList,
         (true, false) => On::Watch,
-        (false, _) if [MAPS.plural(), SITES.plural(), "events"].contains(&path.rsplit('/').next().unwrap_or("")) => {
-            if query.contains_key("continue") { On::NextPage } else { On::List }
+        (false, _)
+            if [MAPS.plural(), SITES.plural(), "events"].contains(&path.rsplit('/').next().unwrap_or("")) =>
+        {
+            if query.contains_key("continue") {
+                On::NextPage
+            } else {
+                On::List
+            }
         }
         _ => On::Get,
     }
@@ -501,7 +552,11 @@ fn read_of(request: &str) -> Option<String> {
         _ => return None,
     };
     let mut text = word.to_owned();
-    for (key, short) in [("resourceVersion", "rv"), ("limit", "limit"), ("continue", "continue")] {
+    for (key, short) in [
+        ("resourceVersion", "rv"),
+        ("limit", "limit"),
+        ("continue", "continue"),
+    ] {
         if let Some(value) = query.get(key) {
             let value = if key == "continue" { "…" } else { value };
             text.push_str(&format!(" {short}={value}"));
@@ -538,7 +593,9 @@ fn answer(code: StatusCode, body: &Value) -> Answer {
 }
 
 fn has_finalizers(object: &Value) -> bool {
-    object["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty())
+    object["metadata"]["finalizers"]
+        .as_array()
+        .is_some_and(|list| !list.is_empty())
 }
 
 fn merge(target: &mut Value, patch: &Value) {
@@ -560,11 +617,19 @@ fn merge(target: &mut Value, patch: &Value) {
 
 fn name_of(object: &Value) -> String {
     let metadata = &object["metadata"];
-    format!("{}/{}", metadata["namespace"].as_str().unwrap(), metadata["name"].as_str().unwrap())
+    format!(
+        "{}/{}",
+        metadata["namespace"].as_str().unwrap(),
+        metadata["name"].as_str().unwrap()
+    )
 }
 
 fn version_of(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    object["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 fn hex(text: &str) -> String {

@@ -47,8 +47,15 @@ fn fake(names: &[&str]) -> Fake {
 }
 
 async fn told(log: &Log, expect: &[&str]) {
-    let (at, expect): (Log, Vec<String>) = (Arc::clone(log), expect.iter().map(|word| (*word).to_owned()).collect());
-    eventually(&format!("the handler is told {expect:?}, was told {:?}", log.lock()), || *at.lock() == expect).await;
+    let (at, expect): (Log, Vec<String>) = (
+        Arc::clone(log),
+        expect.iter().map(|word| (*word).to_owned()).collect(),
+    );
+    eventually(
+        &format!("the handler is told {expect:?}, was told {:?}", log.lock()),
+        || *at.lock() == expect,
+    )
+    .await;
 }
 
 // TestSharedInformerInitializationRace, TestAddWhileActive
@@ -73,7 +80,10 @@ async fn early_and_late_handlers_are_told_the_same_and_each_knows_when_it_is_syn
     fake.delete(&MAPS, "ns", "b");
     told(&late, &["+a!", "+b!", "-b"]).await;
     tasks.shutdown(Duration::from_secs(5)).await;
-    assert!(informer.add_handler(|_| ()).is_err(), "TestAddOnStoppedSharedInformer");
+    assert!(
+        informer.add_handler(|_| ()).is_err(),
+        "TestAddOnStoppedSharedInformer"
+    );
 }
 
 // TestSharedInformerRemoveHandler, TestRemovingRemovedSharedInformer, TestRemoveWhileActive
@@ -140,7 +150,9 @@ async fn a_deletion_that_the_watch_never_showed_is_told_after_the_relist() {
 #[tokio::test(start_paused = true)]
 async fn a_stalled_reader_catches_up_with_latest_states() {
     let fake = fake(&["a"]);
-    let informer = SharedInformer::builder(&fake.client(), &MAPS).ring_capacity(8).build();
+    let informer = SharedInformer::builder(&fake.client(), &MAPS)
+        .ring_capacity(8)
+        .build();
     let mut slow = informer.subscribe().unwrap();
     let (fast, handler) = recorder();
     informer.add_handler(handler).unwrap();
@@ -199,7 +211,13 @@ async fn an_index_follows_the_objects() {
     let fake = fake(&["a", "b"]);
     let informer = SharedInformer::builder(&fake.client(), &MAPS)
         .index("app", |object| {
-            object.header().labels.get("app").map(str::to_owned).into_iter().collect()
+            object
+                .header()
+                .labels
+                .get("app")
+                .map(str::to_owned)
+                .into_iter()
+                .collect()
         })
         .unwrap()
         .build();

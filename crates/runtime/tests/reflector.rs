@@ -19,11 +19,17 @@ struct Rig {
 
 impl Rig {
     fn start(fake: Fake, options: ReflectorOptions) -> Self {
-        let informer = SharedInformer::builder(&fake.client(), &MAPS).reflector(options).build();
+        let informer = SharedInformer::builder(&fake.client(), &MAPS)
+            .reflector(options)
+            .build();
         let tasks = TaskGroup::new(&Stop::new());
         let (run, stop) = (informer.clone(), tasks.stop().clone());
         tasks.spawn(async move { run.run(stop).await });
-        Self { fake, informer, tasks }
+        Self {
+            fake,
+            informer,
+            tasks,
+        }
     }
 
     fn with(fake: Fake, watch_list: bool) -> Self {
@@ -42,7 +48,10 @@ impl Rig {
                 .iter()
                 .map(|object| {
                     let header = object.header();
-                    (format!("{}/{}", header.namespace, header.name), header.resource_version)
+                    (
+                        format!("{}/{}", header.namespace, header.name),
+                        header.resource_version,
+                    )
                 })
                 .collect::<std::collections::BTreeMap<_, _>>();
             self.informer.has_synced() && store == fake.versions(&MAPS)
@@ -56,14 +65,23 @@ impl Rig {
     }
 
     async fn stop(self) {
-        assert_eq!(self.tasks.shutdown(Duration::from_secs(60)).await, 0, "tasks left");
+        assert_eq!(
+            self.tasks.shutdown(Duration::from_secs(60)).await,
+            0,
+            "tasks left"
+        );
     }
 }
 
 fn fake(objects: usize) -> Fake {
     let fake = Fake::new();
     for n in 0..objects {
-        fake.put(&MAPS, "ns", &format!("m{n}"), json!({"data": {"n": n.to_string()}}));
+        fake.put(
+            &MAPS,
+            "ns",
+            &format!("m{n}"),
+            json!({"data": {"n": n.to_string()}}),
+        );
     }
     fake
 }
@@ -91,7 +109,11 @@ async fn a_server_without_watch_list_is_listed_and_not_asked_again() {
     rig.fake.compact();
     rig.fake.drop_watches();
     rig.converged().await;
-    assert!(!rig.fake.reads()[1..].contains(&"watchlist".to_owned()), "{:?}", rig.fake.reads());
+    assert!(
+        !rig.fake.reads()[1..].contains(&"watchlist".to_owned()),
+        "{:?}",
+        rig.fake.reads()
+    );
     rig.stop().await;
 }
 
@@ -105,7 +127,11 @@ async fn a_refused_watch_list_is_repeated_not_replaced_by_a_list() {
     let rig = Rig::with(fake, true);
     rig.converged().await;
     rig.reads(&["watchlist", "watchlist", "watchlist"]);
-    assert!(began.elapsed() >= Duration::from_millis(2400), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(2400),
+        "{:?}",
+        began.elapsed()
+    );
     rig.stop().await;
 }
 
@@ -149,7 +175,10 @@ async fn a_server_without_watch_cache_is_read_in_pages_also_later() {
     ]);
     rig.fake.fail(On::Watch, Fault::Status(410, "Expired", "too old"));
     rig.fake.drop_watches();
-    eventually("a relist in pages", || rig.fake.reads().contains(&"list rv=105 limit=2".to_owned())).await;
+    eventually("a relist in pages", || {
+        rig.fake.reads().contains(&"list rv=105 limit=2".to_owned())
+    })
+    .await;
     rig.stop().await;
 }
 
@@ -160,7 +189,10 @@ async fn a_relist_from_a_known_version_is_not_paged() {
     rig.converged().await;
     rig.fake.fail(On::Watch, Fault::Status(410, "Expired", "too old"));
     rig.fake.drop_watches();
-    eventually("a relist", || rig.fake.reads().contains(&"list rv=102".to_owned())).await;
+    eventually("a relist", || {
+        rig.fake.reads().contains(&"list rv=102".to_owned())
+    })
+    .await;
     rig.converged().await;
     rig.stop().await;
 }
@@ -174,10 +206,18 @@ async fn an_expired_page_token_leads_to_one_full_list() {
         ..ReflectorOptions::default()
     };
     let fake = fake(5).without_watch_cache();
-    fake.fail(On::NextPage, Fault::Status(410, "Expired", "the provided continue parameter is too old"));
+    fake.fail(
+        On::NextPage,
+        Fault::Status(410, "Expired", "the provided continue parameter is too old"),
+    );
     let rig = Rig::start(fake, options);
     rig.converged().await;
-    rig.reads(&["list rv=0 limit=2", "list limit=2 continue=…", "list rv=0", "watch rv=105"]);
+    rig.reads(&[
+        "list rv=0 limit=2",
+        "list limit=2 continue=…",
+        "list rv=0",
+        "watch rv=105",
+    ]);
     rig.stop().await;
 }
 
@@ -193,9 +233,21 @@ async fn a_version_that_the_server_refuses_is_replaced_by_the_newest_at_once() {
         // A watch this short is a failure, which leads to a list.
         rig.fake.fail(On::List, Fault::Status(code, reason, message));
         rig.fake.drop_watches();
-        eventually("a relist", || rig.fake.reads().iter().filter(|read| read.starts_with("list")).count() == 3).await;
+        eventually("a relist", || {
+            rig.fake
+                .reads()
+                .iter()
+                .filter(|read| read.starts_with("list"))
+                .count()
+                == 3
+        })
+        .await;
         rig.converged().await;
-        assert_eq!(rig.fake.reads()[2..4], ["list rv=102", "list limit=500"], "{reason}");
+        assert_eq!(
+            rig.fake.reads()[2..4],
+            ["list rv=102", "list limit=500"],
+            "{reason}"
+        );
         rig.stop().await;
     }
 }
@@ -205,7 +257,8 @@ async fn a_version_that_the_server_refuses_is_replaced_by_the_newest_at_once() {
 async fn a_refused_watch_is_opened_again_without_a_list() {
     let rig = Rig::with(fake(1), false);
     rig.converged().await;
-    rig.fake.fail(On::Watch, Fault::Status(429, "TooManyRequests", "later"));
+    rig.fake
+        .fail(On::Watch, Fault::Status(429, "TooManyRequests", "later"));
     rig.fake.fail(On::Watch, Fault::Refused);
     rig.fake.fail(On::Watch, Fault::Event(429, "TooManyRequests"));
     // Not too soon: a very short watch would be a failure of its own.
@@ -213,7 +266,14 @@ async fn a_refused_watch_is_opened_again_without_a_list() {
     rig.fake.drop_watches();
     rig.fake.put(&MAPS, "ns", "late", json!({}));
     rig.converged().await;
-    assert_eq!(rig.fake.reads().iter().filter(|read| read.starts_with("list")).count(), 1);
+    assert_eq!(
+        rig.fake
+            .reads()
+            .iter()
+            .filter(|read| read.starts_with("list"))
+            .count(),
+        1
+    );
     rig.stop().await;
 }
 
@@ -229,7 +289,13 @@ async fn a_watch_that_expires_leads_to_a_list_from_the_last_version() {
     rig.converged().await;
     assert_eq!(
         rig.fake.reads(),
-        ["list rv=0 limit=500", "watch rv=101", "watch rv=101", "list rv=101", "watch rv=102"]
+        [
+            "list rv=0 limit=500",
+            "watch rv=101",
+            "watch rv=101",
+            "list rv=101",
+            "watch rv=102"
+        ]
     );
     rig.stop().await;
 }
@@ -250,7 +316,12 @@ async fn an_internal_error_is_retried_only_within_its_window() {
         rig.fake.drop_watches();
         rig.fake.put(&MAPS, "ns", "late", json!({}));
         rig.converged().await;
-        let count = rig.fake.reads().iter().filter(|read| read.starts_with("list")).count();
+        let count = rig
+            .fake
+            .reads()
+            .iter()
+            .filter(|read| read.starts_with("list"))
+            .count();
         assert_eq!(count, lists, "{window:?}");
         rig.stop().await;
     }
@@ -264,8 +335,17 @@ async fn a_watch_that_ends_at_once_is_a_failure_and_backs_off() {
     let began = Instant::now();
     rig.fake.drop_watches();
     eventually("a relist", || rig.fake.reads().len() >= 4).await;
-    assert!(began.elapsed() >= Duration::from_millis(800), "{:?}", began.elapsed());
-    rig.reads(&["list rv=0 limit=500", "watch rv=101", "list rv=101", "watch rv=101"]);
+    assert!(
+        began.elapsed() >= Duration::from_millis(800),
+        "{:?}",
+        began.elapsed()
+    );
+    rig.reads(&[
+        "list rv=0 limit=500",
+        "watch rv=101",
+        "list rv=101",
+        "watch rv=101",
+    ]);
     rig.stop().await;
 }
 
@@ -290,7 +370,8 @@ async fn a_connection_cut_in_the_middle_of_an_event_loses_nothing() {
     fake.fail(On::Watch, Fault::Cut(1));
     let rig = Rig::with(fake, false);
     rig.converged().await;
-    rig.fake.put(&MAPS, "ns", "b", json!({"data": {"k": "x".repeat(100)}}));
+    rig.fake
+        .put(&MAPS, "ns", "b", json!({"data": {"k": "x".repeat(100)}}));
     rig.fake.put(&MAPS, "ns", "c", json!({}));
     rig.converged().await;
     rig.reads(&["list rv=0 limit=500", "watch rv=101", "watch rv=102"]);
@@ -309,14 +390,21 @@ async fn a_server_that_is_down_is_asked_with_growing_waits_until_it_is_back() {
     rig.converged().await;
     // 0.8 + 1.6 + 3.2 + 6.4 + 12.8 + 25.6 s, each up to twice as long.
     let waited = began.elapsed();
-    assert!(waited >= Duration::from_millis(50_400) && waited < Duration::from_secs(105), "{waited:?}");
+    assert!(
+        waited >= Duration::from_millis(50_400) && waited < Duration::from_secs(105),
+        "{waited:?}"
+    );
     rig.stop().await;
 }
 
 // TestReflectorStopWatch, TestRunUntil
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_it_at_any_point() {
-    for (on, fault) in [(On::List, Fault::Hang), (On::Watch, Fault::Hang), (On::List, Fault::Refused)] {
+    for (on, fault) in [
+        (On::List, Fault::Hang),
+        (On::Watch, Fault::Hang),
+        (On::List, Fault::Refused),
+    ] {
         let fake = fake(1);
         fake.fail(on, fault);
         let rig = Rig::with(fake, false);

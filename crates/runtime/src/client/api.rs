@@ -42,7 +42,11 @@ pub fn decode<T: DeserializeOwned>(object: &Encoded) -> Result<T, Error> {
     object.decode_as().map_err(|error| {
         let header = object.header();
         Error::Decode {
-            what: format!("{} as {}", ObjectKey::new(&header.namespace, &header.name), std::any::type_name::<T>()),
+            what: format!(
+                "{} as {}",
+                ObjectKey::new(&header.namespace, &header.name),
+                std::any::type_name::<T>()
+            ),
             source: Box::new(error),
         }
     })
@@ -61,7 +65,8 @@ impl Api {
     /// The same resource within a namespace. An empty one, or a cluster-scoped resource, means everywhere.
     #[must_use]
     pub fn namespace(mut self, namespace: &str) -> Self {
-        self.namespace = (self.resource.is_namespaced() && !namespace.is_empty()).then(|| namespace.to_owned());
+        self.namespace =
+            (self.resource.is_namespaced() && !namespace.is_empty()).then(|| namespace.to_owned());
         self
     }
 
@@ -152,7 +157,8 @@ impl Api {
     /// # Errors
     /// As every call; 409 `AlreadyExists` when the name is taken.
     pub async fn create<T: Serialize + ?Sized>(&self, object: &T) -> Result<Encoded, Error> {
-        self.write(Method::POST, self.path(None), "application/json", object).await
+        self.write(Method::POST, self.path(None), "application/json", object)
+            .await
     }
 
     /// Replaces an object; with `metadata.resourceVersion` only if it has not changed since.
@@ -160,23 +166,38 @@ impl Api {
     /// # Errors
     /// As every call; 409 `Conflict` when it has changed.
     pub async fn replace<T: Serialize + ?Sized>(&self, name: &str, object: &T) -> Result<Encoded, Error> {
-        self.write(Method::PUT, self.path(Some(name)), "application/json", object).await
+        self.write(Method::PUT, self.path(Some(name)), "application/json", object)
+            .await
     }
 
     /// Replaces the status of an object, and nothing else.
     ///
     /// # Errors
     /// As every call; 409 `Conflict` when the object has changed.
-    pub async fn replace_status<T: Serialize + ?Sized>(&self, name: &str, object: &T) -> Result<Encoded, Error> {
-        self.write(Method::PUT, self.path(Some(name)) + "/status", "application/json", object)
-            .await
+    pub async fn replace_status<T: Serialize + ?Sized>(
+        &self,
+        name: &str,
+        object: &T,
+    ) -> Result<Encoded, Error> {
+        self.write(
+            Method::PUT,
+            self.path(Some(name)) + "/status",
+            "application/json",
+            object,
+        )
+        .await
     }
 
     /// Changes parts of an object.
     ///
     /// # Errors
     /// As every call: see [`Error`].
-    pub async fn patch<T: Serialize + ?Sized>(&self, name: &str, kind: PatchKind, patch: &T) -> Result<Encoded, Error> {
+    pub async fn patch<T: Serialize + ?Sized>(
+        &self,
+        name: &str,
+        kind: PatchKind,
+        patch: &T,
+    ) -> Result<Encoded, Error> {
         self.write(Method::PATCH, self.path(Some(name)), kind.content_type(), patch)
             .await
     }
@@ -243,10 +264,12 @@ impl Api {
     }
 
     fn json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Bytes, Error> {
-        serde_json::to_vec(value).map(Bytes::from).map_err(|source| Error::Encode {
-            what: format!("a {}", self.resource.kind()),
-            source,
-        })
+        serde_json::to_vec(value)
+            .map(Bytes::from)
+            .map_err(|source| Error::Encode {
+                what: format!("a {}", self.resource.kind()),
+                source,
+            })
     }
 
     fn parse_list(&self, body: &Bytes, call: &str) -> Result<List, Error> {

@@ -145,7 +145,9 @@ impl Error {
             Some(410) => Failure::Expired,
             Some(429) => Failure::TooManyRequests,
             Some(500) => Failure::Internal,
-            Some(504) if self.status().is_some_and(Status::is_resource_version_too_large) => Failure::TooLarge,
+            Some(504) if self.status().is_some_and(Status::is_resource_version_too_large) => {
+                Failure::TooLarge
+            }
             Some(_) => Failure::Other,
             None if self.is_connection_refused() => Failure::ConnectionRefused,
             None => Failure::Other,

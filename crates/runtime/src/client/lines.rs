@@ -96,7 +96,10 @@ mod tests {
 
     #[test]
     fn lines_are_found_within_and_across_frames() {
-        check(&["one\ntwo\nth", "r", "ee\n", "\n", "four\nhalf"], &["one", "two", "three", "four"]);
+        check(
+            &["one\ntwo\nth", "r", "ee\n", "\n", "four\nhalf"],
+            &["one", "two", "three", "four"],
+        );
     }
 
     #[test]

@@ -101,7 +101,9 @@ impl Client {
             from: "KUBECONFIG, ~/.kube/config or the pod's service account".to_owned(),
             source,
         };
-        let config = kube_client::Config::infer().await.map_err(|error| problem(Box::new(error)))?;
+        let config = kube_client::Config::infer()
+            .await
+            .map_err(|error| problem(Box::new(error)))?;
         Self::from_config(config).map_err(|error| problem(Box::new(error)))
     }
 
@@ -182,7 +184,10 @@ impl Client {
         };
         tokio::time::timeout(after, answer)
             .await
-            .unwrap_or(Err(Error::Timeout { call: name.clone(), after }))
+            .unwrap_or(Err(Error::Timeout {
+                call: name.clone(),
+                after,
+            }))
     }
 
     /// Sends a call and hands out the answer as it comes.
@@ -191,7 +196,10 @@ impl Client {
         let name = call.to_string();
         let response = tokio::time::timeout(after, self.send(call, &name))
             .await
-            .unwrap_or(Err(Error::Timeout { call: name.clone(), after }))?;
+            .unwrap_or(Err(Error::Timeout {
+                call: name.clone(),
+                after,
+            }))?;
         // The server ends the watch by itself. Half a minute later the connection must be dead.
         let deadline = Instant::now() + timeout + Duration::from_secs(30);
         Ok(WatchStream::new(
@@ -224,7 +232,9 @@ impl Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -262,7 +272,10 @@ impl Call {
             .header(header::ACCEPT, "application/json")
             // A compressed watch would be flushed per event or not at all, depending on the server.
             .header(header::ACCEPT_ENCODING, "identity")
-            .header(header::USER_AGENT, concat!("setpoint-runtime/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("setpoint-runtime/", env!("CARGO_PKG_VERSION")),
+            )
             .header(TRACE_HEADER, "1");
         if !self.body.is_empty() {
             request = request.header(header::CONTENT_TYPE, self.content_type);

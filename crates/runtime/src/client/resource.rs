@@ -42,7 +42,12 @@ impl Resource {
 
     /// A resource whose objects have no namespace.
     #[must_use]
-    pub const fn cluster(group: &'static str, version: &'static str, kind: &'static str, plural: &'static str) -> Self {
+    pub const fn cluster(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+    ) -> Self {
         let mut resource = Self::namespaced(group, version, kind, plural);
         resource.namespaced = false;
         resource
@@ -173,7 +178,12 @@ mod tests {
 
     #[test]
     fn a_cluster_scoped_resource_ignores_the_namespace() {
-        let crds = Resource::cluster("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions");
+        let crds = Resource::cluster(
+            "apiextensions.k8s.io",
+            "v1",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+        );
         assert_eq!(
             crds.path(Some("default"), Some("sites.demo")),
             "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/sites.demo"

@@ -97,7 +97,9 @@ impl WatchStream {
 
 impl std::fmt::Debug for WatchStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WatchStream").field("call", &self.call).finish_non_exhaustive()
+        f.debug_struct("WatchStream")
+            .field("call", &self.call)
+            .finish_non_exhaustive()
     }
 }
 
@@ -131,10 +133,15 @@ fn parse(line: &Bytes, pinned: usize, call: &str) -> Result<WatchEvent, Error> {
         "MODIFIED" => object().map(WatchEvent::Modified),
         "DELETED" => object().map(WatchEvent::Deleted),
         "BOOKMARK" => {
-            let marked: Marked = serde_json::from_slice(&event.object).map_err(|error| undecodable(call, error))?;
+            let marked: Marked =
+                serde_json::from_slice(&event.object).map_err(|error| undecodable(call, error))?;
             Ok(WatchEvent::Bookmark {
                 resource_version: marked.metadata.resource_version.parse().unwrap_or(0),
-                initial_events_end: marked.metadata.annotations.get(INITIAL_EVENTS_END).is_some_and(|v| v == "true"),
+                initial_events_end: marked
+                    .metadata
+                    .annotations
+                    .get(INITIAL_EVENTS_END)
+                    .is_some_and(|v| v == "true"),
             })
         }
         "ERROR" => Err(match Status::parse(&event.object) {

@@ -30,7 +30,9 @@ const SOURCES_GRACE: Duration = Duration::from_secs(15);
 #[non_exhaustive]
 pub enum RunError {
     /// An informer could not list its resource in time.
-    #[error("{resource} was not listed within {after:?}: is the server reachable, does it serve this, may we list it?")]
+    #[error(
+        "{resource} was not listed within {after:?}: is the server reachable, does it serve this, may we list it?"
+    )]
     NotSynced {
         /// What could not be listed.
         resource: String,
@@ -97,7 +99,9 @@ impl Builder {
     /// Also reconcile the owner when an object of `child` that it controls changes or goes.
     pub fn owns(self, child: &Resource) -> Self {
         let primary = self.primary.clone();
-        self.watches(child, move |object| controlling_owner(object, &primary).into_iter().collect())
+        self.watches(child, move |object| {
+            controlling_owner(object, &primary).into_iter().collect()
+        })
     }
 
     /// Also reconcile what `mapper` names when an object of `resource` changes or goes.
@@ -118,7 +122,8 @@ impl Builder {
         name: &str,
         values_of: impl Fn(&Encoded) -> Vec<String> + Send + Sync + 'static,
     ) -> Self {
-        self.indexes.push((resource.clone(), name.to_owned(), Arc::new(values_of)));
+        self.indexes
+            .push((resource.clone(), name.to_owned(), Arc::new(values_of)));
         self
     }
 
@@ -226,7 +231,11 @@ impl Builder {
     }
 
     /// One informer a resource, the primary's first.
-    fn informers(&self, queue: &WorkQueue<Request>, causes: &Arc<Causes>) -> Result<Vec<SharedInformer>, RunError> {
+    fn informers(
+        &self,
+        queue: &WorkQueue<Request>,
+        causes: &Arc<Causes>,
+    ) -> Result<Vec<SharedInformer>, RunError> {
         let primary = self.informer(&self.primary, &self.label_selector)?;
         let itself: Mapper = Arc::new(|object| vec![key_of(object)]);
         let sink = (queue.clone(), Arc::clone(causes));
@@ -237,7 +246,9 @@ impl Builder {
             let known = informers
                 .iter()
                 .enumerate()
-                .find(|(at, informer)| informer.resource() == resource && (*at > 0 || self.label_selector.is_empty()))
+                .find(|(at, informer)| {
+                    informer.resource() == resource && (*at > 0 || self.label_selector.is_empty())
+                })
                 .map(|(_, informer)| informer.clone());
             let informer = match known {
                 Some(informer) => informer,
@@ -358,6 +369,10 @@ fn controlling_owner(object: &Encoded, primary: &Resource) -> Option<Request> {
         let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
         owner.controller && &*owner.kind == primary.kind() && group == primary.group()
     })?;
-    let namespace = if primary.is_namespaced() { &*header.namespace } else { "" };
+    let namespace = if primary.is_namespaced() {
+        &*header.namespace
+    } else {
+        ""
+    };
     Some(ObjectKey::new(namespace, &owner.name))
 }

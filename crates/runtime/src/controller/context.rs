@@ -37,7 +37,10 @@ impl Context {
     /// The object asked for, from the cache; `None` when it does not exist.
     #[must_use]
     pub fn object(&self) -> Option<Encoded> {
-        self.shared.stores.first().and_then(|(_, store)| store.get(&self.request))
+        self.shared
+            .stores
+            .first()
+            .and_then(|(_, store)| store.get(&self.request))
     }
 
     /// The object asked for as a type, from the cache.

@@ -98,7 +98,11 @@ impl Pool {
         self.queue.shut_down();
         let left = tasks.shutdown(self.settings.grace).await;
         if left > 0 {
-            tracing::warn!(controller = self.shared.name, left, "reconciles did not end within the grace");
+            tracing::warn!(
+                controller = self.shared.name,
+                left,
+                "reconciles did not end within the grace"
+            );
         }
     }
 
@@ -154,7 +158,8 @@ impl Pool {
     }
 
     async fn guarded(&self, reconciler: &impl Reconciler, request: &Request, context: Context) -> End {
-        let reconcile = AssertUnwindSafe(async { reconciler.reconcile(request.clone(), context).await }).catch_unwind();
+        let reconcile =
+            AssertUnwindSafe(async { reconciler.reconcile(request.clone(), context).await }).catch_unwind();
         match tokio::time::timeout(self.settings.timeout, Box::pin(reconcile)).await {
             Ok(Ok(Ok(outcome))) => End::Ok(outcome),
             Ok(Ok(Err(error))) => End::Failed(error),

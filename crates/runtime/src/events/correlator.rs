@@ -40,7 +40,11 @@ pub(super) enum Verdict {
     /// Write a new Event.
     New { message: String },
     /// Raise the count of the Event of this name.
-    Repeat { name: String, count: u32, message: String },
+    Repeat {
+        name: String,
+        count: u32,
+        message: String,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -101,15 +105,21 @@ impl Correlator {
             .similar
             .get_mut(&group_of(note))
             .is_some_and(|similar| similar.messages.len() >= SIMILAR_MAX);
-        let message = if combined { COMBINED.to_owned() } else { note.message.clone() };
-        let written = self
-            .written
-            .get_or((group_of(note), message), || Written {
-                name: name.clone(),
-                count: 0,
-            });
+        let message = if combined {
+            COMBINED.to_owned()
+        } else {
+            note.message.clone()
+        };
+        let written = self.written.get_or((group_of(note), message), || Written {
+            name: name.clone(),
+            count: 0,
+        });
         // A new name means that the old Event had expired.
-        written.count = if written.name == name { written.count + 1 } else { 1 };
+        written.count = if written.name == name {
+            written.count + 1
+        } else {
+            1
+        };
         written.name = name;
     }
 
@@ -245,7 +255,11 @@ mod tests {
     #[test]
     fn an_object_that_floods_is_cut_to_its_burst_and_then_one_every_five_minutes() {
         let (mut correlator, now) = (Correlator::default(), Instant::now());
-        let mut admitted = |at| (0..40).filter(|_| correlator.judge(&note("m"), at) != Verdict::Drop).count();
+        let mut admitted = |at| {
+            (0..40)
+                .filter(|_| correlator.judge(&note("m"), at) != Verdict::Drop)
+                .count()
+        };
         assert_eq!(admitted(now), 25);
         assert_eq!(admitted(now + SPAM_REFILL), 1);
     }

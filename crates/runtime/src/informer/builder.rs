@@ -136,6 +136,8 @@ impl Builder {
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Builder").field("resource", &self.resource).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("resource", &self.resource)
+            .finish_non_exhaustive()
     }
 }

@@ -88,7 +88,9 @@ impl Drop for Subscription {
 
 impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscription").field("resource", &self.shared.resource).finish_non_exhaustive()
+        f.debug_struct("Subscription")
+            .field("resource", &self.shared.resource)
+            .finish_non_exhaustive()
     }
 }
 

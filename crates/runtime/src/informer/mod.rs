@@ -70,7 +70,6 @@ struct Shared {
 
 impl SharedInformer {
     /// Prepares an informer of all objects of `resource`; see [`Builder`] for what can be narrowed.
-    #[must_use]
     pub fn builder(client: &Client, resource: &Resource) -> Builder {
         Builder::new(client, resource)
     }
@@ -128,7 +127,10 @@ impl SharedInformer {
     ///
     /// # Errors
     /// [`Stopped`] when the informer has ended.
-    pub fn add_handler(&self, handler: impl FnMut(&Event) + Send + 'static) -> Result<HandlerHandle, Stopped> {
+    pub fn add_handler(
+        &self,
+        handler: impl FnMut(&Event) + Send + 'static,
+    ) -> Result<HandlerHandle, Stopped> {
         self.add_handler_with_resync(handler, None)
     }
 
@@ -143,7 +145,11 @@ impl SharedInformer {
         resync: Option<Duration>,
     ) -> Result<HandlerHandle, Stopped> {
         let subscription = self.subscribe_with_resync(resync)?;
-        Ok(handler::start(subscription, Box::new(handler), &self.shared.handlers))
+        Ok(handler::start(
+            subscription,
+            Box::new(handler),
+            &self.shared.handlers,
+        ))
     }
 
     /// A stream of the same events, to be read at the reader's pace.

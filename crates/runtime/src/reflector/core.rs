@@ -123,9 +123,17 @@ enum State<O> {
     /// Waiting, then `then`.
     Backoff { wait: Duration, then: Then },
     /// About to ask for, or reading, the initial events. Deleted ones leave the map again.
-    WatchList { gathered: Gathered<O>, since: Instant, events: u64 },
+    WatchList {
+        gathered: Gathered<O>,
+        since: Instant,
+        events: u64,
+    },
     /// Listing; the pages so far.
-    List { objects: Vec<O>, continue_token: String, full: bool },
+    List {
+        objects: Vec<O>,
+        continue_token: String,
+        full: bool,
+    },
     /// About to watch, or watching.
     Watch { since: Instant, events: u64 },
 }
@@ -218,7 +226,10 @@ impl<O: Named> Core<O> {
                 self.state = match then {
                     Then::Begin => State::Begin,
                     Then::WatchList => State::watch_list(now),
-                    Then::Watch => State::Watch { since: now, events: 0 },
+                    Then::Watch => State::Watch {
+                        since: now,
+                        events: 0,
+                    },
                 };
                 Action::Wait(wait)
             }
@@ -230,7 +241,9 @@ impl<O: Named> Core<O> {
                     timeout: self.watch_timeout(),
                 }
             }
-            State::List { continue_token, full, .. } => {
+            State::List {
+                continue_token, full, ..
+            } => {
                 let (continue_token, full) = (continue_token.clone(), *full);
                 let resource_version = self.list_version();
                 let limit = if full { 0 } else { self.limit(resource_version) };
@@ -257,7 +270,12 @@ impl<O: Named> Core<O> {
         now: Instant,
     ) -> Option<Effect<O>> {
         let version_asked = self.list_version();
-        let State::List { objects, continue_token: token, .. } = &mut self.state else {
+        let State::List {
+            objects,
+            continue_token: token,
+            ..
+        } = &mut self.state
+        else {
             return None;
         };
         objects.extend(page);
@@ -276,7 +294,10 @@ impl<O: Named> Core<O> {
 
     /// A list failed.
     pub fn list_failed(&mut self, failure: Failure, now: Instant) {
-        let State::List { continue_token, full, .. } = &self.state else {
+        let State::List {
+            continue_token, full, ..
+        } = &self.state
+        else {
             return;
         };
         let continued = !continue_token.is_empty();
@@ -371,11 +392,19 @@ impl<O: Named> Core<O> {
             // The server gave up before it had sent everything: not a reason to list.
             None if initial => self.back_off(Then::WatchList, now),
             Some(Failure::Internal) if self.may_retry_internal(now) => {
-                self.state = State::Watch { since: now, events: 0 };
+                self.state = State::Watch {
+                    since: now,
+                    events: 0,
+                };
             }
             Some(_) => self.back_off(Then::Begin, now),
             None if short => self.back_off(Then::Begin, now),
-            None => self.state = State::Watch { since: now, events: 0 },
+            None => {
+                self.state = State::Watch {
+                    since: now,
+                    events: 0,
+                }
+            }
         }
     }
 
@@ -407,13 +436,19 @@ impl<O: Named> Core<O> {
         self.state = match mem::replace(&mut self.state, State::Begin) {
             // The same stream goes on; what it brings next counts as events of it.
             State::WatchList { since, events, .. } => State::Watch { since, events },
-            _ => State::Watch { since: now, events: 0 },
+            _ => State::Watch {
+                since: now,
+                events: 0,
+            },
         };
         self.unordered = false;
     }
 
     fn back_off(&mut self, then: Then, now: Instant) {
-        if self.backed_off.is_some_and(|at| now.saturating_duration_since(at) >= CALM) {
+        if self
+            .backed_off
+            .is_some_and(|at| now.saturating_duration_since(at) >= CALM)
+        {
             self.backoff.reset();
         }
         let wait = self.backoff.next_wait();
@@ -423,7 +458,9 @@ impl<O: Named> Core<O> {
 
     fn may_retry_internal(&mut self, now: Instant) -> bool {
         let (first, _) = match self.internal_since {
-            Some((first, last)) if now.saturating_duration_since(last) < Duration::from_secs(60) => (first, last),
+            Some((first, last)) if now.saturating_duration_since(last) < Duration::from_secs(60) => {
+                (first, last)
+            }
             _ => (now, now),
         };
         self.internal_since = Some((first, now));

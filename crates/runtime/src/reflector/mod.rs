@@ -97,7 +97,9 @@ impl Reflector {
         let now = Instant::now();
         match answer {
             Ok(list) => {
-                let effect = self.core.listed(list.items, list.resource_version, list.continue_token, now);
+                let effect = self
+                    .core
+                    .listed(list.items, list.resource_version, list.continue_token, now);
                 if let Some(effect) = effect {
                     self.take(effect).await;
                 }
@@ -172,17 +174,26 @@ impl Reflector {
             } => {
                 self.metrics.lists.inc();
                 self.metrics.list_items.observe(objects.len() as f64);
-                self.metrics.list_seconds.observe(self.began.elapsed().as_secs_f64());
+                self.metrics
+                    .list_seconds
+                    .observe(self.began.elapsed().as_secs_f64());
                 Delta::ReplacedAll {
                     resource_version,
-                    objects: objects.into_iter().map(|object| (key_of(&object), object)).collect(),
+                    objects: objects
+                        .into_iter()
+                        .map(|object| (key_of(&object), object))
+                        .collect(),
                 }
             }
         };
         self.queue.push(delta).await;
         let version = self.core.last_resource_version();
-        self.metrics.resource_version.set(i64::try_from(version).unwrap_or(i64::MAX));
-        self.metrics.queued.set(i64::try_from(self.queue.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .resource_version
+            .set(i64::try_from(version).unwrap_or(i64::MAX));
+        self.metrics
+            .queued
+            .set(i64::try_from(self.queue.len()).unwrap_or(i64::MAX));
     }
 
     fn report(&self, what: &str, error: &Error) {

@@ -202,10 +202,12 @@ impl<K: Clone + Eq + Hash> Core<K> {
     /// Seconds of unfinished work, and the longest running: for the metrics of the same names.
     #[must_use]
     pub fn unfinished(&self, now: Instant) -> (f64, f64) {
-        self.processing.values().fold((0.0, 0.0), |(sum, longest), began| {
-            let seconds = now.saturating_duration_since(*began).as_secs_f64();
-            (sum + seconds, f64::max(longest, seconds))
-        })
+        self.processing
+            .values()
+            .fold((0.0, 0.0), |(sum, longest), began| {
+                let seconds = now.saturating_duration_since(*began).as_secs_f64();
+                (sum + seconds, f64::max(longest, seconds))
+            })
     }
 
     fn close(&mut self) {
@@ -320,7 +322,12 @@ mod tests {
     // TestReinsert
     #[test]
     fn a_key_added_again_after_done_is_new_work() {
-        Script::new().add("a").pops(&["a"]).done("a").add("a").pops(&["a"]);
+        Script::new()
+            .add("a")
+            .pops(&["a"])
+            .done("a")
+            .add("a")
+            .pops(&["a"]);
     }
 
     // TestLen
@@ -335,7 +342,13 @@ mod tests {
     #[test]
     fn a_finished_key_leaves_nothing_behind() {
         let mut script = Script::new();
-        script.add("a").after("b", 5).pass(5).pops(&["a", "b"]).done("a").done("b");
+        script
+            .add("a")
+            .after("b", 5)
+            .pass(5)
+            .pops(&["a", "b"])
+            .done("a")
+            .done("b");
         script.core.add_rate_limited("c", script.now);
         script.pass(10).pops(&["c"]).done("c");
         script.core.forget(&"c");

@@ -95,10 +95,10 @@ impl<K: Clone + Eq + Hash> Limiter<K> {
 
     fn backoff(&mut self, key: &K, now: Instant) -> Duration {
         let options = &self.options;
-        let failures = self.failures.entry(key.clone()).or_insert(Failures {
-            count: 0,
-            until: now,
-        });
+        let failures = self
+            .failures
+            .entry(key.clone())
+            .or_insert(Failures { count: 0, until: now });
         if failures.until > now {
             return failures.until - now;
         }
@@ -119,7 +119,8 @@ impl<K: Clone + Eq + Hash> Limiter<K> {
             .refilled
             .map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
         self.refilled = Some(now);
-        self.tokens = (self.tokens + since.as_secs_f64() * bucket.per_second).min(f64::from(bucket.burst)) - 1.0;
+        self.tokens =
+            (self.tokens + since.as_secs_f64() * bucket.per_second).min(f64::from(bucket.burst)) - 1.0;
         if self.tokens >= 0.0 {
             return Duration::ZERO;
         }

@@ -1,74 +1,73 @@
-//! Registration, and the thread that hands commits to those who want them.
+//! The hub: takes commits from the writer, hands them to watchers on a thread of its own.
+//!
+//! The writer's part is [`Feed::publish`]: one short lock, one push, one wake-up if the dispatcher sleeps;
+//! not even that while nobody watches. A dispatcher that falls [`RING_BATCHES`] behind loses the oldest
+//! batches from the ring and reads them back from history.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-use tokio::sync::Notify;
+use parking_lot::{Condvar, Mutex};
 
-use super::matcher::{Matcher, Slot};
-use super::stream::{Lagged, Queued, StreamShared, WatchStream};
+use super::mailbox::{Mailbox, Name, Room};
+use super::registry::{Filter, Registry};
+use super::scan::Scans;
+use super::slab::Slab;
+use super::stream::WatchStream;
 use crate::core::batch::{Batch, History};
 use crate::error::Error;
 use crate::options::Options;
-use crate::types::{Event, EventKind, KeyRange, Revision, WatchSpec};
+use crate::types::{Revision, WatchSpec};
 
-/// Commits that may wait for the dispatcher. When it is this far behind, the oldest are dropped and the
-/// dispatcher reads them from history instead: the writer never waits.
-const INBOX_BATCHES_MAX: usize = 256;
-/// Bytes of history the dispatcher reads at once after it fell behind.
-const CATCH_UP_BYTES: usize = 1 << 20;
+/// Commits that may wait for the dispatcher.
+const RING_BATCHES: usize = 256;
+/// Bytes of events that may wait for one stream.
+const STREAM_BYTES_MAX: usize = 4 << 20;
+/// Bytes of history the dispatcher reads at once to fill a hole.
+const HOLE_BYTES: usize = 1 << 20;
 
-/// The store's watchers. Cloning gives another handle.
-#[derive(Clone)]
-pub(crate) struct Hub(Arc<Inner>);
-
-pub(super) struct Inner {
-    pub(super) history: Arc<dyn History>,
-    pub(super) stream_watchers_max: usize,
-    pub(super) stream_updates_max: usize,
-    pub(super) progress_interval: Duration,
-    registry: Mutex<Registry>,
-    feed: Arc<Feed>,
-    pub(super) closed: AtomicBool,
-    /// Told once, when the hub closes.
-    pub(super) ended: Notify,
-}
-
-/// One registration. Slots are used again, so the serial tells whose it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket {
-    slot: Slot,
-    pub(super) serial: u64,
-}
-
-/// Where the writer leaves its commits. It knows neither watchers nor history, so that the engine can own
-/// it while the hub's history is the engine.
+/// Where the writer leaves its commits. It knows neither watchers nor history, so that the engine can own it
+/// while the hub's history is the engine.
 #[derive(Default)]
 pub(crate) struct Feed {
-    inbox: Mutex<Inbox>,
-    arrived: Condvar,
+    ring: Mutex<Ring>,
+    more: Condvar,
     watchers: AtomicU64,
 }
 
+/// Commits on their way to the dispatcher.
 #[derive(Default)]
-struct Inbox {
+struct Ring {
     batches: VecDeque<Arc<Batch>>,
+    /// Whether anybody watches.
+    wanted: bool,
+    asleep: bool,
     closed: bool,
 }
 
 impl Feed {
-    /// Announces a commit. O(1), and never waits for a watcher.
+    /// Takes a commit. Called by the writer, in order, after [`History::committed`] covers it. O(1), and it
+    /// never waits for a watcher.
     pub(crate) fn publish(&self, batch: Arc<Batch>) {
-        let mut inbox = self.inbox.lock();
-        if inbox.batches.len() >= INBOX_BATCHES_MAX {
-            inbox.batches.pop_front();
+        let mut ring = self.ring.lock();
+        if !ring.wanted {
+            return;
         }
-        inbox.batches.push_back(batch);
-        drop(inbox);
-        self.arrived.notify_one();
+        // The dispatcher is far behind: it will miss the oldest and read it from history.
+        let dropped = if ring.batches.len() >= RING_BATCHES {
+            ring.batches.pop_front()
+        } else {
+            None
+        };
+        ring.batches.push_back(batch);
+        let asleep = std::mem::take(&mut ring.asleep);
+        drop(ring);
+        if asleep {
+            self.more.notify_one();
+        }
+        drop(dropped);
     }
 
     /// Watchers of all streams.
@@ -77,288 +76,216 @@ impl Feed {
     }
 
     fn next(&self) -> Option<Arc<Batch>> {
-        let mut inbox = self.inbox.lock();
+        let mut ring = self.ring.lock();
         loop {
-            if inbox.closed {
-                return None;
-            }
-            if let Some(batch) = inbox.batches.pop_front() {
+            if let Some(batch) = ring.batches.pop_front() {
                 return Some(batch);
             }
-            self.arrived.wait(&mut inbox);
+            if ring.closed {
+                return None;
+            }
+            ring.asleep = true;
+            self.more.wait(&mut ring);
+            ring.asleep = false;
+        }
+    }
+
+    fn want(&self, wanted: bool) {
+        let mut ring = self.ring.lock();
+        ring.wanted = wanted;
+        if !wanted {
+            ring.batches.clear();
         }
     }
 
     fn close(&self) {
-        self.inbox.lock().closed = true;
-        self.arrived.notify_one();
+        self.ring.lock().closed = true;
+        self.more.notify_one();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.ring.lock().closed
     }
 }
 
-/// Who watches what. Locked by the dispatcher for one batch at a time, never by the writer.
-pub(super) struct Registry {
-    /// The next revision that the dispatcher will hand out: synced watchers have been given all below it.
-    pub(super) head: Revision,
-    serial: u64,
-    matcher: Matcher,
-    slots: Vec<Option<Registered>>,
-    free: Vec<Slot>,
-    /// Streams that wait for the head to pass a revision before they are told their progress.
-    awaiting: Vec<Arc<StreamShared>>,
+/// How a hub behaves, from the store's [`Options`].
+pub(super) struct Limits {
+    pub(super) stream_watchers_max: usize,
+    pub(super) progress_interval: Duration,
 }
 
-struct Registered {
-    stream: Arc<StreamShared>,
-    serial: u64,
-    id: i64,
-    keys: KeyRange,
-    next: Revision,
-    no_put: bool,
-    no_delete: bool,
+/// The watchers of one store. Cloning gives another handle.
+#[derive(Clone)]
+pub(crate) struct Hub(Arc<Inner>);
+
+/// Lock order: registry, then a mailbox or the feed.
+pub(super) struct Inner {
+    pub(super) history: Arc<dyn History>,
+    pub(super) scans: Scans,
+    pub(super) limits: Limits,
+    feed: Arc<Feed>,
+    registry: Mutex<Registry>,
+    streams: Mutex<Slab<Arc<Mailbox>>>,
+}
+
+/// Where a new watcher stands.
+pub(super) struct Created {
+    pub(super) key: u32,
+    /// The store's revision.
+    pub(super) now: Revision,
+    /// The revision from which on its stream has to read history for it, if it is not listed.
+    pub(super) cursor: Option<Revision>,
 }
 
 impl Hub {
     /// A hub over `history` that is told of commits by `feed`; its dispatcher is not running yet.
     pub(crate) fn new(history: Arc<dyn History>, feed: Arc<Feed>, options: &Options) -> Self {
-        let head = history.committed().next();
+        let room = Room {
+            items_max: options.stream_updates_max.max(1),
+            bytes_max: STREAM_BYTES_MAX,
+        };
         Self(Arc::new(Inner {
             history,
-            stream_watchers_max: options.stream_watchers_max,
-            stream_updates_max: options.stream_updates_max.max(1),
-            progress_interval: options.progress_interval,
-            registry: Mutex::new(Registry::new(head)),
+            scans: Scans::default(),
+            limits: Limits {
+                stream_watchers_max: options.stream_watchers_max,
+                progress_interval: options.progress_interval,
+            },
             feed,
-            closed: AtomicBool::new(false),
-            ended: Notify::new(),
+            registry: Mutex::new(Registry::new(room)),
+            streams: Mutex::default(),
         }))
     }
 
-    /// Hands out commits until [`Hub::close`]. Runs on a thread of its own.
+    /// Hands out commits until [`Hub::close`], then what waits, then ends all streams. Runs on a thread of its
+    /// own.
     pub(crate) fn dispatch(&self) {
-        self.0.dispatch();
+        while let Some(batch) = self.0.feed.next() {
+            self.0.dispatch(&batch);
+        }
+        let streams = self.0.streams.lock();
+        for mailbox in streams.keys().filter_map(|number| streams.get(number)) {
+            mailbox.stop();
+        }
     }
 
     /// A new stream without watchers.
     pub(crate) fn stream(&self) -> WatchStream {
-        WatchStream::new(Arc::clone(&self.0))
+        let mailbox = Arc::new(Mailbox::default());
+        // Held over the question, so that the dispatcher's end meets either the stream or its answer.
+        let mut streams = self.0.streams.lock();
+        let number = streams.insert(Arc::clone(&mailbox));
+        if self.0.feed.is_closed() {
+            mailbox.stop();
+        }
+        drop(streams);
+        WatchStream::new(Arc::clone(&self.0), mailbox, number)
     }
 
-    /// Ends all streams and the dispatcher.
+    /// Refuses new watchers and ends the dispatcher; each stream ends when its mailbox is empty.
     pub(crate) fn close(&self) {
         self.0.feed.close();
-        self.0.closed.store(true, Ordering::Release);
-        self.0.ended.notify_waiters();
     }
 }
 
 impl Inner {
-    pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock()
-    }
-
-    pub(super) fn count_watchers(&self, added: u64, removed: u64) {
-        self.feed.watchers.fetch_add(added, Ordering::Relaxed);
-        self.feed.watchers.fetch_sub(removed, Ordering::Relaxed);
-    }
-
-    fn dispatch(&self) {
-        while let Some(batch) = self.feed.next() {
-            // A closed store ends its streams, so an unreadable history ends the dispatcher's work too:
-            // streams meet the same error when they read for themselves.
-            if self.catch_up(batch.first).is_err() {
-                tracing::error!(revision = %batch.first, "history cannot be read, watchers have to read for themselves");
-                self.registry().detach_all(batch.last.next());
-                continue;
-            }
-            let mut registry = self.registry();
-            if batch.last < registry.head {
-                continue;
-            }
-            if registry.is_empty() {
-                registry.pass(batch.last.next()); // Nobody watches: the events are never made.
-                continue;
-            }
-            registry.hand_out(batch.events(), batch.last.next(), self.stream_updates_max);
-        }
-    }
-
-    /// Hands out what was dropped from the inbox, from history.
-    fn catch_up(&self, until: Revision) -> Result<(), Error> {
+    fn dispatch(&self, batch: &Batch) {
         loop {
-            let head = self.registry().head;
-            if head >= until {
-                return Ok(());
-            }
-            let (events, next) = match self.history.read(head, CATCH_UP_BYTES, true) {
-                Ok(chunk) => chunk,
-                // Nobody can be given these any more; those who needed them are told so.
-                Err(Error::Compacted { floor, .. }) => {
-                    self.registry().detach_all(floor.max(head.next()));
-                    continue;
+            let next = {
+                let registry = self.registry.lock();
+                if registry.len() == 0 {
+                    return;
                 }
-                Err(error) => return Err(error),
+                registry.dispatched().next()
             };
-            if next <= head {
-                return Ok(());
+            if batch.last < next {
+                return;
             }
-            self.registry().hand_out(&events, next, self.stream_updates_max);
-        }
-    }
-}
-
-impl Registry {
-    fn new(head: Revision) -> Self {
-        Self {
-            head,
-            serial: 0,
-            matcher: Matcher::default(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            awaiting: Vec::new(),
+            if batch.first <= next {
+                // May read previous values from disk, so before the lock is taken.
+                let events = batch.events();
+                return self.hand_out(|registry, wake| registry.dispatch(events, batch.last, wake));
+            }
+            self.fill_hole(next, batch.first);
         }
     }
 
-    /// Registers a synced watcher that wants everything from `next` on.
-    pub(super) fn attach(
-        &mut self,
-        stream: &Arc<StreamShared>,
-        id: i64,
+    /// Dispatches from history what the ring has lost.
+    fn fill_hole(&self, from: Revision, to: Revision) {
+        match self.history.read(from, HOLE_BYTES, true) {
+            Ok((events, until)) if until > from => {
+                let last = Revision(until.0 - 1);
+                self.hand_out(|registry, wake| registry.dispatch(&events, last, wake));
+            }
+            other => {
+                if let Err(error) = other {
+                    tracing::warn!(%from, %to, error = &error as &dyn std::error::Error, "watchers lost their place and read history by themselves");
+                }
+                self.hand_out(|registry, wake| registry.give_up(Revision(to.0 - 1), wake));
+            }
+        }
+    }
+
+    fn hand_out(&self, step: impl FnOnce(&mut Registry, &mut Vec<Arc<Mailbox>>)) {
+        let mut wake = Vec::new();
+        step(&mut self.registry.lock(), &mut wake);
+        for mailbox in wake {
+            mailbox.wake();
+        }
+    }
+
+    /// Runs a step on the registry.
+    pub(super) fn registry<T>(&self, step: impl FnOnce(&mut Registry) -> T) -> T {
+        step(&mut self.registry.lock())
+    }
+
+    /// Adds a watcher to a stream.
+    pub(super) fn create(
+        &self,
+        mailbox: &Arc<Mailbox>,
+        name: Name,
         spec: &WatchSpec,
-        next: Revision,
-    ) -> Ticket {
-        self.serial += 1;
-        let serial = self.serial;
-        let registered = Registered {
-            stream: Arc::clone(stream),
-            serial,
-            id,
-            keys: spec.keys.clone(),
-            next,
+    ) -> Result<Created, Error> {
+        if self.feed.is_closed() {
+            return Err(Error::Stopped);
+        }
+        let filter = Filter {
             no_put: spec.no_put,
             no_delete: spec.no_delete,
         };
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            Slot::try_from(self.slots.len() - 1).expect("fewer watchers than 4 billion fit in memory")
-        });
-        self.matcher.insert(&registered.keys, slot);
-        self.slots[slot as usize] = Some(registered);
-        Ticket { slot, serial }
-    }
-
-    /// Removes a synced watcher; one that the dispatcher has already made a cursor is not there any more.
-    pub(super) fn detach(&mut self, ticket: Ticket) {
-        let there = self.slots[ticket.slot as usize].as_ref();
-        if there.is_some_and(|registered| registered.serial == ticket.serial) {
-            self.free_slot(ticket.slot);
+        let mut registry = self.registry.lock();
+        if registry.len() == 0 {
+            // From here on commits are published. One whose publication was left out was committed before, so
+            // it is covered by what is read next; that is why the order matters.
+            self.feed.want(true);
+            registry.skip(self.history.committed());
         }
+        let now = self.history.committed();
+        let start = spec.start.filter(|start| start.0 > 0).unwrap_or(now.next());
+        let key = registry.add(mailbox, name, spec.keys.clone(), filter);
+        let cursor = (!registry.list(key, start)).then_some(start);
+        self.count(&registry);
+        Ok(Created { key, now, cursor })
     }
 
-    fn free_slot(&mut self, slot: Slot) -> Option<Registered> {
-        let registered = self.slots[slot as usize].take()?;
-        self.matcher.remove(&registered.keys, slot);
-        self.free.push(slot);
-        Some(registered)
-    }
-
-    /// Makes a synced watcher a cursor that starts at `next`.
-    fn lag(&mut self, slot: Slot, next: Revision) {
-        if let Some(Registered { stream, serial, .. }) = self.free_slot(slot) {
-            stream.lag(Lagged {
-                serial,
-                next,
-                after: 0,
-            });
+    /// Removes watchers.
+    pub(super) fn remove(&self, keys: impl IntoIterator<Item = u32>) {
+        let mut registry = self.registry.lock();
+        for key in keys {
+            registry.remove(key);
         }
-    }
-
-    /// Promises to wake the stream when the head has passed a revision that it waits for.
-    pub(super) fn await_head(&mut self, stream: &Arc<StreamShared>) {
-        if !self.awaiting.iter().any(|waiting| Arc::ptr_eq(waiting, stream)) {
-            self.awaiting.push(Arc::clone(stream));
+        if registry.len() == 0 {
+            self.feed.want(false);
+            self.scans.clear();
         }
+        self.count(&registry);
     }
 
-    /// Gives the events of whole revisions to whom wants them; all revisions below `next` are then done.
-    fn hand_out(&mut self, events: &[Arc<Event>], next: Revision, updates_max: usize) {
-        let head = self.head;
-        let mut matches: Vec<(Slot, Arc<Event>)> = Vec::new();
-        for event in events.iter().filter(|event| event.kv.mod_revision >= head) {
-            let slots = &self.slots;
-            self.matcher.matching(&event.kv.key, &mut |slot| {
-                if slots[slot as usize]
-                    .as_ref()
-                    .is_some_and(|registered| registered.wants(event))
-                {
-                    matches.push((slot, Arc::clone(event)));
-                }
-            });
-        }
-        // Stable: the events of one watcher stay in their order.
-        matches.sort_by_key(|(slot, _)| *slot);
-        let mut rest = &matches[..];
-        while let Some((slot, _)) = rest.first() {
-            let slot = *slot;
-            let run = rest.partition_point(|(other, _)| *other == slot);
-            self.give(
-                slot,
-                rest[..run].iter().map(|(_, event)| Arc::clone(event)).collect(),
-                next,
-                updates_max,
-            );
-            rest = &rest[run..];
-        }
-        self.pass(next);
+    fn count(&self, registry: &Registry) {
+        self.feed.watchers.store(registry.len() as u64, Ordering::Relaxed);
     }
 
-    fn is_empty(&self) -> bool {
-        self.free.len() == self.slots.len()
-    }
-
-    /// Everything below `next` has been handed out.
-    fn pass(&mut self, next: Revision) {
-        self.head = next;
-        for stream in self.awaiting.drain(..) {
-            stream.wake();
-        }
-    }
-
-    fn give(&mut self, slot: Slot, events: Vec<Arc<Event>>, next: Revision, updates_max: usize) {
-        let Some(registered) = &self.slots[slot as usize] else {
-            return; // Removed a moment ago; a slot is matched only while it is taken.
-        };
-        let first = events.first().map_or(next, |event| event.kv.mod_revision);
-        let revision = Revision(next.0 - 1);
-        let queued = Queued {
-            id: registered.id,
-            serial: registered.serial,
-            revision,
-            events,
-        };
-        if !registered.stream.push(queued, updates_max) {
-            // Full: from here on this watcher is a cursor. Others of the stream follow when they have events.
-            self.lag(slot, first);
-        }
-    }
-
-    /// Turns every synced watcher into a cursor at the old head, which then meets the history's own answer.
-    fn detach_all(&mut self, next: Revision) {
-        for slot in 0..self.slots.len() {
-            let slot = Slot::try_from(slot).expect("slots are numbered by Slot");
-            if let Some(registered) = &self.slots[slot as usize] {
-                self.lag(slot, registered.next.max(self.head));
-            }
-        }
-        self.head = self.head.max(next);
-    }
-}
-
-impl Registered {
-    fn wants(&self, event: &Event) -> bool {
-        let filtered = match event.kind {
-            EventKind::Put => self.no_put,
-            EventKind::Delete => self.no_delete,
-        };
-        !filtered && event.kv.mod_revision >= self.next
+    pub(super) fn close_stream(&self, number: u32) {
+        self.streams.lock().remove(number);
     }
 }

@@ -1,33 +1,30 @@
-//! Watching: who sees which event, without the writer knowing.
+//! Watching: every write, in order, to everybody who asked, without the writer waiting for anybody.
+//!
+//! The writer gives each commit to the [`Hub`]. A dispatcher thread finds the watchers that want its events
+//! and leaves them in the mailbox of their stream. A watcher whose stream does not keep up becomes a cursor:
+//! a revision, from which its stream reads history until it has caught up and is listed again.
 //!
 //! ```text
-//! sequencer ──push Arc<Batch>, O(1)──▶ inbox ──▶ dispatcher thread ──matches──▶ stream queue ──▶ next()
-//!                                                                                   │ full
-//!                                      history (hot ring, segments) ◀──cursor───────┘
+//! writer --Arc<Batch>--> ring --dispatcher--> registry (who wants it) --> mailbox --+--> WatchStream::next
+//!                                                                         history --+
 //! ```
 //!
-//! - [`Hub`]: registration and the dispatcher. The writer pushes one pointer per commit and goes on.
-//! - [`WatchStream`]: many watchers with one consumer. A stream that does not keep up is not queued for: its
-//!   watchers become cursors that read history in the consumer's own task, and rejoin at the head.
-//! - `matcher`: from a key to the watchers that want it, without asking each of them.
-//! - `cursor`: the watchers of a stream that read history.
-//!
-//! **Why nothing is lost or doubled.** The dispatcher handles revisions strictly in order and holds the
-//! registry's lock while it does; `head` is the next one. A watcher is either *synced*: registered with the
-//! matcher, given every event at or above its `next` as the dispatcher passes it; or *lagging*: not
-//! registered, its `next` moved on by history alone. It changes from lagging to synced under the same lock
-//! and only when `next >= head`: everything below `head` it has read itself, everything from `head` on the
-//! dispatcher will give it, and what lies in `head..next` the matcher skips because it is below `next`.
-//! From synced to lagging it changes when its queue is full, with `next` set to the first revision that was
-//! not queued; what is queued is delivered before history is read.
+//! Reading order: [`registry`] (the state machine, and why nothing is lost or repeated), [`index`] and
+//! [`spans`] (who wants an event), [`mailbox`] (the bound), [`cursor`] and [`scan`] (catching up), [`hub`]
+//! (the thread), [`stream`] (the consumer).
 
 mod cursor;
 mod hub;
-mod matcher;
+mod index;
+mod mailbox;
+mod registry;
+mod scan;
+mod slab;
+mod spans;
 mod stream;
-
-#[cfg(test)]
-mod tests;
 
 pub(crate) use hub::{Feed, Hub};
 pub use stream::WatchStream;
+
+#[cfg(test)]
+mod tests;

@@ -1,145 +1,124 @@
-//! Many watchers with one consumer.
+//! The consumer's side: many watchers, one sequence of updates.
+//!
+//! All state is in the stream and nothing is awaited but in [`WatchStream::next`], which is therefore
+//! cancel-safe. Updates come from three places, taken in turns: the mailbox (what the dispatcher handed
+//! over), history (for watchers that lag), and markers in the mailbox that become progress.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::cursor::{self, Cursor, Outcome};
-use super::hub::{Inner, Ticket};
+use super::cursor::{CatchUp, Cursor};
+use super::hub::Inner;
+use super::mailbox::{Item, Mailbox, Name, Parcel};
+use super::scan::Chunk;
 use crate::error::Error;
 use crate::types::{Event, KeyRange, Revision, WatchSpec, WatchUpdate};
 
-/// What the dispatcher has for one watcher.
-pub(super) struct Queued {
-    pub(super) id: i64,
-    /// Tells a watcher from an earlier one with the same id.
-    pub(super) serial: u64,
-    pub(super) revision: Revision,
-    pub(super) events: Vec<Arc<Event>>,
+/// Updates for the same watcher that wait in line are joined up to so many bytes.
+const JOIN_BYTES: usize = 64 << 10;
+
+type Scan = Pin<Box<dyn Future<Output = Result<Arc<Chunk>, Error>> + Send + Sync>>;
+
+/// A watcher, as its stream knows it.
+struct Entry {
+    key: u32,
+    serial: u32,
+    /// Progress below this would take the client back: to before its creation, or before its start.
+    quiet_below: Revision,
 }
 
-/// The dispatcher's word that a watcher has to read history from `next` on.
-pub(super) struct Lagged {
-    pub(super) serial: u64,
-    pub(super) next: Revision,
-    /// Its events before `next` are among the first `after` ever queued: they come first.
-    pub(super) after: u64,
-}
-
-/// The part of a stream that the dispatcher sees.
-#[derive(Default)]
-pub(super) struct StreamShared {
-    queue: Mutex<Queue>,
-    news: Notify,
-}
-
-#[derive(Default)]
-struct Queue {
-    updates: VecDeque<Queued>,
-    pushed: u64,
-    lagged: Vec<Lagged>,
-}
-
-impl StreamShared {
-    /// Queues an update and wakes the consumer; `false` when the queue is full.
-    pub(super) fn push(&self, update: Queued, max: usize) -> bool {
-        let mut queue = self.queue.lock();
-        if queue.updates.len() >= max {
-            return false;
-        }
-        queue.updates.push_back(update);
-        queue.pushed += 1;
-        drop(queue);
-        self.wake();
-        true
-    }
-
-    pub(super) fn lag(&self, mut lagged: Lagged) {
-        let mut queue = self.queue.lock();
-        lagged.after = queue.pushed;
-        queue.lagged.push(lagged);
-        drop(queue);
-        self.wake();
-    }
-
-    pub(super) fn wake(&self) {
-        self.news.notify_one();
-    }
-}
+/// Bytes that a stream holds for each watcher.
+#[cfg(test)]
+pub(super) const ENTRY_BYTES: usize = size_of::<(i64, Entry)>();
 
 /// Many watchers that share one consumer. Dropping it removes them all.
-///
-/// ```no_run
-/// # async fn example(store: setpoint_store::Store) -> Result<(), setpoint_store::Error> {
-/// use setpoint_store::types::{KeyRange, WatchSpec, WatchUpdate};
-/// let mut stream = store.watch();
-/// let (id, now) = stream.create(WatchSpec::new(KeyRange::prefix(b"/registry/"), None))?;
-/// while let Some(update) = stream.next().await {
-///     if let WatchUpdate::Events { events, .. } = update {
-///         // Everything after revision `now`, in order, each revision whole.
-///         assert!(events.iter().all(|event| event.kv.mod_revision > now));
-///     }
-/// }
-/// # let _ = id; Ok(()) }
-/// ```
 pub struct WatchStream {
     hub: Arc<Inner>,
-    shared: Arc<StreamShared>,
-    watchers: HashMap<i64, Watcher>,
+    mailbox: Arc<Mailbox>,
+    number: u32,
+    watchers: HashMap<i64, Entry>,
     next_id: i64,
-    /// Made here rather than by the dispatcher: from history, progress, compaction.
-    ready: VecDeque<WatchUpdate>,
-    /// Updates taken from the queue so far.
-    popped: u64,
-    /// Whether history has its turn before the queue: neither may starve the other.
-    history_turn: bool,
-    /// Answer a progress request once the head is above this.
-    progress_above: Option<Revision>,
-    tick: Option<Instant>,
+    next_serial: u32,
+    history: CatchUp,
+    scan: Option<Scan>,
+    /// Watchers below the floor: id and floor, to be reported.
+    compacted: VecDeque<(i64, Revision)>,
+    /// Whether history has the next turn.
+    turn_of_history: bool,
+    progress: Progress,
+    idle: Idle,
+    /// History could not be read; the client has to start over.
+    broken: bool,
 }
 
-struct Watcher {
-    spec: WatchSpec,
-    state: State,
-    /// Whether anything was delivered since the last progress tick.
-    active: bool,
+/// The state of [`WatchStream::request_progress`].
+#[derive(Default)]
+struct Progress {
+    /// Asked for, at this revision of the store.
+    wanted: Option<Revision>,
+    /// The answer is in the mailbox.
+    marked: bool,
+    /// The highest [`Entry::quiet_below`].
+    quiet_below: Revision,
+    /// The highest revision delivered from history.
+    shown: Revision,
 }
 
-enum State {
-    Synced(Ticket),
-    Lagging { next: Revision, after: u64 },
+/// The state of progress on idle watchers.
+struct Idle {
+    /// Watchers that want it; whether nothing was sent to them since the last tick.
+    quiet: HashMap<i64, bool>,
+    interval: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// A tick is in the mailbox.
+    marked: bool,
+    /// Watchers to be told of a revision.
+    due: (Revision, VecDeque<Name>),
 }
 
 impl WatchStream {
-    pub(super) fn new(hub: Arc<Inner>) -> Self {
+    pub(super) fn new(hub: Arc<Inner>, mailbox: Arc<Mailbox>, number: u32) -> Self {
+        let interval = jittered(hub.limits.progress_interval, number);
         Self {
             hub,
-            shared: Arc::default(),
+            mailbox,
+            number,
             watchers: HashMap::new(),
             next_id: 0,
-            ready: VecDeque::new(),
-            popped: 0,
-            history_turn: false,
-            progress_above: None,
-            tick: None,
+            next_serial: 0,
+            history: CatchUp::default(),
+            scan: None,
+            compacted: VecDeque::new(),
+            turn_of_history: false,
+            progress: Progress::default(),
+            idle: Idle {
+                quiet: HashMap::new(),
+                interval,
+                timer: None,
+                marked: false,
+                due: Default::default(),
+            },
+            broken: false,
         }
     }
 
     /// Adds a watcher; returns its id and the store's revision at that moment (it sees what comes after,
-    /// or from `spec.start` on).
+    /// or from `spec.start` on). A start at 0 or below is no start.
     ///
     /// # Errors
-    /// [`Error::EmptyWatchRange`], [`Error::DuplicateWatchId`], [`Error::TooManyWatchers`],
-    /// [`Error::Stopped`].
+    /// [`Error::EmptyWatchRange`], [`Error::DuplicateWatchId`], [`Error::TooManyWatchers`], [`Error::Stopped`].
+    #[allow(clippy::needless_pass_by_value, reason = "a watcher owns its specification")]
     pub fn create(&mut self, spec: WatchSpec) -> Result<(i64, Revision), Error> {
         if matches!(&spec.keys, KeyRange::Span(start, end) if end <= start) {
             return Err(Error::EmptyWatchRange);
         }
-        if self.watchers.len() >= self.hub.stream_watchers_max {
+        if self.watchers.len() >= self.hub.limits.stream_watchers_max {
             return Err(Error::TooManyWatchers);
         }
         let id = match spec.id {
@@ -147,286 +126,327 @@ impl WatchStream {
             Some(id) => id,
             None => self.unused_id(),
         };
-        if spec.progress && self.tick.is_none() {
-            self.tick = Some(self.next_tick());
-        }
-        let mut registry = self.hub.registry();
-        // Under the registry's lock: the dispatcher has handed out nothing above what is committed now.
-        let now = self.hub.history.committed();
-        if self.hub.closed.load(Ordering::Acquire) {
-            return Err(Error::Stopped);
-        }
-        let start = spec.start.unwrap_or(now.next());
-        let state = if start > now {
-            State::Synced(registry.attach(&self.shared, id, &spec, start))
-        } else {
-            State::Lagging {
-                next: start,
-                after: 0,
-            }
+        let name = Name {
+            id,
+            serial: self.next_serial,
         };
-        drop(registry);
-        self.hub.count_watchers(1, 0);
+        let created = self.hub.create(&self.mailbox, name, &spec)?;
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let quiet_below = spec.start.map_or(created.now, |start| start.max(created.now));
+        self.progress.quiet_below = self.progress.quiet_below.max(quiet_below);
         self.watchers.insert(
             id,
-            Watcher {
-                spec,
-                state,
-                active: false,
+            Entry {
+                key: created.key,
+                serial: name.serial,
+                quiet_below,
             },
         );
-        Ok((id, now))
+        if spec.progress {
+            self.idle.quiet.insert(id, true);
+        }
+        if let Some(next) = created.cursor {
+            self.add_cursor(name, created.key, next, 0, spec.prev_kv);
+        }
+        Ok((id, created.now))
     }
 
     /// Removes a watcher; nothing of it is delivered afterwards. Whether there was one.
     pub fn cancel(&mut self, id: i64) -> bool {
-        let Some(watcher) = self.watchers.remove(&id) else {
+        let Some(entry) = self.forget(id) else {
             return false;
         };
-        if let State::Synced(ticket) = watcher.state {
-            self.hub.registry().detach(ticket);
-        }
-        self.ready.retain(|update| match update {
-            WatchUpdate::Events { id: of, .. } | WatchUpdate::Compacted { id: of, .. } => *of != id,
-            WatchUpdate::Progress { id: of, .. } => *of != Some(id),
+        self.history.remove(Name {
+            id,
+            serial: entry.serial,
         });
-        self.hub.count_watchers(0, 1);
         true
     }
 
-    /// Asks for one [`WatchUpdate::Progress`] with id `None`, at least at the present revision, once every
-    /// watcher is synced. Not answered while a watcher starts in the future, as in etcd.
+    /// Asks for one [`WatchUpdate::Progress`] with id `None`, sent once every watcher has everything up to
+    /// the store's present revision. Asking again before the answer asks once. Without watchers there is no
+    /// answer.
     pub fn request_progress(&mut self) {
-        self.progress_above = Some(self.hub.history.committed());
+        if !self.watchers.is_empty() {
+            self.progress.wanted = Some(self.hub.history.committed());
+        }
     }
 
-    /// Watchers on this stream.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.watchers.len()
-    }
-
-    /// Whether the stream has no watcher.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.watchers.is_empty()
-    }
-
-    /// The next update; `None` once the store stops, or can no longer read its log. Cancel-safe.
+    /// The next update; `None` once the store stops, or when its history cannot be read. Cancel-safe.
     pub async fn next(&mut self) -> Option<WatchUpdate> {
-        let hub = Arc::clone(&self.hub);
-        let shared = Arc::clone(&self.shared);
-        let ended = hub.ended.notified();
-        tokio::pin!(ended);
-        ended.as_mut().enable();
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<WatchUpdate>> {
         loop {
-            if hub.closed.load(Ordering::Acquire) {
-                return None;
-            }
-            match self.poll_once() {
-                Ok(Some(update)) => return Some(update),
-                Ok(None) => (),
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "watch stream ended");
-                    return None;
-                }
-            }
-            if self.has_work() {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            let tick = self.tick;
-            tokio::select! {
-                () = shared.news.notified() => (),
-                () = &mut ended => return None,
-                () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => (),
-            }
-        }
-    }
-
-    /// One step, without waiting.
-    fn poll_once(&mut self) -> Result<Option<WatchUpdate>, Error> {
-        self.absorb_lagged();
-        if let Some(update) = self.ready.pop_front() {
-            return Ok(Some(update));
-        }
-        if self.history_turn || self.queue_is_empty() {
-            self.history_turn = false;
-            self.read_history()?;
-            if let Some(update) = self.ready.pop_front() {
-                return Ok(Some(update));
-            }
-        }
-        if let Some(update) = self.pop_queue() {
-            self.history_turn = true;
-            return Ok(Some(update));
-        }
-        self.send_progress();
-        Ok(self.ready.pop_front())
-    }
-
-    /// Whether a further step could give something without news from outside.
-    fn has_work(&self) -> bool {
-        let cursors = self
-            .watchers
-            .values()
-            .any(|watcher| matches!(watcher.state, State::Lagging { .. }));
-        cursors || !self.queue_is_empty()
-    }
-
-    fn queue_is_empty(&self) -> bool {
-        let queue = self.shared.queue.lock();
-        queue.updates.is_empty() && queue.lagged.is_empty()
-    }
-
-    fn absorb_lagged(&mut self) {
-        let lagged = std::mem::take(&mut self.shared.queue.lock().lagged);
-        for Lagged { serial, next, after } in lagged {
-            let watcher = self
-                .watchers
-                .values_mut()
-                .find(|watcher| matches!(&watcher.state, State::Synced(ticket) if ticket.serial == serial));
-            if let Some(watcher) = watcher {
-                watcher.state = State::Lagging { next, after };
-            }
-        }
-    }
-
-    fn pop_queue(&mut self) -> Option<WatchUpdate> {
-        loop {
-            let queued = self.shared.queue.lock().updates.pop_front()?;
-            self.popped += 1;
-            // Of a cancelled watcher, or an earlier one with this id, nothing is delivered. A lagging one
-            // takes what was queued before it fell behind.
-            let Some(watcher) = self.watchers.get_mut(&queued.id) else {
-                continue;
-            };
-            let current = match &watcher.state {
-                State::Synced(ticket) => ticket.serial == queued.serial,
-                State::Lagging { after, .. } => self.popped <= *after,
-            };
-            if current {
-                watcher.active = true;
-                let Queued {
-                    id, revision, events, ..
-                } = queued;
-                return Some(WatchUpdate::Events { id, revision, events });
-            }
-        }
-    }
-
-    /// Moves the cursors by one chunk, then lets those that have arrived rejoin the head.
-    fn read_history(&mut self) -> Result<(), Error> {
-        let popped = self.popped;
-        let mut cursors: Vec<Cursor<'_>> = Vec::new();
-        for (id, watcher) in &self.watchers {
-            if let State::Lagging { next, after } = watcher.state
-                && after <= popped
+            let taken = self.look();
+            self.poll_tick(cx);
+            if self.turn_of_history
+                && let Some(update) = self.take_past(cx, taken)
             {
-                cursors.push(Cursor {
-                    id: *id,
-                    spec: &watcher.spec,
-                    next,
-                    outcome: Outcome::Untouched,
+                self.turn_of_history = false;
+                return Poll::Ready(Some(update));
+            }
+            if let Some(update) = self.take_live() {
+                self.turn_of_history = true;
+                return Poll::Ready(Some(update));
+            }
+            // Taking what was left over may have let a cursor go on.
+            let taken = self.look();
+            if let Some(update) = self.take_past(cx, taken) {
+                return Poll::Ready(Some(update));
+            }
+            if self.broken {
+                return Poll::Ready(None);
+            }
+            if self.mark_all_synced() {
+                continue;
+            }
+            let stopped = self.mailbox.is_stopped();
+            match self.mailbox.poll(cx) {
+                Poll::Ready(()) if stopped && !self.mailbox.has_items() => return Poll::Ready(None),
+                Poll::Ready(()) => (),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Takes over watchers that the dispatcher had no room for.
+    fn look(&mut self) -> u64 {
+        let (lags, taken) = self.mailbox.look();
+        for lag in lags {
+            if let Some(key) = self.key(lag.name) {
+                // Live events carry previous versions; from history they have to be asked for.
+                self.add_cursor(lag.name, key, lag.next, lag.after, true);
+            }
+        }
+        taken
+    }
+
+    fn add_cursor(&mut self, name: Name, key: u32, next: Revision, after: u64, prev_kv: bool) {
+        if let Some((keys, filter)) = self.hub.registry(|registry| registry.wants(key)) {
+            self.history.add(Cursor {
+                name,
+                key,
+                keys,
+                filter,
+                prev_kv,
+                next,
+                after,
+            });
+        }
+    }
+
+    // --- from the mailbox ---
+
+    fn take_live(&mut self) -> Option<WatchUpdate> {
+        loop {
+            if let Some(update) = self.due() {
+                return Some(update);
+            }
+            match self.mailbox.take()? {
+                Item::Events(name, parcel) if self.key(name).is_some() => {
+                    return Some(self.events(name, &parcel));
+                }
+                // Of a watcher that has been cancelled.
+                Item::Events(..) => (),
+                Item::AllSynced(revision) => {
+                    self.progress.marked = false;
+                    if self.holds_for_all(revision) {
+                        return Some(WatchUpdate::Progress { id: None, revision });
+                    }
+                    // A watcher made since then is not that far, or further.
+                    self.progress.wanted = self.progress.wanted.max(Some(revision));
+                }
+                Item::Tick(revision) => self.tick(revision),
+            }
+        }
+    }
+
+    fn events(&mut self, name: Name, parcel: &Parcel) -> WatchUpdate {
+        let mut events = parcel.events.to_vec();
+        let mut bytes = parcel.bytes;
+        while let Some(more) = self.mailbox.take_more(name, JOIN_BYTES.saturating_sub(bytes)) {
+            bytes += more.bytes;
+            events.extend_from_slice(&more.events);
+        }
+        let revision = events
+            .last()
+            .map_or(Revision::default(), |event| event.kv.mod_revision);
+        self.deliver(name, revision, events)
+    }
+
+    fn deliver(&mut self, name: Name, revision: Revision, events: Vec<Arc<Event>>) -> WatchUpdate {
+        if let Some(quiet) = self.idle.quiet.get_mut(&name.id) {
+            *quiet = false;
+        }
+        WatchUpdate::Events {
+            id: name.id,
+            revision,
+            events,
+        }
+    }
+
+    // --- from history ---
+
+    fn take_past(&mut self, cx: &mut Context<'_>, taken: u64) -> Option<WatchUpdate> {
+        while !self.broken {
+            if let Some((id, floor)) = self.compacted.pop_front() {
+                return Some(WatchUpdate::Compacted { id, floor });
+            }
+            if let Some((name, events, revision)) = self.history.serve(taken) {
+                self.progress.shown = self.progress.shown.max(revision);
+                return Some(self.deliver(name, revision, events));
+            }
+            self.list_those_who_caught_up();
+            match self.poll_scan(cx, taken) {
+                Poll::Ready(Some(Ok(chunk))) => self.history.offer(chunk),
+                Poll::Ready(Some(Err(error))) => self.failed(&error),
+                Poll::Ready(None) | Poll::Pending => return None,
+            }
+        }
+        None
+    }
+
+    /// Reads on, if there is a cursor that may go on.
+    fn poll_scan(&mut self, cx: &mut Context<'_>, taken: u64) -> Poll<Option<Result<Arc<Chunk>, Error>>> {
+        if self.scan.is_none() {
+            let Some((from, prev_kv)) = self.history.choose(taken) else {
+                return Poll::Ready(None);
+            };
+            let hub = Arc::clone(&self.hub);
+            let history = Arc::clone(&hub.history);
+            self.scan = Some(Box::pin(
+                async move { hub.scans.read(history, from, prev_kv).await },
+            ));
+        }
+        let Some(scan) = &mut self.scan else {
+            return Poll::Ready(None);
+        };
+        let result = std::task::ready!(scan.as_mut().poll(cx));
+        self.scan = None;
+        Poll::Ready(Some(result))
+    }
+
+    fn failed(&mut self, error: &Error) {
+        if let Error::Compacted { floor, .. } = error {
+            let floor = *floor;
+            let gone = self.history.extract(|cursor| cursor.next < floor);
+            for cursor in &gone {
+                self.forget(cursor.name.id);
+                self.compacted.push_back((cursor.name.id, floor));
+            }
+            return;
+        }
+        if !matches!(error, Error::Stopped) {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "a watch stream ends: its history cannot be read"
+            );
+        }
+        self.broken = true;
+    }
+
+    fn list_those_who_caught_up(&mut self) {
+        if !self.history.is_empty() {
+            let list = |cursors: &mut CatchUp| {
+                self.hub
+                    .registry(|registry| cursors.extract(|cursor| registry.list(cursor.key, cursor.next)))
+            };
+            list(&mut self.history);
+        }
+    }
+
+    // --- progress ---
+
+    /// Puts the answer to a request for progress in line, if all watchers are listed and far enough.
+    fn mark_all_synced(&mut self) -> bool {
+        let Some(wanted) = self.progress.wanted else {
+            return false;
+        };
+        if self.progress.marked || !self.history.is_empty() {
+            return false;
+        }
+        let enough = wanted.max(self.progress.quiet_below).max(self.progress.shown);
+        let mailbox = &self.mailbox;
+        // Under the registry's lock: what was dispatched so far is in the mailbox before the marker.
+        let marked = self.hub.registry(|registry| {
+            if registry.dispatched() >= enough {
+                mailbox.mark(Item::AllSynced(registry.dispatched()));
+                return true;
+            }
+            registry.wait(mailbox);
+            false
+        });
+        if marked {
+            self.progress.wanted = None;
+            self.progress.marked = true;
+        }
+        marked
+    }
+
+    /// Whether progress at `revision` is true and new for every watcher.
+    fn holds_for_all(&self, revision: Revision) -> bool {
+        revision >= self.progress.quiet_below
+            && revision >= self.progress.shown
+            && self.history.behind(revision).next().is_none()
+    }
+
+    /// Puts a tick in line when it is time.
+    fn poll_tick(&mut self, cx: &mut Context<'_>) {
+        if self.idle.quiet.is_empty() {
+            self.idle.timer = None;
+            return;
+        }
+        let interval = self.idle.interval;
+        let timer = self
+            .idle
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + interval)));
+        while timer.as_mut().poll(cx).is_ready() {
+            timer.as_mut().reset(Instant::now() + interval);
+            if !std::mem::replace(&mut self.idle.marked, true) {
+                let mailbox = &self.mailbox;
+                self.hub
+                    .registry(|registry| mailbox.mark(Item::Tick(registry.dispatched())));
+            }
+        }
+    }
+
+    /// Finds the watchers that were idle until a tick and have everything up to its revision.
+    fn tick(&mut self, revision: Revision) {
+        self.idle.marked = false;
+        let behind: HashSet<i64> = self.history.behind(revision).map(|name| name.id).collect();
+        let watchers = &self.watchers;
+        let due = self.idle.quiet.iter_mut().filter_map(|(id, quiet)| {
+            let was_quiet = std::mem::replace(quiet, true);
+            let entry = watchers.get(id)?;
+            let tell = was_quiet && revision >= entry.quiet_below && !behind.contains(id);
+            tell.then_some(Name {
+                id: *id,
+                serial: entry.serial,
+            })
+        });
+        self.idle.due = (revision, due.collect());
+    }
+
+    fn due(&mut self) -> Option<WatchUpdate> {
+        let revision = self.idle.due.0;
+        loop {
+            let name = self.idle.due.1.pop_front()?;
+            if self.key(name).is_some() {
+                return Some(WatchUpdate::Progress {
+                    id: Some(name.id),
+                    revision,
                 });
             }
         }
-        if cursors.is_empty() {
-            return Ok(());
-        }
-        cursor::step(&*self.hub.history, &mut cursors)?;
-        let moved: Vec<_> = cursors
-            .into_iter()
-            .map(|cursor| (cursor.id, cursor.next, cursor.outcome))
-            .collect();
-        for (id, next, outcome) in moved {
-            self.move_cursor(id, next, outcome);
-        }
-        self.rejoin();
-        Ok(())
     }
 
-    fn move_cursor(&mut self, id: i64, to: Revision, outcome: Outcome) {
-        let Some(watcher) = self.watchers.get_mut(&id) else {
-            return;
-        };
-        match outcome {
-            Outcome::Untouched => (),
-            Outcome::Moved(events) => {
-                watcher.state = State::Lagging { next: to, after: 0 };
-                if !events.is_empty() {
-                    watcher.active = true;
-                    self.ready.push_back(WatchUpdate::Events {
-                        id,
-                        revision: Revision(to.0 - 1),
-                        events,
-                    });
-                }
-            }
-            Outcome::Compacted(floor) => {
-                self.cancel(id);
-                self.ready.push_back(WatchUpdate::Compacted { id, floor });
-            }
-        }
-    }
+    // --- watchers ---
 
-    fn rejoin(&mut self) {
-        let popped = self.popped;
-        let committed = self.hub.history.committed();
-        let mut registry = self.hub.registry();
-        for (id, watcher) in &mut self.watchers {
-            if let State::Lagging { next, after } = watcher.state
-                && after <= popped
-                && next > committed
-                && next >= registry.head
-            {
-                watcher.state = State::Synced(registry.attach(&self.shared, *id, &watcher.spec, next));
-            }
-        }
-    }
-
-    /// Makes the progress updates that are due. Everything up to `head - 1` has then been taken from the
-    /// queue: the dispatcher fills it under the lock that is held here.
-    fn send_progress(&mut self) {
-        let tick_due = self.tick.is_some_and(|tick| tick <= Instant::now());
-        if self.progress_above.is_none() && !tick_due {
-            return;
-        }
-        let mut registry = self.hub.registry();
-        if self.has_work() {
-            return;
-        }
-        let revision = Revision(registry.head.0 - 1);
-        let started = |watcher: &Watcher| watcher.spec.start.is_none_or(|start| start <= revision);
-        if let Some(above) = self.progress_above {
-            if !self.watchers.values().all(started) {
-                self.progress_above = None;
-            } else if revision >= above {
-                self.progress_above = None;
-                self.ready.push_back(WatchUpdate::Progress { id: None, revision });
-            } else {
-                registry.await_head(&self.shared);
-            }
-        }
-        drop(registry);
-        if tick_due {
-            for (id, watcher) in &mut self.watchers {
-                let idle = !std::mem::take(&mut watcher.active);
-                if idle && watcher.spec.progress && started(watcher) {
-                    self.ready.push_back(WatchUpdate::Progress {
-                        id: Some(*id),
-                        revision,
-                    });
-                }
-            }
-            self.tick = Some(self.next_tick());
-        }
-    }
-
-    fn next_tick(&self) -> Instant {
-        Instant::now() + self.hub.progress_interval.mul_f64(1.0 + 0.1 * fastrand::f64())
-    }
-
+    /// The next number that is not in use. Numbers are not given twice, as in etcd: an answer under way to a
+    /// cancelled watcher would be taken for one to its successor.
     fn unused_id(&mut self) -> i64 {
         while self.watchers.contains_key(&self.next_id) {
             self.next_id += 1;
@@ -434,17 +454,46 @@ impl WatchStream {
         self.next_id += 1;
         self.next_id - 1
     }
+
+    /// The registry's key of a watcher, if it still is the one of that name.
+    fn key(&self, name: Name) -> Option<u32> {
+        self.watchers
+            .get(&name.id)
+            .filter(|entry| entry.serial == name.serial)
+            .map(|entry| entry.key)
+    }
+
+    fn forget(&mut self, id: i64) -> Option<Entry> {
+        let entry = self.watchers.remove(&id)?;
+        self.hub.remove([entry.key]);
+        self.idle.quiet.remove(&id);
+        if entry.quiet_below == self.progress.quiet_below {
+            let rest = self.watchers.values().map(|entry| entry.quiet_below);
+            self.progress.quiet_below = rest.max().unwrap_or_default();
+        }
+        if self.watchers.is_empty() {
+            self.progress.wanted = None;
+        }
+        Some(entry)
+    }
 }
 
 impl Drop for WatchStream {
     fn drop(&mut self) {
-        let mut registry = self.hub.registry();
-        for watcher in self.watchers.values() {
-            if let State::Synced(ticket) = watcher.state {
-                registry.detach(ticket);
-            }
-        }
-        drop(registry);
-        self.hub.count_watchers(0, self.watchers.len() as u64);
+        self.hub.remove(self.watchers.values().map(|entry| entry.key));
+        self.hub.close_stream(self.number);
     }
+}
+
+impl std::fmt::Debug for WatchStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WatchStream")
+            .field("watchers", &self.watchers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The interval and up to a tenth more, so that the streams of a store do not tick together.
+fn jittered(interval: Duration, stream: u32) -> Duration {
+    interval.mul_f64(1.0 + fastrand::Rng::with_seed(u64::from(stream)).f64() / 10.0)
 }

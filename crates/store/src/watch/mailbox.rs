@@ -1,0 +1,205 @@
+//! What the dispatcher leaves for one stream.
+//!
+//! Bounded in updates and bytes. Full means: the watcher concerned becomes a cursor into history, and what
+//! waits for it here is only the revision to go on from.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::types::{Event, Revision};
+
+/// Events of whole revisions, shared by all watchers that want exactly these.
+pub(super) struct Parcel {
+    pub(super) events: Box<[Arc<Event>]>,
+    /// Keys and values, in bytes.
+    pub(super) bytes: usize,
+}
+
+impl Parcel {
+    pub(super) fn new(events: Vec<Arc<Event>>) -> Arc<Self> {
+        let bytes = events
+            .iter()
+            .map(|event| event.kv.key.len() + event.kv.value.len())
+            .sum();
+        Arc::new(Self {
+            events: events.into(),
+            bytes,
+        })
+    }
+
+    /// The first revision in it.
+    pub(super) fn first(&self) -> Option<Revision> {
+        self.events.first().map(|event| event.kv.mod_revision)
+    }
+}
+
+/// A watcher, for as long as it lives: ids may be used again on the same stream, serials are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    pub(super) id: i64,
+    pub(super) serial: u32,
+}
+
+/// One thing to deliver.
+pub(super) enum Item {
+    Events(Name, Arc<Parcel>),
+    /// All watchers of the stream have everything up to here before this item.
+    AllSynced(Revision),
+    /// As `AllSynced`, for those watchers that are not cursors; time for idle progress.
+    Tick(Revision),
+}
+
+/// A watcher that did not fit any more.
+pub(super) struct Lag {
+    pub(super) name: Name,
+    /// The first revision it has not been given.
+    pub(super) next: Revision,
+    /// It may go on once so many items have been taken: its earlier ones are among them.
+    pub(super) after: u64,
+}
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) items_max: usize,
+    pub(super) bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Inbox {
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// Items ever put in, and ever taken out.
+    put: u64,
+    taken: u64,
+    lagging: Vec<Lag>,
+    /// The stream has been told and has not looked yet.
+    signalled: bool,
+    stopped: bool,
+}
+
+/// The meeting place of the dispatcher and one stream.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    inbox: Mutex<Inbox>,
+    waker: AtomicWaker,
+}
+
+/// What came of a push.
+pub(super) enum Pushed {
+    /// It is in; whether the stream still has to be woken.
+    In { wake: bool },
+    /// It did not fit.
+    Full,
+}
+
+impl Mailbox {
+    pub(super) fn push(&self, name: Name, parcel: &Arc<Parcel>, room: Room) -> Pushed {
+        let mut inbox = self.inbox.lock();
+        let full = inbox.items.len() >= room.items_max || inbox.bytes >= room.bytes_max;
+        if full {
+            return Pushed::Full;
+        }
+        inbox.bytes += parcel.bytes;
+        inbox.put(Item::Events(name, Arc::clone(parcel)));
+        Pushed::In { wake: inbox.signal() }
+    }
+
+    /// Leaves word that a watcher is a cursor from `next` on. Whether the stream has to be woken.
+    pub(super) fn lag(&self, name: Name, next: Revision) -> bool {
+        let mut inbox = self.inbox.lock();
+        let after = inbox.put;
+        inbox.lagging.push(Lag { name, next, after });
+        inbox.signal()
+    }
+
+    /// Puts a marker in line, whatever waits there: a stream has at most one of each kind.
+    pub(super) fn mark(&self, marker: Item) {
+        self.inbox.lock().put(marker);
+    }
+
+    /// The next item, and how many have been taken with it.
+    pub(super) fn take(&self) -> Option<Item> {
+        let mut inbox = self.inbox.lock();
+        inbox.take()
+    }
+
+    /// The next item if it is more events for the same watcher that are not too large.
+    pub(super) fn take_more(&self, name: Name, bytes_max: usize) -> Option<Arc<Parcel>> {
+        let mut inbox = self.inbox.lock();
+        match inbox.items.front() {
+            Some(Item::Events(next, parcel)) if *next == name && parcel.bytes <= bytes_max => {
+                match inbox.take() {
+                    Some(Item::Events(_, parcel)) => Some(parcel),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Watchers that have become cursors since the last look; how many items have ever been taken.
+    pub(super) fn look(&self) -> (Vec<Lag>, u64) {
+        let mut inbox = self.inbox.lock();
+        inbox.signalled = false;
+        (std::mem::take(&mut inbox.lagging), inbox.taken)
+    }
+
+    pub(super) fn has_items(&self) -> bool {
+        !self.inbox.lock().items.is_empty()
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.inbox.lock().stopped
+    }
+
+    pub(super) fn stop(&self) {
+        self.inbox.lock().stopped = true;
+        self.wake();
+    }
+
+    /// Tells the stream to look even though nothing was put in.
+    pub(super) fn signal(&self) -> bool {
+        self.inbox.lock().signal()
+    }
+
+    pub(super) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Ready when there is something to look at.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        let inbox = self.inbox.lock();
+        let ready = inbox.signalled || inbox.stopped || !inbox.items.is_empty() || !inbox.lagging.is_empty();
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Inbox {
+    fn put(&mut self, item: Item) {
+        self.items.push_back(item);
+        self.put += 1;
+    }
+
+    fn take(&mut self) -> Option<Item> {
+        let item = self.items.pop_front()?;
+        self.taken += 1;
+        if let Item::Events(_, parcel) = &item {
+            self.bytes -= parcel.bytes;
+        }
+        if self.items.is_empty() {
+            // An idle stream should not keep the memory of its busiest moment.
+            self.items.shrink_to(4);
+        }
+        Some(item)
+    }
+
+    fn signal(&mut self) -> bool {
+        !std::mem::replace(&mut self.signalled, true)
+    }
+}

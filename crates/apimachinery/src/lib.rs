@@ -9,7 +9,7 @@
 //! - [`selector`]: label and field selectors.
 //! - [`kinds`]: the table of built-in kinds; [`schema`]: structural schemas, pruning, defaults, validation.
 //! - [`patch`]: JSON patch, merge patch, strategic merge patch.
-//! - [`table`]: the rows that `kubectl get` prints.
+//! - [`table`]: the rows that `kubectl get` prints; [`transcode`]: protobuf for built-in kinds.
 
 pub mod cause;
 pub mod encoded;
@@ -22,6 +22,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod transcode;
 
 pub use cause::Cause;
 pub use encoded::{

@@ -365,6 +365,8 @@ fn managed_fields(i: usize, entry: &Value, causes: &mut Vec<Cause>) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::needless_pass_by_value, reason = "rows read better with values")]
+
     use serde_json::json;
 
     use super::*;

@@ -389,6 +389,8 @@ fn human_duration(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::needless_pass_by_value, reason = "rows read better with values")]
+
     use super::*;
     use crate::encode;
     use crate::kinds::BUILTIN;

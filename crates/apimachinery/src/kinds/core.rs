@@ -243,9 +243,8 @@ pub static EVENT: Kind = top(
             "reportingComponent",
             Ty::String,
             "Controller that reports it.",
-        )
-        .required(),
-        f(15, "reportingInstance", Ty::String, "Process of the controller.").required(),
+        ),
+        f(15, "reportingInstance", Ty::String, "Process of the controller."),
     ],
 );
 

@@ -313,6 +313,12 @@ static STATUS: Kind = part(
             "Versions that objects may be stored in.",
         )
         .atomic(),
+        f(
+            4,
+            "observedGeneration",
+            Ty::Int64,
+            "Generation of the definition the status is about.",
+        ),
     ],
 );
 
@@ -325,6 +331,12 @@ static CONDITION: Kind = part(
         f(3, "lastTransitionTime", Ty::Time, "When status last changed."),
         f(4, "reason", Ty::String, "Word for machines."),
         f(5, "message", Ty::String, "Text for humans."),
+        f(
+            6,
+            "observedGeneration",
+            Ty::Int64,
+            "Generation of the definition the aspect is about.",
+        ),
     ],
 );
 

@@ -219,8 +219,7 @@ pub static STATUS: Kind = top(
             Ty::Message(&STATUS_DETAILS),
             "What the answer is about.",
         )
-        .pointer()
-        .atomic(),
+        .pointer(),
         f(6, "code", Ty::Int32, "HTTP status code."),
     ],
 );

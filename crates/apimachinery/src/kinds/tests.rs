@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn corpus(path: &str) -> Option<Value> {
-    let root = option_env!("SETPOINT_CORPUS")
+    let root = std::env::var_os("SETPOINT_CORPUS")
         .map(std::path::PathBuf::from)
         .unwrap_or_else(|| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus"));
     let bytes = std::fs::read(root.join(path)).ok()?;
@@ -56,9 +56,12 @@ fn the_table_agrees_with_upstreams_openapi() {
                 "x-kubernetes-list-map-keys",
                 "x-kubernetes-patch-strategy",
                 "x-kubernetes-patch-merge-key",
-                "type",
             ] {
                 assert_eq!(a.get(key), b.get(key), "{}.{} {key}", kind.name, field.name);
+            }
+            // Upstream refers to named types where the table writes them out.
+            if b.get("type").is_some() {
+                assert_eq!(a["type"], b["type"], "{}.{}", kind.name, field.name);
             }
         }
     }

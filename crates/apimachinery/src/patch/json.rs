@@ -211,6 +211,8 @@ fn equal(a: &Value, b: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::needless_pass_by_value, reason = "rows read better with values")]
+
     use serde_json::json;
 
     use super::*;

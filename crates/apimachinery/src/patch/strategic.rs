@@ -256,6 +256,8 @@ fn set_order(items: &mut Vec<Value>, order: &[Value], how: Patch) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::needless_pass_by_value, reason = "rows read better with values")]
+
     use serde_json::json;
 
     use super::*;

@@ -148,7 +148,7 @@ impl Parser {
 
     fn unsupported(&mut self, name: &str, value: &Value, known: &[&str]) {
         self.at(name, |p| {
-            p.causes.push(Cause::not_supported(p.path.as_str(), value, known))
+            p.causes.push(Cause::not_supported(p.path.as_str(), value, known));
         });
     }
 
@@ -301,7 +301,7 @@ pub(super) fn completeness(node: &Node, path: &mut Path, causes: &mut Vec<Cause>
     }
     for (name, child) in &node.properties {
         path.child("properties", |path| {
-            path.key(name, |path| completeness(child, path, causes))
+            path.key(name, |path| completeness(child, path, causes));
         });
     }
     if let Some(items) = &node.items {
@@ -361,14 +361,14 @@ fn junctors(
             };
             path.child(name, |path| {
                 path.index(i, |path| {
-                    nested(node, outer, outer_path, path, typed, below, causes)
+                    nested(node, outer, outer_path, path, typed, below, causes);
                 });
             });
         }
     }
     if let Some(node) = &checks.not {
         path.child("not", |path| {
-            nested(node, outer, outer_path, path, false, IntOrString::Nowhere, causes)
+            nested(node, outer, outer_path, path, false, IntOrString::Nowhere, causes);
         });
     }
 }

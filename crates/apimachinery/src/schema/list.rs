@@ -13,11 +13,8 @@ pub(super) fn validate(list: &List, items: &[Value], path: &mut Path, causes: &m
         List::Atomic => (),
         List::Set => duplicates(items.iter().map(Clone::clone), path, causes),
         List::Map(keys) => {
-            for (i, item) in items
-                .iter()
-                .enumerate()
-                .filter(|(_, item)| !item.is_null() && !item.is_object())
-            {
+            let scalar = |item: &Value| !item.is_null() && !item.is_object();
+            if let Some((i, item)) = items.iter().enumerate().find(|(_, item)| scalar(item)) {
                 let why = "must be an object for an array of list-type map";
                 path.index(i, |path| causes.push(Cause::invalid(path.as_str(), item, why)));
                 return;

@@ -120,7 +120,7 @@ impl Parser {
 
     pub(super) fn invalid(&mut self, name: &str, value: &Value, why: &str) {
         self.at(name, |p| {
-            p.causes.push(Cause::invalid(p.path.as_str(), value, why))
+            p.causes.push(Cause::invalid(p.path.as_str(), value, why));
         });
     }
 
@@ -189,7 +189,7 @@ impl Parser {
             None | Some(Value::Null) => (),
             Some(Value::Array(_)) => self.forbid("items", "items must be a schema object and not an array"),
             Some(items) => {
-                node.items = Some(Box::new(self.at("items", |p| p.node(items, below(Level::Item)))))
+                node.items = Some(Box::new(self.at("items", |p| p.node(items, below(Level::Item)))));
             }
         }
         node.additional = self.additional(schema, below(Level::Field));
@@ -215,7 +215,7 @@ impl Parser {
             let known = ["array", "boolean", "integer", "number", "object", "string"];
             self.at("type", |p| {
                 p.causes
-                    .push(Cause::not_supported(p.path.as_str(), value, &known))
+                    .push(Cause::not_supported(p.path.as_str(), value, &known));
             });
         }
         ty

@@ -555,9 +555,9 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
-        fn the_index_agrees_with_a_model_that_never_forgets(steps in prop::collection::vec(step(), 1..900)) {
+        fn the_index_agrees_with_a_model_that_never_forgets(steps in prop::collection::vec(step(), 1..600)) {
             let (mut index, mut model) = (Index::default(), Model::default());
             let (mut now, mut floor) = (1, 1);
             for step in &steps {

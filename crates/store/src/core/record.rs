@@ -516,6 +516,28 @@ mod tests {
     }
 
     #[test]
+    fn the_worked_example_of_the_format_is_what_is_written() {
+        let mut encoder = Encoder::default();
+        encoder.begin(Kind::Revision, 2, None);
+        encoder.put(0, b"a", b"hi", 0, 2, 1);
+        encoder.end();
+        let bytes = encoder.seal(128, 0x0123_4567_89ab_cdef, false);
+        let text: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let page = include_str!("../../../../docs/design/log.md");
+        let example = page
+            .split("```text")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next())
+            .unwrap();
+        let is_byte = |word: &&str| word.len() == 2 && u8::from_str_radix(word, 16).is_ok();
+        let expect: Vec<_> = example
+            .lines()
+            .flat_map(|line| line.split_whitespace().take_while(is_byte))
+            .collect();
+        assert_eq!(text, expect);
+    }
+
+    #[test]
     fn no_single_bit_flip_goes_unnoticed() {
         let bytes = sample();
         for bit in 0..bytes.len() * 8 {

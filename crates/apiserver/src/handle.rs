@@ -10,7 +10,9 @@ use crate::discovery::Discovery;
 use crate::error::OpenError;
 use crate::event_ttl::EventLeases;
 use crate::inflight::Inflight;
+use crate::loops;
 use crate::metrics::ApiMetrics;
+use crate::openapi::OpenApi;
 use crate::options::Options;
 use crate::request::Identity;
 use crate::resources::Resources;
@@ -54,6 +56,7 @@ impl ApiServer {
             clock,
             resources: Resources::new(builtins.clone()),
             discovery: Discovery::default(),
+            openapi: OpenApi::default(),
             tasks: tasks.clone(),
             stop,
         };
@@ -62,6 +65,7 @@ impl ApiServer {
         controller.apply().await;
         tasks.spawn(controller.run());
         bootstrap::namespaces(this.loopback()).await?;
+        loops::start(&this.0);
         Ok(this)
     }
 

@@ -1,5 +1,6 @@
 //! How an API server behaves. Defaults are kube-apiserver's where it has the same knob.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use setpoint_telemetry::Metrics;
@@ -30,6 +31,8 @@ pub struct Options {
     pub fresh_wait: Duration,
     /// Where metrics are registered, and what `/metrics` shows.
     pub metrics: Metrics,
+    /// The CA that signs the serving certificate, as PEM: published in every namespace as `kube-root-ca.crt`.
+    pub root_ca: Option<Arc<str>>,
     /// Life of an Event object (kube-apiserver `--event-ttl`: 1 h).
     pub event_ttl: Duration,
 }
@@ -48,6 +51,7 @@ impl Default for Options {
             ring_bytes_max: 8 << 20,
             fresh_wait: Duration::from_secs(3),
             metrics: Metrics::new(),
+            root_ca: None,
             event_ttl: Duration::from_secs(3600),
         }
     }

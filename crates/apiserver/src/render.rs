@@ -2,6 +2,8 @@
 //!
 //! JSON of the full object is here; other representations implement the same trait.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use setpoint_apimachinery::encoded::Encoded;
 use setpoint_apimachinery::status::Status;
@@ -12,7 +14,8 @@ use crate::layout::{Pretty, Yaml};
 use crate::metadata::PartialMetadata;
 use crate::negotiate::{Answer, Format, Shape, negotiate};
 use crate::resources::ResourceInfo;
-use crate::server::Head;
+use crate::server::{Head, Server};
+use crate::tables::Table;
 
 /// The metadata of a list.
 #[derive(Clone, Debug, Default)]
@@ -215,7 +218,12 @@ pub(crate) enum Purpose {
 ///
 /// # Errors
 /// 406 when the client accepts nothing that can be made.
-pub(crate) fn choose(head: &Head, info: &ResourceInfo, purpose: Purpose) -> Result<Box<dyn Render>, Status> {
+pub(crate) fn choose(
+    server: &Server,
+    head: &Head,
+    info: &ResourceInfo,
+    purpose: Purpose,
+) -> Result<Box<dyn Render>, Status> {
     let answer = match purpose {
         Purpose::Object => Answer::Object,
         Purpose::List => Answer::List,
@@ -224,7 +232,8 @@ pub(crate) fn choose(head: &Head, info: &ResourceInfo, purpose: Purpose) -> Resu
     let accepted = negotiate(&head.headers, &head.query, answer, false)?;
     let plain: Box<dyn Render> = match accepted.shape {
         Shape::Metadata => Box::new(PartialMetadata),
-        Shape::Object | Shape::Table | Shape::Discovery => Box::new(Json::new(head, info)),
+        Shape::Table => Box::new(Table::new(head, info, Arc::clone(&server.clock))?),
+        Shape::Object | Shape::Discovery => Box::new(Json::new(head, info)),
     };
     Ok(match (accepted.format, accepted.pretty) {
         (Format::Yaml, _) => Box::new(Yaml::new(plain)),

@@ -19,6 +19,9 @@ pub(crate) async fn respond(server: &Arc<Server>, head: &Head) -> Response<ApiBo
         return response;
     }
     let snapshot = server.resources.snapshot();
+    if let Some(response) = server.openapi.respond(&snapshot, head) {
+        return response;
+    }
     if let Some(response) = server.discovery.respond(&snapshot, head) {
         return response;
     }

@@ -13,6 +13,7 @@ use crate::discovery::Discovery;
 use crate::event_ttl::EventLeases;
 use crate::inflight::Inflight;
 use crate::metrics::ApiMetrics;
+use crate::openapi::OpenApi;
 use crate::options::Options;
 use crate::request::{Identity, Query, Target};
 use crate::resources::{ResourceInfo, Resources};
@@ -30,6 +31,8 @@ pub(crate) struct Server {
     pub(crate) resources: Resources,
     /// What discovery says about it.
     pub(crate) discovery: Discovery,
+    /// What OpenAPI says about it.
+    pub(crate) openapi: OpenApi,
     /// The custom resource definitions in force.
     pub(crate) definitions: Definitions,
     /// Leases of events.

@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::schemas::Names;
 use crate::resources::ResourceInfo;
 
 /// Media types of answers.
@@ -15,7 +16,11 @@ const CONSUMES: &[&str] = &["application/json", "application/yaml"];
 type Parameter = (&'static str, &'static str, &'static str);
 
 const PRETTY: Parameter = ("pretty", "string", "If 'true', the answer is indented.");
-const DRY_RUN: Parameter = ("dryRun", "string", "'All' goes through every step but stores nothing.");
+const DRY_RUN: Parameter = (
+    "dryRun",
+    "string",
+    "'All' goes through every step but stores nothing.",
+);
 const MANAGER: Parameter = ("fieldManager", "string", "Who makes the change.");
 const VALIDATION: Parameter = (
     "fieldValidation",
@@ -27,38 +32,110 @@ const PATCH: &[Parameter] = &[
     DRY_RUN,
     MANAGER,
     VALIDATION,
-    ("force", "boolean", "For apply patches: take fields that others own."),
+    (
+        "force",
+        "boolean",
+        "For apply patches: take fields that others own.",
+    ),
 ];
 const DELETE: &[Parameter] = &[
     DRY_RUN,
-    ("gracePeriodSeconds", "integer", "Seconds before the object is deleted."),
-    ("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
-    ("propagationPolicy", "string", "What becomes of dependents: Orphan, Background or Foreground."),
+    (
+        "gracePeriodSeconds",
+        "integer",
+        "Seconds before the object is deleted.",
+    ),
+    (
+        "orphanDependents",
+        "boolean",
+        "Deprecated: use propagationPolicy.",
+    ),
+    (
+        "propagationPolicy",
+        "string",
+        "What becomes of dependents: Orphan, Background or Foreground.",
+    ),
 ];
 const LIST: &[Parameter] = &[
-    ("allowWatchBookmarks", "boolean", "Whether a watch may send bookmarks."),
+    (
+        "allowWatchBookmarks",
+        "boolean",
+        "Whether a watch may send bookmarks.",
+    ),
     ("continue", "string", "Token of the previous page."),
-    ("fieldSelector", "string", "Restricts the objects by their fields."),
-    ("labelSelector", "string", "Restricts the objects by their labels."),
+    (
+        "fieldSelector",
+        "string",
+        "Restricts the objects by their fields.",
+    ),
+    (
+        "labelSelector",
+        "string",
+        "Restricts the objects by their labels.",
+    ),
     ("limit", "integer", "Most objects in one answer."),
-    ("resourceVersion", "string", "The version to read at, or to watch from."),
-    ("resourceVersionMatch", "string", "How resourceVersion is meant: Exact or NotOlderThan."),
-    ("sendInitialEvents", "boolean", "Whether a watch begins with the present objects."),
-    ("timeoutSeconds", "integer", "Ends the call after so many seconds."),
+    (
+        "resourceVersion",
+        "string",
+        "The version to read at, or to watch from.",
+    ),
+    (
+        "resourceVersionMatch",
+        "string",
+        "How resourceVersion is meant: Exact or NotOlderThan.",
+    ),
+    (
+        "sendInitialEvents",
+        "boolean",
+        "Whether a watch begins with the present objects.",
+    ),
+    (
+        "timeoutSeconds",
+        "integer",
+        "Ends the call after so many seconds.",
+    ),
     ("watch", "boolean", "Watch for changes instead of listing."),
 ];
 const DELETE_MANY: &[Parameter] = &[
     ("continue", "string", "Token of the previous page."),
     DRY_RUN,
-    ("fieldSelector", "string", "Restricts the objects by their fields."),
-    ("gracePeriodSeconds", "integer", "Seconds before the objects are deleted."),
-    ("labelSelector", "string", "Restricts the objects by their labels."),
+    (
+        "fieldSelector",
+        "string",
+        "Restricts the objects by their fields.",
+    ),
+    (
+        "gracePeriodSeconds",
+        "integer",
+        "Seconds before the objects are deleted.",
+    ),
+    (
+        "labelSelector",
+        "string",
+        "Restricts the objects by their labels.",
+    ),
     ("limit", "integer", "Most objects in one call."),
-    ("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
-    ("propagationPolicy", "string", "What becomes of dependents: Orphan, Background or Foreground."),
+    (
+        "orphanDependents",
+        "boolean",
+        "Deprecated: use propagationPolicy.",
+    ),
+    (
+        "propagationPolicy",
+        "string",
+        "What becomes of dependents: Orphan, Background or Foreground.",
+    ),
     ("resourceVersion", "string", "The version to read at."),
-    ("resourceVersionMatch", "string", "How resourceVersion is meant: Exact or NotOlderThan."),
-    ("timeoutSeconds", "integer", "Ends the call after so many seconds."),
+    (
+        "resourceVersionMatch",
+        "string",
+        "How resourceVersion is meant: Exact or NotOlderThan.",
+    ),
+    (
+        "timeoutSeconds",
+        "integer",
+        "Ends the call after so many seconds.",
+    ),
 ];
 
 /// One verb on one path.
@@ -100,12 +177,39 @@ const fn op(
     answer: Answer,
     does: &'static str,
 ) -> Operation {
-    Operation { method, verb, word, action, parameters, body, answer, does }
+    Operation {
+        method,
+        verb,
+        word,
+        action,
+        parameters,
+        body,
+        answer,
+        does,
+    }
 }
 
 const COLLECTION: &[Operation] = &[
-    op("get", "list", "list", "list", LIST, None, Answer::List, "list or watch objects of kind"),
-    op("post", "create", "create", "post", WRITE, Some(Body::Object), Answer::Created, "create a"),
+    op(
+        "get",
+        "list",
+        "list",
+        "list",
+        LIST,
+        None,
+        Answer::List,
+        "list or watch objects of kind",
+    ),
+    op(
+        "post",
+        "create",
+        "create",
+        "post",
+        WRITE,
+        Some(Body::Object),
+        Answer::Created,
+        "create a",
+    ),
     op(
         "delete",
         "deletecollection",
@@ -118,19 +222,47 @@ const COLLECTION: &[Operation] = &[
     ),
 ];
 const ITEM: &[Operation] = &[
-    op("get", "get", "read", "get", &[], None, Answer::Object, "read the specified"),
-    op("put", "update", "replace", "put", WRITE, Some(Body::Object), Answer::Created, "replace the specified"),
-    op("patch", "patch", "patch", "patch", PATCH, Some(Body::Patch), Answer::Created, "partially update the specified"),
-    op("delete", "delete", "delete", "delete", DELETE, Some(Body::DeleteOptions), Answer::Status, "delete a"),
+    op(
+        "get",
+        "get",
+        "read",
+        "get",
+        &[],
+        None,
+        Answer::Object,
+        "read the specified",
+    ),
+    op(
+        "put",
+        "update",
+        "replace",
+        "put",
+        WRITE,
+        Some(Body::Object),
+        Answer::Created,
+        "replace the specified",
+    ),
+    op(
+        "patch",
+        "patch",
+        "patch",
+        "patch",
+        PATCH,
+        Some(Body::Patch),
+        Answer::Created,
+        "partially update the specified",
+    ),
+    op(
+        "delete",
+        "delete",
+        "delete",
+        "delete",
+        DELETE,
+        Some(Body::DeleteOptions),
+        Answer::Status,
+        "delete a",
+    ),
 ];
-
-/// The names of the definitions that operations refer to.
-pub(super) struct Names<'a> {
-    /// Of one object.
-    pub(super) object: &'a str,
-    /// Of a list.
-    pub(super) list: &'a str,
-}
 
 /// A reference to a definition.
 pub(super) fn reference(name: &str) -> Value {
@@ -143,34 +275,67 @@ pub(super) fn meta(name: &str) -> String {
 }
 
 /// Adds all paths of a resource.
-pub(super) fn add(info: &ResourceInfo, names: &Names<'_>, paths: &mut Map<String, Value>) {
+pub(super) fn add(info: &ResourceInfo, names: &Names, paths: &mut Map<String, Value>) {
     let root = match info.group.is_empty() {
         true => format!("/api/{}", info.version),
         false => format!("/apis/{}/{}", info.group, info.version),
     };
-    let scope = if info.namespaced { format!("{root}/namespaces/{{namespace}}") } else { root.clone() };
+    let scope = if info.namespaced {
+        format!("{root}/namespaces/{{namespace}}")
+    } else {
+        root.clone()
+    };
     let mut path = |path: String, operations: &[Operation], below: &str, verbs: &[&str], everywhere: bool| {
-        let served = operations.iter().filter(|op| verbs.contains(&op.verb) && (!everywhere || op.verb == "list"));
+        let served = operations
+            .iter()
+            .filter(|op| verbs.contains(&op.verb) && (!everywhere || op.verb == "list"));
         let mut item = Map::new();
         for op in served {
-            item.insert(op.method.to_owned(), operation(op, info, names, below, everywhere));
+            item.insert(
+                op.method.to_owned(),
+                operation(op, info, names, below, everywhere),
+            );
         }
         if !item.is_empty() {
             item.insert("parameters".to_owned(), path_parameters(&path, &info.kind));
             paths.insert(path, item.into());
         }
     };
-    path(format!("{scope}/{}", info.plural), COLLECTION, "", info.verbs, false);
-    path(format!("{scope}/{}/{{name}}", info.plural), ITEM, "", info.verbs, false);
+    path(
+        format!("{scope}/{}", info.plural),
+        COLLECTION,
+        "",
+        info.verbs,
+        false,
+    );
+    path(
+        format!("{scope}/{}/{{name}}", info.plural),
+        ITEM,
+        "",
+        info.verbs,
+        false,
+    );
     for (name, verbs) in crate::discovery::subresources(info) {
-        path(format!("{scope}/{}/{{name}}/{name}", info.plural), ITEM, name, verbs, false);
+        path(
+            format!("{scope}/{}/{{name}}/{name}", info.plural),
+            ITEM,
+            name,
+            verbs,
+            false,
+        );
     }
     if info.namespaced {
-        path(format!("{root}/{}", info.plural), COLLECTION, "", info.verbs, true);
+        path(
+            format!("{root}/{}", info.plural),
+            COLLECTION,
+            "",
+            info.verbs,
+            true,
+        );
     }
 }
 
-fn operation(op: &Operation, info: &ResourceInfo, names: &Names<'_>, below: &str, everywhere: bool) -> Value {
+fn operation(op: &Operation, info: &ResourceInfo, names: &Names, below: &str, everywhere: bool) -> Value {
     let parameters: Vec<Value> = op.parameters.iter().map(query_parameter).collect();
     let mut operation = json!({
         "tags": [tag(info)],
@@ -195,44 +360,49 @@ fn query_parameter((name, kind, doc): &Parameter) -> Value {
 }
 
 fn path_parameters(path: &str, kind: &str) -> Value {
-    let one = |name: &str, doc: String| {
-        json!({"name": name, "in": "path", "description": doc, "required": true, "schema": {"type": "string", "uniqueItems": true}})
-    };
+    let one = |name: &str, doc: String| json!({"name": name, "in": "path", "description": doc, "required": true, "schema": {"type": "string", "uniqueItems": true}});
     let mut all = Vec::new();
     if path.contains("{name}") {
         all.push(one("name", format!("name of the {kind}")));
     }
     if path.contains("{namespace}") {
-        all.push(one("namespace", "object name and auth scope, such as for teams and projects".to_owned()));
+        all.push(one(
+            "namespace",
+            "object name and auth scope, such as for teams and projects".to_owned(),
+        ));
     }
     all.push(query_parameter(&PRETTY));
     all.into()
 }
 
 fn content(types: &[&str], schema: &Value) -> Value {
-    types.iter().map(|&media| (media.to_owned(), json!({"schema": schema}))).collect::<Map<_, _>>().into()
+    types
+        .iter()
+        .map(|&media| (media.to_owned(), json!({"schema": schema})))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
-fn request_body(body: Body, info: &ResourceInfo, names: &Names<'_>) -> Value {
+fn request_body(body: Body, info: &ResourceInfo, names: &Names) -> Value {
     const PATCHES: &[&str] = &[
         "application/json-patch+json",
         "application/merge-patch+json",
         "application/strategic-merge-patch+json",
     ];
     let (types, schema, required) = match body {
-        Body::Object => (CONSUMES, names.object.to_owned(), true),
+        Body::Object => (CONSUMES, names.object.clone(), true),
         // Strategic merge needs the built-in kinds' merge keys.
-        Body::Patch if super::is_custom(info) => (&PATCHES[..2], meta("Patch"), true),
+        Body::Patch if super::schemas::builtin(info).is_none() => (&PATCHES[..2], meta("Patch"), true),
         Body::Patch => (PATCHES, meta("Patch"), true),
         Body::DeleteOptions => (CONSUMES, meta("DeleteOptions"), false),
     };
     json!({"content": content(types, &reference(&schema)), "required": required})
 }
 
-fn responses(op: &Operation, names: &Names<'_>) -> Value {
+fn responses(op: &Operation, names: &Names) -> Value {
     let schema = match op.answer {
-        Answer::Object | Answer::Created => reference(names.object),
-        Answer::List => reference(names.list),
+        Answer::Object | Answer::Created => reference(&names.object),
+        Answer::List => reference(&names.list),
         Answer::Status => reference(&meta("Status")),
     };
     let content = content(PRODUCES, &schema);
@@ -253,7 +423,12 @@ fn tag(info: &ResourceInfo) -> String {
     let group = group_word(info);
     let mut chars = group.chars();
     let first = chars.next().map(|c| c.to_ascii_lowercase());
-    format!("{}{}_{}", first.into_iter().collect::<String>(), chars.as_str(), info.version)
+    format!(
+        "{}{}_{}",
+        first.into_iter().collect::<String>(),
+        chars.as_str(),
+        info.version
+    )
 }
 
 /// Upstream's ids: `listCoreV1NamespacedConfigMap`, `readDemoExampleV1NamespacedSiteStatus`.
@@ -262,7 +437,11 @@ fn operation_id(op: &Operation, info: &ResourceInfo, below: &str, everywhere: bo
         "deleteCollection" => ("delete", "Collection"),
         word => (word, ""),
     };
-    let scope = if info.namespaced && !everywhere { "Namespaced" } else { "" };
+    let scope = if info.namespaced && !everywhere {
+        "Namespaced"
+    } else {
+        ""
+    };
     let tail = if everywhere { "ForAllNamespaces" } else { "" };
     let (group, version, below) = (group_word(info), camel(&info.version), camel(below));
     format!("{word}{group}{version}{infix}{scope}{}{below}{tail}", info.kind)
@@ -280,7 +459,12 @@ fn camel(text: &str) -> String {
     text.split(['.', '-'])
         .map(|part| {
             let mut chars = part.chars();
-            chars.next().map(|c| c.to_ascii_uppercase()).into_iter().chain(chars).collect::<String>()
+            chars
+                .next()
+                .map(|c| c.to_ascii_uppercase())
+                .into_iter()
+                .chain(chars)
+                .collect::<String>()
         })
         .collect()
 }

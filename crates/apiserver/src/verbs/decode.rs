@@ -2,11 +2,10 @@
 
 use http::header;
 use serde_json::Value;
-use setpoint_apimachinery::schema::{duplicate_fields, unknown_fields};
 use setpoint_apimachinery::{Cause, Gvk, Object, Status};
 
 use super::{Call, FieldValidation};
-use crate::object;
+use crate::{object, schema};
 
 /// What bodies of objects may be.
 const OBJECT_TYPES: &[&str] = &[
@@ -41,15 +40,16 @@ impl Call {
         self.check_meta_types(&object)?;
         problems.extend(self.prune(&mut object));
         self.report(problems, validation)?;
-        if self.info.is_definitions() {
-            self.warnings.extend(crate::crd::warnings(&object));
-        }
         Ok(object)
     }
 
     /// Drops fields that the schema does not have; their problems in upstream's words.
     pub(super) fn prune(&self, object: &mut Object) -> Vec<String> {
-        unknown_fields(&self.info.schema.prune(object))
+        let dropped = self.info.schema.prune(object);
+        dropped
+            .into_iter()
+            .map(|path| format!("unknown field {path:?}"))
+            .collect()
     }
 
     /// Refuses, warns or stays silent about unknown and duplicate fields.
@@ -78,7 +78,7 @@ impl Call {
                     .map_err(|error| self.unrecognized(&format!("json parse error: {error}")))?;
                 let duplicates = match validation {
                     FieldValidation::Ignore => Vec::new(),
-                    _ => duplicate_fields(&self.body),
+                    _ => schema::duplicate_fields(&self.body),
                 };
                 Ok((value, duplicates))
             }

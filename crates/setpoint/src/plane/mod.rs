@@ -90,9 +90,13 @@ impl Plane {
             TaskGroup::new(&Stop::new()),
         );
         let (report, ended) = watch::channel(None);
+        let api_options = setpoint_apiserver::Options {
+            root_ca: Some(pki.ca_pem().into()),
+            ..options.api.clone()
+        };
         let api = ApiServer::open(
             store.clone(),
-            options.api.clone(),
+            api_options,
             SystemClock::shared(),
             &api_loops,
         )

@@ -1,0 +1,3 @@
+//! Real definitions and real objects through the whole of the crate.
+
+mod corpus;

@@ -378,6 +378,31 @@ fn check(store: &Store, model: &Model, seed: u64) {
     }
 }
 
+/// Deletes a key if it exists, in a nested transaction, and writes another one either way.
+fn swap(key: &str, other: &str, value: &[u8]) -> Txn {
+    let put = || Op::Put(Put::new(other.to_owned(), value.to_vec()));
+    let keys = KeyRange::Key(key.to_owned().into());
+    let delete = Op::Delete(Delete {
+        keys: keys.clone(),
+        prev_kv: false,
+    });
+    let exists = Compare {
+        keys,
+        relation: Relation::Greater,
+        target: CompareTarget::Version(0),
+    };
+    let nested = Txn {
+        compares: vec![exists.clone()],
+        success: vec![delete],
+        failure: vec![],
+    };
+    Txn {
+        compares: vec![exists],
+        success: vec![put(), Op::Txn(Box::new(nested))],
+        failure: vec![put()],
+    }
+}
+
 async fn life(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut disk = SimDisk::default();
@@ -396,7 +421,36 @@ async fn life(seed: u64) {
         for _ in 0..rng.u32(20..200) {
             let key = format!("key{:02}", rng.u8(..20));
             let mut state = model.history.last_key_value().unwrap().1.clone();
-            match rng.u8(..20) {
+            match rng.u8(..23) {
+                20 => {
+                    let (other, exists) = (format!("key{:02}", rng.u8(20..25)), state.contains_key(&key));
+                    let value = vec![rng.u8(..); 50];
+                    let result = store.txn(swap(&key, &other, &value), None).await.unwrap();
+                    assert_eq!(result.succeeded, exists, "seed {seed}");
+                    if exists {
+                        state.remove(&key);
+                    }
+                    state.insert(other, value);
+                    model.history.insert(result.revision.0, state);
+                }
+                21..23 => {
+                    let lease = LeaseId(rng.i64(1..4));
+                    if store.lease_grant(Some(lease), 1_000).await.is_ok() {
+                        let put = Put {
+                            lease: PutLease::Set(Some(lease)),
+                            ..Put::new(key.clone(), "leased")
+                        };
+                        let revision = store.put(put, None).await.unwrap().revision;
+                        state.insert(key, b"leased".to_vec());
+                        model.history.insert(revision.0, state);
+                    } else {
+                        for key in store.lease(lease, true).unwrap().keys {
+                            state.remove(std::str::from_utf8(&key).unwrap()).unwrap();
+                        }
+                        let revision = store.lease_revoke(lease).await.unwrap();
+                        model.history.insert(revision.0, state);
+                    }
+                }
                 0..14 => {
                     let value = vec![rng.u8(..); rng.usize(..6_000)];
                     let revision = put(&store, key.clone(), value.clone()).await.unwrap();

@@ -48,7 +48,8 @@ pub(crate) fn publish(shared: &Arc<Shared>, mut commits: Vec<Commit>, appended: 
         }
     }
     let records = commits.len() as u64;
-    let bytes = Bytes::from(appended.bytes);
+    // Exactly as large as it is: this copy is what stays in memory.
+    let bytes = Bytes::copy_from_slice(&appended.bytes);
     let batch = batch(
         shared,
         &commits,
@@ -63,11 +64,13 @@ pub(crate) fn publish(shared: &Arc<Shared>, mut commits: Vec<Commit>, appended: 
             .mark(commit.revision, appended.base + commit.start);
     }
     let offset = u64::from(appended.base) + bytes.len() as u64;
+    let events = commits.iter().map(|commit| commit.writes.len()).sum();
     shared.hot.push(HotBatch {
         file,
         start: appended.base,
         bytes,
         batch: batch.clone(),
+        events,
     });
     apply(shared, &commits, &appended.segment);
     {

@@ -10,6 +10,9 @@ use crate::core::batch::Batch;
 use crate::core::index::Location;
 use crate::types::{Event, Revision};
 
+/// Bytes of an event that was made from a commit, beside key and value.
+const EVENT_COST: usize = 384;
+
 /// One commit as it was written.
 pub(crate) struct HotBatch {
     /// Number of the file it is in.
@@ -19,6 +22,8 @@ pub(crate) struct HotBatch {
     pub(crate) bytes: Bytes,
     /// Its events, if it has any.
     pub(crate) batch: Option<Arc<Batch>>,
+    /// How many.
+    pub(crate) events: usize,
 }
 
 #[derive(Default)]
@@ -101,7 +106,7 @@ impl Hot {
 }
 
 fn cost(batch: &HotBatch) -> usize {
-    batch.bytes.len() + 256
+    batch.bytes.len() + 256 + batch.events * EVENT_COST
 }
 
 /// Whole revisions of the batches from `from` to `until`, about `bytes_max` bytes.

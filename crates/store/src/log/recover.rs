@@ -291,7 +291,12 @@ fn restore(
     index.walk(None, usize::MAX, |key, older, newest| {
         for version in older.iter().chain([newest]) {
             match by_number.get(&version.at.file) {
-                Some(segment) => segment.weigh(1, key.len(), version.at.len),
+                Some(segment) => {
+                    segment.weigh(1, key.len(), version.at.len);
+                    let sealed_end = segment.header.sealed_end;
+                    let end = u64::from(version.at.offset) + u64::from(version.at.len);
+                    lost |= sealed_end != 0 && end > sealed_end;
+                }
                 None => lost = true,
             }
         }
@@ -300,7 +305,7 @@ fn restore(
         }
     });
     (state.index, state.revision, state.floor) = (index, meta.revision, meta.floor);
-    state.lost = lost || members.iter().any(|member| member.segment.header.sealed_end != 0);
+    state.lost = lost;
     Ok(Some(Saved {
         segment: meta.segment,
         offset: meta.offset,

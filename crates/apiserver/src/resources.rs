@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use setpoint_apimachinery::kinds::BuiltinResource;
 use setpoint_apimachinery::{GroupResource, Gvk, Gvr, NameRule};
 use tokio::sync::watch;
 
-use crate::builtin::Builtin;
 use crate::crd::definition::{CrdVersion, Definition, ScalePaths};
 use crate::schema::ResourceSchema;
 use crate::storage::Storage;
@@ -114,7 +114,8 @@ impl ResourceInfo {
         }
     }
 
-    fn builtin(&self) -> Option<&'static Builtin> {
+    /// The table's row, of a built-in kind.
+    pub(crate) fn builtin(&self) -> Option<&'static BuiltinResource> {
         match self.schema {
             ResourceSchema::Builtin(builtin) => Some(builtin),
             ResourceSchema::Custom(_) => None,
@@ -126,30 +127,36 @@ impl ResourceInfo {
         self.builtin().is_some()
     }
 
+    /// Whether it is the resource of definitions.
+    pub(crate) fn is_definitions(&self) -> bool {
+        self.is("apiextensions.k8s.io", "customresourcedefinitions")
+    }
+
     /// What names may be.
     pub(crate) fn name_rule(&self) -> NameRule {
         self.builtin()
             .map_or(NameRule::Subdomain, |builtin| builtin.name_rule)
     }
 
-    /// Whether `metadata.generation` counts changes.
+    /// Whether `metadata.generation` counts changes: of custom resources and their definitions.
     pub(crate) fn has_generation(&self) -> bool {
-        self.builtin().is_none_or(|builtin| builtin.generation)
+        !self.is_builtin() || self.is_definitions()
     }
 
-    /// Whether an update without a resource version overwrites whatever is there.
+    /// Whether an update without a resource version overwrites whatever is there (`AllowUnconditionalUpdate`
+    /// of each kind's strategy).
     pub(crate) fn unconditional_update(&self) -> bool {
-        self.builtin().is_some_and(|builtin| builtin.unconditional_update)
+        self.is_builtin() && !self.is_definitions() && !self.is("coordination.k8s.io", "leases")
     }
 
-    /// Whether an update of an absent object creates it.
+    /// Whether an update of an absent object creates it (`AllowCreateOnUpdate`).
     pub(crate) fn create_on_update(&self) -> bool {
-        self.builtin().is_some_and(|builtin| builtin.create_on_update)
+        self.is("coordination.k8s.io", "leases") || self.is("", "events")
     }
 
-    /// Whether a deletion answers with the object instead of a Status.
+    /// Whether a deletion answers with the object instead of a Status (`ReturnDeletedObject`).
     pub(crate) fn returns_deleted(&self) -> bool {
-        self.builtin().is_some_and(|builtin| builtin.returns_deleted)
+        self.is("", "serviceaccounts")
     }
 
     /// The paths of the scale subresource, if served.

@@ -3,41 +3,17 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use setpoint_apimachinery::kinds::BuiltinResource;
+use setpoint_apimachinery::schema::Structural;
 use setpoint_apimachinery::{Cause, Object};
 
-use crate::builtin::Builtin;
 use crate::crd::definition::CrdVersion;
-
-/// Interim.
-#[derive(Debug)]
-pub(crate) struct Structural;
-impl Structural {
-    pub(crate) fn parse_at(_: &Value, _: &str) -> Result<Self, Vec<Cause>> {
-        Ok(Self)
-    }
-    pub(crate) fn prune(&self, _: &mut Value) -> Vec<String> {
-        Vec::new()
-    }
-    pub(crate) fn default(&self, _: &mut Value) {}
-    pub(crate) fn validate(&self, _: &Value) -> Vec<Cause> {
-        Vec::new()
-    }
-    pub(crate) fn warnings(&self) -> &[String] {
-        &[]
-    }
-    pub(crate) fn has_defaults(&self) -> bool {
-        false
-    }
-}
-pub(crate) fn duplicate_fields(_: &[u8]) -> Vec<String> {
-    Vec::new()
-}
 
 /// Where the rules of a resource's fields come from.
 #[derive(Clone, Debug)]
 pub(crate) enum ResourceSchema {
     /// The table of built-in kinds.
-    Builtin(&'static Builtin),
+    Builtin(&'static BuiltinResource),
     /// A version of a custom resource definition.
     Custom(Arc<CrdVersion>),
 }
@@ -45,7 +21,7 @@ pub(crate) enum ResourceSchema {
 impl ResourceSchema {
     fn with<T>(&self, use_it: impl FnOnce(&Structural) -> T) -> T {
         match self {
-            Self::Builtin(builtin) => use_it(builtin.structural()),
+            Self::Builtin(builtin) => use_it(builtin.kind.structural()),
             Self::Custom(version) => use_it(version.schema()),
         }
     }

@@ -51,7 +51,7 @@ pub(crate) fn resource(
     change: impl FnOnce(&mut ResourceInfo),
 ) -> Arc<ResourceInfo> {
     let mut info = ResourceInfo {
-        schema: crate::schema::ResourceSchema::Builtin(&crate::builtin::SAMPLE),
+        schema: crate::schema::ResourceSchema::Builtin(&setpoint_apimachinery::kinds::BUILTIN[1]),
         storage_api_version: "v1".into(),
         selectable: Vec::new(),
         home: Arc::new(crate::storage::Storage::new(

@@ -132,6 +132,7 @@ async fn bad_requests_are_refused_with_the_proper_status() {
         ((Method::PUT, "/api/v1/namespaces/default/configmaps", json_type), &fine, 405, "not supported"),
         ((Method::DELETE, "/api/v1/namespaces", json_type), "", 405, "not supported"),
         ((Method::DELETE, "/api/v1/namespaces/default", json_type), "", 403, "this namespace may not be deleted"),
+        ((Method::PATCH, "/api/v1/namespaces/default/configmaps/taken", "application/apply-patch+yaml"), "a: 1", 415, "server-side apply is not served yet"),
         ((Method::GET, "/nothing", json_type), "", 404, "404 page not found"),
     ];
     for ((method, path, kind), body, code, text) in rows {
@@ -350,4 +351,88 @@ async fn creation_is_atomic_under_concurrency() {
     let mut codes = [a.code, b.code];
     codes.sort_unstable();
     assert_eq!(codes, [200, 409]);
+}
+
+#[tokio::test]
+async fn patches_of_every_kind_are_applied() {
+    let plane = Plane::start().await;
+    let mut object = map("a", "1");
+    object["metadata"]["labels"] = json!({ "x": "1" });
+    let made = plane.post(MAPS, &object).await.expect(201);
+    let path = format!("{MAPS}/a");
+    let merged = plane
+        .patch(&path, "merge", &json!({ "data": { "k": null, "m": "2" } }))
+        .await
+        .expect(200);
+    assert_eq!(merged["data"], json!({ "m": "2" }));
+    let ops = json!([{ "op": "test", "path": "/data/m", "value": "2" }, { "op": "add", "path": "/data/j", "value": "3" }]);
+    let patched = plane.patch(&path, "json", &ops).await.expect(200);
+    assert_eq!(patched["data"], json!({ "m": "2", "j": "3" }));
+    let strategic =
+        json!({ "metadata": { "labels": { "y": "2" } }, "data": { "$patch": "replace", "s": "4" } });
+    let patched = plane
+        .patch(&path, "strategic-merge", &strategic)
+        .await
+        .expect(200);
+    assert_eq!(patched["data"], json!({ "s": "4" }));
+    assert_eq!(patched["metadata"]["labels"], json!({ "x": "1", "y": "2" }));
+    let same = plane
+        .patch(&path, "merge", &json!({ "data": { "s": "4" } }))
+        .await
+        .expect(200);
+    assert_eq!(
+        same["metadata"]["resourceVersion"],
+        patched["metadata"]["resourceVersion"]
+    );
+
+    let old = json!({ "metadata": { "resourceVersion": made["metadata"]["resourceVersion"] }, "data": { "k": "9" } });
+    plane.patch(&path, "merge", &old).await.expect(409);
+    let failed = json!([{ "op": "test", "path": "/data/s", "value": "no" }]);
+    plane.patch(&path, "json", &failed).await.expect(422);
+    plane
+        .patch(&path, "merge", &json!({ "metadata": { "name": "b" } }))
+        .await
+        .expect(422);
+    plane
+        .patch(&path, "merge", &json!({ "kind": "Secret" }))
+        .await
+        .expect(400);
+    let strict = format!("{path}?fieldValidation=Strict");
+    let refused = plane.patch(&strict, "merge", &json!({ "dada": 1 })).await;
+    assert!(
+        refused
+            .message()
+            .contains("strict decoding error: unknown field \"dada\""),
+        "{}",
+        refused.text
+    );
+    refused.expect(422);
+    let warned = plane.patch(&path, "merge", &json!({ "dada": 1 })).await;
+    assert_eq!(warned.warnings(), ["299 - \"unknown field \\\"dada\\\"\""]);
+    plane
+        .patch(&format!("{MAPS}/none"), "merge", &json!({}))
+        .await
+        .expect(404);
+}
+
+#[tokio::test]
+async fn concurrent_patches_all_arrive() {
+    let plane = Plane::start().await;
+    plane.post(MAPS, &map("a", "1")).await.expect(201);
+    let path = format!("{MAPS}/a");
+    let patch = |at: usize| {
+        let (plane, path) = (&plane, &path);
+        async move {
+            plane
+                .patch(path, "merge", &json!({ "data": { format!("k{at}"): "v" } }))
+                .await
+                .expect(200)
+        }
+    };
+    tokio::join!(patch(0), patch(1), patch(2));
+    let data = plane.get(&path).await.expect(200)["data"]
+        .as_object()
+        .unwrap()
+        .len();
+    assert_eq!(data, 4);
 }

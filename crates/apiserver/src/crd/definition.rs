@@ -3,10 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
+use setpoint_apimachinery::schema::Structural;
 use setpoint_apimachinery::{Cause, Encoded, Object};
 
 use crate::object::{self, text_at};
-use crate::schema::{Structural, edit};
+use crate::schema::edit;
 use crate::storage::Defaults;
 
 /// JSON paths of the scale subresource.

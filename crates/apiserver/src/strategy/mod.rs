@@ -104,7 +104,7 @@ fn keep(new: &mut Object, old: &Object, field: &str) {
 pub(crate) fn waits(info: &ResourceInfo, object: &Object) -> bool {
     !object::finalizers(object).is_empty()
         || (info.is("", "namespaces") && core::has_finalizers(object))
-        || (info.is("apiextensions.k8s.io", "customresourcedefinitions") && !object::deleting(object))
+        || (info.is_definitions() && !object::deleting(object))
 }
 
 /// Whether an update leaves nothing that the deletion waits for.

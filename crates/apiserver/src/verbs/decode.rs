@@ -2,10 +2,11 @@
 
 use http::header;
 use serde_json::Value;
+use setpoint_apimachinery::schema::{duplicate_fields, unknown_fields};
 use setpoint_apimachinery::{Cause, Gvk, Object, Status};
 
 use super::{Call, FieldValidation};
-use crate::{object, schema};
+use crate::object;
 
 /// What bodies of objects may be.
 const OBJECT_TYPES: &[&str] = &[
@@ -40,16 +41,15 @@ impl Call {
         self.check_meta_types(&object)?;
         problems.extend(self.prune(&mut object));
         self.report(problems, validation)?;
+        if self.info.is_definitions() {
+            self.warnings.extend(crate::crd::warnings(&object));
+        }
         Ok(object)
     }
 
     /// Drops fields that the schema does not have; their problems in upstream's words.
     pub(super) fn prune(&self, object: &mut Object) -> Vec<String> {
-        let dropped = self.info.schema.prune(object);
-        dropped
-            .into_iter()
-            .map(|path| format!("unknown field {path:?}"))
-            .collect()
+        unknown_fields(&self.info.schema.prune(object))
     }
 
     /// Refuses, warns or stays silent about unknown and duplicate fields.
@@ -78,7 +78,7 @@ impl Call {
                     .map_err(|error| self.unrecognized(&format!("json parse error: {error}")))?;
                 let duplicates = match validation {
                     FieldValidation::Ignore => Vec::new(),
-                    _ => schema::duplicate_fields(&self.body),
+                    _ => duplicate_fields(&self.body),
                 };
                 Ok((value, duplicates))
             }

@@ -183,7 +183,7 @@ impl Call {
         if self.info.has_generation() {
             set_meta(object, "generation", object::generation(object) + 1);
         }
-        if self.info.is("apiextensions.k8s.io", "customresourcedefinitions") {
+        if self.info.is_definitions() {
             crate::crd::begin_deletion(object, &strategy::timestamp(self.server.clock.now()));
         }
         if self.info.is("", "namespaces") {

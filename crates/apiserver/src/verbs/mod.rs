@@ -4,6 +4,7 @@ mod create;
 mod decode;
 mod delete;
 mod get;
+mod patch;
 mod scale;
 mod update;
 
@@ -78,11 +79,13 @@ pub(crate) async fn respond(
         ("watch", "") => call.watch().await,
         ("create", "") => call.create().await,
         ("update", "") => call.update(Part::Main).await,
+        ("patch", "") => call.patch(Part::Main).await,
         ("delete", "") => call.delete().await,
         ("deletecollection", "") => call.delete_collection().await,
         (verb, "status") if call.info.status => match verb {
             "get" => call.get().await,
             "update" => call.update(Part::Status).await,
+            "patch" => call.patch(Part::Status).await,
             _ => Err(call.not_allowed(verb)),
         },
         (verb, "finalize") if call.info.is("", "namespaces") => match verb {
@@ -92,6 +95,7 @@ pub(crate) async fn respond(
         (verb, "scale") if call.info.scale().is_some() => match verb {
             "get" => call.get_scale(),
             "update" => call.update_scale().await,
+            "patch" => call.patch_scale().await,
             _ => Err(call.not_allowed(verb)),
         },
         ("", "") => Err(call.not_allowed(verb)),

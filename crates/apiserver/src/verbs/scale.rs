@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use setpoint_apimachinery::{Object, Status};
 
 use super::update::Updated;
-use super::{Call, Part, response};
+use super::{Call, Part, patch, response};
 use crate::body::ApiBody;
 use crate::object;
 
@@ -22,6 +22,12 @@ impl Call {
         let wanted: Value = serde_json::from_slice(&self.body)
             .map_err(|error| Status::bad_request(format!("cannot decode Scale: {error}")))?;
         self.write_scale(|_| Ok(wanted.clone())).await
+    }
+
+    /// Patches it.
+    pub(super) async fn patch_scale(&mut self) -> Result<Response<ApiBody>, Status> {
+        let patch = self.read_patch()?;
+        self.write_scale(|scale| patch::apply_plain(&patch, scale)).await
     }
 
     async fn write_scale(

@@ -241,7 +241,7 @@ impl Call {
 
     /// A definition is in force before its writer hears that it was written.
     pub(super) async fn settled(&self, revision: u64) -> Result<(), Status> {
-        if self.info.is("apiextensions.k8s.io", "customresourcedefinitions") {
+        if self.info.is_definitions() {
             self.server.definitions.reached(revision).await;
         }
         Ok(())

@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use setpoint_telemetry::{DuplicateMetric, Metrics};
 
 /// The queue, informer or recorder a value belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,138 +117,144 @@ impl Default for RuntimeMetrics {
 }
 
 impl RuntimeMetrics {
-    /// Makes the metrics visible in `registry`. Call it once: a registry does not refuse duplicates.
-    pub fn register(&self, registry: &mut Registry) {
-        self.register_queue(registry);
-        self.register_informer(registry);
-        self.register_controller(registry);
+    /// Makes the metrics visible among the process's.
+    ///
+    /// # Errors
+    /// [`DuplicateMetric`] when this, or something else of the same name, is registered already.
+    pub fn register(&self, metrics: &Metrics) -> Result<(), DuplicateMetric> {
+        self.register_queue(metrics)?;
+        self.register_informer(metrics)?;
+        self.register_controller(metrics)
     }
 
-    fn register_queue(&self, registry: &mut Registry) {
-        registry.register(
+    fn register_queue(&self, metrics: &Metrics) -> Result<(), DuplicateMetric> {
+        metrics.register(
             "workqueue_depth",
             "Keys ready for a worker",
             self.queue_depth.clone(),
-        );
-        registry.register("workqueue_adds", "Keys added", self.queue_adds.clone());
-        registry.register(
+        )?;
+        metrics.register("workqueue_adds", "Keys added", self.queue_adds.clone())?;
+        metrics.register(
             "workqueue_queue_duration_seconds",
             "Seconds a key waited for a worker",
             self.queue_latency.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "workqueue_work_duration_seconds",
             "Seconds a worker had a key",
             self.queue_work.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "workqueue_unfinished_work_seconds",
             "Seconds of work in progress that work_duration does not show yet",
             self.queue_unfinished.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "workqueue_longest_running_processor_seconds",
             "Seconds the longest running worker has had its key",
             self.queue_longest.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "workqueue_retries",
             "Keys added with a delay or a backoff",
             self.queue_retries.clone(),
-        );
+        )?;
+        Ok(())
     }
 
-    fn register_informer(&self, registry: &mut Registry) {
-        registry.register("reflector_lists", "Lists done", self.lists.clone());
-        registry.register(
+    fn register_informer(&self, metrics: &Metrics) -> Result<(), DuplicateMetric> {
+        metrics.register("reflector_lists", "Lists done", self.lists.clone())?;
+        metrics.register(
             "reflector_list_duration_seconds",
             "Seconds a list took, watch-list included",
             self.list_seconds.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "reflector_items_per_list",
             "Items a list returned",
             self.list_items.clone(),
-        );
-        registry.register("reflector_watches", "Watches opened", self.watches.clone());
-        registry.register(
+        )?;
+        metrics.register("reflector_watches", "Watches opened", self.watches.clone())?;
+        metrics.register(
             "reflector_short_watches",
             "Watches that ended within a second without an event",
             self.short_watches.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "reflector_watch_errors",
             "Lists and watches that failed",
             self.watch_errors.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "reflector_last_resource_version",
             "The resource version last seen",
             self.resource_version.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "informer_queued_items",
             "Deltas between the watch and the store",
             self.deltas_queued.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "informer_handler_lags",
             "Times a handler fell behind the ring and went over to latest states",
             self.handlers_lagging.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "informer_handler_panics",
             "Panics of handlers, each of which lost one notification",
             self.handler_panics.clone(),
-        );
+        )?;
+        Ok(())
     }
 
-    fn register_controller(&self, registry: &mut Registry) {
-        registry.register(
+    fn register_controller(&self, metrics: &Metrics) -> Result<(), DuplicateMetric> {
+        metrics.register(
             "controller_runtime_reconcile",
             "Reconciles by result: success, error, requeue_after or terminal",
             self.reconciles.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "controller_runtime_reconcile_errors",
             "Reconciles that failed",
             self.reconcile_errors.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "controller_runtime_terminal_reconcile_errors",
             "Reconciles that failed for good",
             self.reconcile_terminal.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "controller_runtime_reconcile_panics",
             "Reconciles that panicked",
             self.reconcile_panics.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "controller_runtime_reconcile_timeouts",
             "Reconciles cut off at their deadline",
             self.reconcile_timeouts.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "controller_runtime_reconcile_time_seconds",
             "Seconds a reconcile took",
             self.reconcile_seconds.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "controller_runtime_max_concurrent_reconciles",
             "Workers of the controller",
             self.workers_max.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "controller_runtime_active_workers",
             "Workers that are reconciling",
             self.workers_active.clone(),
-        );
-        registry.register(
+        )?;
+        metrics.register(
             "events_dropped",
             "Events not written: the queue was full, the spam filter closed or the server refused",
             self.events_dropped.clone(),
-        );
+        )?;
+        Ok(())
     }
 
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {

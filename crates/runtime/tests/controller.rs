@@ -189,11 +189,9 @@ async fn a_terminal_failure_waits_for_the_next_change() {
 }
 
 fn encode(metrics: &RuntimeMetrics) -> String {
-    let mut registry = prometheus_client::registry::Registry::default();
-    metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    text
+    let registry = setpoint_telemetry::Metrics::new();
+    metrics.register(&registry).unwrap();
+    registry.encode()
 }
 
 #[tokio::test(start_paused = true)]

@@ -275,10 +275,9 @@ mod tests {
         queue.get().await;
         queue.observe();
         queue.done(&1);
-        let mut registry = prometheus_client::registry::Registry::default();
-        metrics.register(&mut registry);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let registry = setpoint_telemetry::Metrics::new();
+        metrics.register(&registry).unwrap();
+        let text = registry.encode();
         for line in [
             "workqueue_depth{name=\"sites\"} 1",
             "workqueue_adds_total{name=\"sites\"} 2",

@@ -5,3 +5,4 @@ mod engine;
 mod recovery;
 mod support;
 mod watching;
+mod wire;

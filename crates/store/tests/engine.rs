@@ -365,3 +365,28 @@ async fn a_delete_larger_than_a_segment_is_one_revision() {
     );
     assert_eq!(store.range(&at(all(), 601)).unwrap().count, 600);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_that_follow_each_other_quickly_lose_nothing() {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..32 {
+        let store = store.clone();
+        writers.spawn(async move {
+            for n in 0..60 {
+                put(&store, &format!("w{writer:02}-{n:02}"), &"v".repeat(8_000)).await;
+                // Give the next segment time to be prepared, now and then, while this one is taken.
+                if (writer + n) % 16 == 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            }
+        });
+    }
+    writers.join_all().await;
+    drop(store);
+    let store = open(dir.path());
+    let all = store.range(&Range::of(all())).unwrap();
+    assert_eq!((all.count, store.revision()), (32 * 60, Revision(1 + 32 * 60)));
+    assert!(all.kvs.iter().all(|kv| kv.value.len() == 8_000));
+}

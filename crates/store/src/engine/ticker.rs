@@ -10,7 +10,6 @@ use super::queue::{Command, Proposal};
 use super::shared::Shared;
 use crate::log::files::is_full;
 use crate::log::spare;
-use crate::log::writer::SPARE;
 
 /// Time between two rounds, when there is nothing to fill.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -71,7 +70,7 @@ fn expire(shared: &Shared, ended: &mut Vec<i64>, now: Instant) {
 }
 
 fn prepare(shared: &Shared) {
-    let path = shared.files.path(SPARE);
+    let path = shared.files.new_temporary();
     match spare::prepare(&*shared.files.disk, path, shared.options.segment_bytes) {
         Ok(spare) => shared.spare.put(spare),
         Err(error) if is_full(&error) => {

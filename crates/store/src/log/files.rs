@@ -120,6 +120,11 @@ impl Files {
         self.dir.join(name)
     }
 
+    /// A name for a segment in the making that no other has had since the store was opened.
+    pub(crate) fn new_temporary(&self) -> PathBuf {
+        self.path(&format!("next-{}.tmp", self.next_number()))
+    }
+
     /// Adds the next segment of the log.
     pub(crate) fn push(&self, segment: &Arc<Segment>) {
         self.change(|table| {

@@ -23,12 +23,9 @@ pub(crate) struct Spare {
     filled: u64,
 }
 
-/// Makes a file of `len` reserved bytes, replacing one of that name.
+/// Makes a file of `len` reserved bytes. The name must be one that was never used: between the moment when the
+/// writer takes a spare and its renaming, the next one is prepared already.
 pub(crate) fn prepare(disk: &dyn Disk, path: PathBuf, len: u64) -> io::Result<Spare> {
-    match disk.remove(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => (),
-    }
     let file = disk.create(&path)?;
     if let Err(error) = file.allocate(len) {
         // Whatever was reserved goes back, or a full disk would stay full for our own sake.

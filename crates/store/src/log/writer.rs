@@ -13,11 +13,6 @@ use super::spare::{Spare, SpareSlot, prepare};
 use crate::core::header::{HEADER, Header, file_name};
 use crate::core::record::Encoder;
 
-/// The name of the segment that is prepared.
-pub(crate) const SPARE: &str = "next.tmp";
-/// The name of a segment made for one commit that is larger than a segment.
-const LARGE: &str = "large.tmp";
-
 /// The end of the log.
 pub(crate) struct Writer {
     files: Arc<Files>,
@@ -142,7 +137,7 @@ impl Writer {
                 if let Some(spare) = other {
                     self.spare.put(spare);
                 }
-                let path = self.files.path(LARGE);
+                let path = self.files.new_temporary();
                 prepare(&*self.files.disk, path, needed.max(self.segment_bytes))
             }
         };
@@ -195,7 +190,9 @@ fn failed(step: &str, segment: &Segment, error: &io::Error) -> AppendError {
 
 /// A file as large as a segment should be, or as large as there is room for.
 fn largest(files: &Files, segment_bytes: u64) -> io::Result<Spare> {
-    reserve(segment_bytes, |len| prepare(&*files.disk, files.path(LARGE), len))
+    reserve(segment_bytes, |len| {
+        prepare(&*files.disk, files.new_temporary(), len)
+    })
 }
 
 fn reserve<T>(segment_bytes: u64, attempt: impl Fn(u64) -> io::Result<T>) -> io::Result<T> {

@@ -3,7 +3,7 @@
 //! For tests of operators: no binaries to download, no ports to agree on, nothing left behind. It is the real plane,
 //! with namespace deletion and garbage collection, not a mock of one.
 //!
-//! ```no_run
+//! ```
 //! # #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use setpoint::envtest::Plane;

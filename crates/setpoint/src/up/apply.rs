@@ -64,6 +64,16 @@ pub(crate) struct Failure {
     pub(crate) why: Refusal,
 }
 
+impl Failure {
+    fn new(manifest: &Manifest, why: Refusal) -> Self {
+        Self {
+            file: manifest.file.clone(),
+            subject: format!("{} {}", manifest.kind(), manifest.name()),
+            why,
+        }
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}: {}", self.file.display(), self.subject, self.why)
@@ -84,20 +94,22 @@ impl Applier {
         }
     }
 
+    /// Finds the resource of a manifest by discovery.
+    pub(crate) async fn find(&mut self, manifest: &Manifest) -> Result<Resource, Failure> {
+        self.resource(manifest)
+            .await
+            .map_err(|why| Failure::new(manifest, why))
+    }
+
     /// Applies one manifest; a definition is waited for until its resource is served.
-    pub(crate) async fn apply(&mut self, manifest: &Manifest) -> Result<(Resource, Outcome), Failure> {
-        let fail = |why: Refusal| Failure {
-            file: manifest.file.clone(),
-            subject: format!("{} {}", manifest.kind(), manifest.name()),
-            why,
-        };
-        let resource = self.resource(manifest).await.map_err(fail)?;
-        let outcome = self.write(manifest, &resource).await.map_err(fail)?;
+    pub(crate) async fn apply(&self, manifest: &Manifest, resource: &Resource) -> Result<Outcome, Failure> {
+        let fail = |why: Refusal| Failure::new(manifest, why);
+        let outcome = self.write(manifest, resource).await.map_err(fail)?;
         if manifest.kind() == "CustomResourceDefinition" {
             let path = format!("{}/{}", resource.path(), manifest.name());
             self.established(&path).await.map_err(fail)?;
         }
-        Ok((resource, outcome))
+        Ok(outcome)
     }
 
     async fn resource(&mut self, manifest: &Manifest) -> Result<Resource, Refusal> {

@@ -20,11 +20,11 @@ use setpoint_base::{Stop, TaskGroup};
 use tokio::time::Instant;
 
 use crate::plane::{Plane, PlaneError};
-use apply::{Applier, Outcome};
-use project::{Project, Run};
+use apply::{Applier, Outcome, Resource};
+use project::{Manifest, Project, Run};
 use supervisor::Program;
 use terminal::Terminal;
-use view::{Scope, Subject};
+use view::{Subject, View};
 
 /// How long to wait for everything to converge before the hints are shown anyway.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -65,22 +65,19 @@ async fn bring_up(plane: &Plane, project: Project, terminal: &Terminal, started:
         ))
         .await;
     let since = u64::try_from(plane.store().revision().0).unwrap_or_default();
-    let mut tally = Tally::default();
-    let mut applier = Applier::new(plane.loopback());
-    let mut scope = Scope {
-        since,
-        ..Scope::default()
+    let api = plane.loopback();
+    let mut work = Apply {
+        applier: Applier::new(api.clone()),
+        view: View::start(&api, terminal.clone(), tasks, since).await,
+        terminal: terminal.clone(),
+        tally: Tally::default(),
+        resources: BTreeMap::new(),
     };
     // Definitions are served before the programs start, so that those find their resources at once.
-    let first = project
+    let (definitions, objects) = project
         .manifests
-        .iter()
-        .take_while(|manifest| manifest.rank() == 0);
-    for manifest in first {
-        tally
-            .count(&applier.apply(manifest).await, manifest, &mut scope, terminal)
-            .await;
-    }
+        .split_at(project.manifests.partition_point(|manifest| manifest.rank() == 0));
+    work.all(definitions).await;
     for run in &project.file.run {
         let program = program(run, &project, plane);
         let notes = plane.data_dir().join("run");
@@ -90,43 +87,90 @@ async fn bring_up(plane: &Plane, project: Project, terminal: &Terminal, started:
             .await;
         tasks.spawn(supervisor::supervise(program, notes, terminal, stop));
     }
-    for manifest in project
-        .manifests
-        .iter()
-        .skip_while(|manifest| manifest.rank() == 0)
-    {
-        tally
-            .count(&applier.apply(manifest).await, manifest, &mut scope, terminal)
-            .await;
-    }
+    work.all(objects).await;
     if !project.manifests.is_empty() {
-        terminal.note(tally.line(&project)).await;
+        terminal.note(work.tally.line(&project)).await;
     }
-    let expected = scope.expected.len();
-    let resources = scope.resources.clone();
-    let converged = view::start(scope, &plane.loopback(), terminal.clone(), tasks);
-    let urls = tokio::time::timeout(PATIENCE, converged).await;
-    match &urls {
-        Ok(Ok(_)) if expected > 0 => {
-            let millis = started.elapsed().as_millis();
-            terminal
-                .note(format!(
-                    "all {expected} objects converged, {millis} ms after the start"
-                ))
-                .await;
+    let urls = converge(&work, started).await;
+    hints::show(plane, &work.resources, &urls, terminal).await;
+}
+
+/// Waits until everything has converged, and says so; where things can be reached.
+async fn converge(work: &Apply, started: Instant) -> view::Converged {
+    let applied = work.tally.created + work.tally.configured + work.tally.unchanged;
+    match tokio::time::timeout(PATIENCE, work.view.complete().await).await {
+        Ok(Ok(urls)) => {
+            if applied > 0 {
+                let millis = started.elapsed().as_millis();
+                work.terminal
+                    .note(format!(
+                        "all {applied} objects converged, {millis} ms after the start"
+                    ))
+                    .await;
+            }
+            urls
         }
+        // The view has stopped: so does everything.
+        Ok(Err(_)) => view::Converged::new(),
         Err(_) => {
-            terminal
+            let seconds = PATIENCE.as_secs();
+            work.terminal
                 .problem(format!(
-                    "not everything has converged after {} s: see above",
-                    PATIENCE.as_secs()
+                    "not everything has converged after {seconds} s: see above"
                 ))
                 .await;
+            view::Converged::new()
         }
-        _ => (),
     }
-    let urls: BTreeMap<Subject, String> = urls.ok().and_then(Result::ok).unwrap_or_default();
-    hints::show(plane, &resources, &urls, terminal).await;
+}
+
+/// The manifests on their way into the API server.
+struct Apply {
+    applier: Applier,
+    view: View,
+    terminal: Terminal,
+    tally: Tally,
+    resources: BTreeMap<String, Resource>,
+}
+
+impl Apply {
+    /// Applies manifests in order. Their watches are opened first, so that each write is seen as it happens.
+    async fn all(&mut self, manifests: &[Manifest]) {
+        let mut found = Vec::new();
+        for manifest in manifests {
+            match self.applier.find(manifest).await {
+                Ok(resource) => {
+                    self.view.follow(&resource).await;
+                    self.resources.insert(resource.path(), resource.clone());
+                    found.push((manifest, resource));
+                }
+                Err(failure) => self.failed(&failure).await,
+            }
+        }
+        for (manifest, resource) in found {
+            let namespace = match (resource.namespaced, manifest.namespace()) {
+                (false, _) => "",
+                (true, "") => "default",
+                (true, named) => named,
+            };
+            let subject = Subject::new(&resource.kind, namespace, manifest.name());
+            self.view.expect(subject.clone()).await;
+            match self.applier.apply(manifest, &resource).await {
+                Ok(Outcome::Created) => self.tally.created += 1,
+                Ok(Outcome::Configured) => self.tally.configured += 1,
+                Ok(Outcome::Unchanged) => self.tally.unchanged += 1,
+                Err(failure) => {
+                    self.view.forget(subject).await;
+                    self.failed(&failure).await;
+                }
+            }
+        }
+    }
+
+    async fn failed(&mut self, failure: &apply::Failure) {
+        self.tally.failed += 1;
+        self.terminal.problem(failure.to_string()).await;
+    }
 }
 
 /// What became of the manifests.
@@ -139,37 +183,6 @@ struct Tally {
 }
 
 impl Tally {
-    async fn count(
-        &mut self,
-        result: &Result<(apply::Resource, Outcome), apply::Failure>,
-        manifest: &project::Manifest,
-        scope: &mut Scope,
-        terminal: &Terminal,
-    ) {
-        match result {
-            Ok((resource, outcome)) => {
-                match outcome {
-                    Outcome::Created => self.created += 1,
-                    Outcome::Configured => self.configured += 1,
-                    Outcome::Unchanged => self.unchanged += 1,
-                }
-                let namespace = match (resource.namespaced, manifest.namespace()) {
-                    (false, _) => "",
-                    (true, "") => "default",
-                    (true, named) => named,
-                };
-                scope
-                    .expected
-                    .insert(Subject::new(&resource.kind, namespace, manifest.name()));
-                scope.resources.insert(resource.path(), resource.clone());
-            }
-            Err(failure) => {
-                self.failed += 1;
-                terminal.problem(failure.to_string()).await;
-            }
-        }
-    }
-
     fn line(&self, project: &Project) -> String {
         let counts = [
             (self.created, "created"),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use serde_json::Value;
-use setpoint_base::{Stop, TaskGroup, TraceContext};
+use setpoint_base::{TaskGroup, TraceContext};
 use tokio::sync::{mpsc, oneshot};
 
 use super::apply::Resource;
@@ -16,6 +16,8 @@ use crate::loopback::Loopback;
 const CHANGES_MAX: usize = 256;
 /// Objects whose last state is kept; changes of others are shown as if they were new.
 const OBJECTS_MAX: usize = 10_000;
+/// How long applying waits for a watch to open.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The wait before a watch that ended is opened again.
 const REOPEN: Duration = Duration::from_millis(500);
 
@@ -40,54 +42,87 @@ impl Subject {
     }
 }
 
-/// What the view shows and waits for.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Scope {
-    /// The resources to watch.
-    pub(crate) resources: BTreeMap<String, Resource>,
-    /// The objects of the manifests; convergence means all of them.
-    pub(crate) expected: BTreeSet<Subject>,
-    /// The revision before anything was applied: older objects were found, not added.
-    pub(crate) since: u64,
-}
-
 /// Every expected object reported its state; where they can be reached, by subject.
 pub(crate) type Converged = BTreeMap<Subject, String>;
 
-/// Starts to watch and show. The receiver gets one answer, when everything expected has converged.
-pub(crate) fn start(
-    scope: Scope,
-    api: &Loopback,
-    terminal: Terminal,
-    tasks: &TaskGroup,
-) -> oneshot::Receiver<Converged> {
-    let (changes, queue) = mpsc::channel(CHANGES_MAX);
-    let (done, converged) = oneshot::channel();
-    let mut paths: Vec<(Option<Resource>, String)> = scope
-        .resources
-        .values()
-        .map(|resource| (Some(resource.clone()), resource.path()))
-        .collect();
-    paths.push((None, "/api/v1/events".to_owned()));
-    for (resource, path) in paths {
-        let (api, changes, stop) = (api.clone(), changes.clone(), tasks.stop().clone());
+/// A handle to the view. Watches are opened before anything is written, so that every write is seen as it happens,
+/// with the trace it belongs to.
+pub(crate) struct View {
+    api: Loopback,
+    tasks: TaskGroup,
+    inbox: mpsc::Sender<Message>,
+    followed: BTreeSet<String>,
+}
+
+/// What the view's task is told.
+enum Message {
+    Expect(Subject),
+    /// It could not be applied: nobody waits for it any more.
+    Forget(Subject),
+    /// Nothing more will be expected; the answer comes when everything has converged.
+    Complete(oneshot::Sender<Converged>),
+    Seen(Seen),
+}
+
+impl View {
+    /// Starts the view; `since` is the revision before anything was applied: older objects were found, not added.
+    pub(crate) async fn start(api: &Loopback, terminal: Terminal, tasks: &TaskGroup, since: u64) -> Self {
+        let (inbox, queue) = mpsc::channel(CHANGES_MAX);
+        let stop = tasks.stop().clone();
+        let state = State::new(since);
         tasks.spawn(async move {
-            stop.run_until_cancelled(follow(resource, &path, &api, &changes))
+            stop.run_until_cancelled(run(state, queue, terminal)).await;
+        });
+        let view = Self {
+            api: api.clone(),
+            tasks: tasks.clone(),
+            inbox,
+            followed: BTreeSet::new(),
+        };
+        view.open(None, "/api/v1/events".to_owned()).await;
+        view
+    }
+
+    /// Follows a resource from now on; returns once its watch is open.
+    pub(crate) async fn follow(&mut self, resource: &Resource) {
+        let path = resource.path();
+        if self.followed.insert(path.clone()) {
+            self.open(Some(resource.clone()), path).await;
+        }
+    }
+
+    /// The object is about to be applied.
+    pub(crate) async fn expect(&self, subject: Subject) {
+        self.tell(Message::Expect(subject)).await;
+    }
+
+    /// The object could not be applied.
+    pub(crate) async fn forget(&self, subject: Subject) {
+        self.tell(Message::Forget(subject)).await;
+    }
+
+    /// Everything is applied: the receiver gets an answer when all of it has converged.
+    pub(crate) async fn complete(&self) -> oneshot::Receiver<Converged> {
+        let (done, converged) = oneshot::channel();
+        self.tell(Message::Complete(done)).await;
+        converged
+    }
+
+    async fn tell(&self, message: Message) {
+        // Fails only when the view has stopped, at the end of the program.
+        let _ = self.inbox.send(message).await;
+    }
+
+    async fn open(&self, resource: Option<Resource>, path: String) {
+        let (opened, open) = oneshot::channel();
+        let (api, inbox, stop) = (self.api.clone(), self.inbox.clone(), self.tasks.stop().clone());
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(follow(resource, &path, &api, &inbox, opened))
                 .await;
         });
+        // A watch that does not open is tried again and again; the project must not wait for it.
+        let _ = tokio::time::timeout(OPEN_TIMEOUT, open).await;
     }
-    let stop: Stop = tasks.stop().clone();
-    let view = View {
-        scope,
-        terminal,
-        shown: HashMap::new(),
-        settled: BTreeMap::new(),
-        done: Some(done),
-    };
-    tasks.spawn(async move {
-        stop.run_until_cancelled(view.run(queue)).await;
-    });
-    converged
 }
 
 /// One watch line.
@@ -100,7 +135,14 @@ struct Seen {
 }
 
 /// Watches one resource for ever: each time from the present picture on, which repeats nothing that the view knows.
-async fn follow(resource: Option<Resource>, path: &str, api: &Loopback, changes: &mpsc::Sender<Seen>) {
+async fn follow(
+    resource: Option<Resource>,
+    path: &str,
+    api: &Loopback,
+    inbox: &mpsc::Sender<Message>,
+    opened: oneshot::Sender<()>,
+) {
+    let mut opened = Some(opened);
     let path = format!(
         "{path}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
     );
@@ -110,7 +152,13 @@ async fn follow(resource: Option<Resource>, path: &str, api: &Loopback, changes:
                 let mut initial = true;
                 while let Some(line) = lines.next().await {
                     match line["type"].as_str() {
-                        Some("BOOKMARK") => initial = false,
+                        Some("BOOKMARK") => {
+                            initial = false;
+                            if let Some(opened) = opened.take() {
+                                // Nobody waits when it took too long.
+                                let _ = opened.send(());
+                            }
+                        }
                         Some("ERROR") | None => break,
                         Some(_) => {
                             let seen = Seen {
@@ -118,7 +166,7 @@ async fn follow(resource: Option<Resource>, path: &str, api: &Loopback, changes:
                                 line,
                                 initial,
                             };
-                            if changes.send(seen).await.is_err() {
+                            if inbox.send(Message::Seen(seen)).await.is_err() {
                                 return;
                             }
                         }
@@ -131,51 +179,76 @@ async fn follow(resource: Option<Resource>, path: &str, api: &Loopback, changes:
     }
 }
 
-struct View {
-    scope: Scope,
-    terminal: Terminal,
+async fn run(mut state: State, mut queue: mpsc::Receiver<Message>, terminal: Terminal) {
+    while let Some(message) = queue.recv().await {
+        match message {
+            Message::Expect(subject) => {
+                state.pending.insert(subject.clone());
+                state.expected.insert(subject);
+            }
+            Message::Forget(subject) => {
+                state.pending.remove(&subject);
+                state.expected.remove(&subject);
+            }
+            Message::Complete(done) => state.done = Some(done),
+            Message::Seen(seen) => {
+                if let Some(resource) = &seen.resource {
+                    state.kinds.insert(resource.kind.clone());
+                }
+                if let Some(change) = state.take(&seen) {
+                    terminal.show(Line::Change(change)).await;
+                }
+            }
+        }
+        if state.pending.is_empty()
+            && let Some(done) = state.done.take()
+        {
+            // Nobody listens any more when `up` is stopping.
+            let _ = done.send(state.urls.clone());
+        }
+    }
+}
+
+struct State {
+    since: u64,
+    /// The kinds that are followed.
+    kinds: BTreeSet<String>,
+    /// The objects of the manifests.
+    expected: BTreeSet<Subject>,
+    /// Those that have not converged yet.
+    pending: BTreeSet<Subject>,
     /// The revision and state last shown.
     shown: HashMap<Subject, (u64, Summary)>,
-    settled: Converged,
+    urls: Converged,
     done: Option<oneshot::Sender<Converged>>,
 }
 
-impl View {
-    async fn run(mut self, mut queue: mpsc::Receiver<Seen>) {
-        let mut pending = self.scope.expected.clone();
-        loop {
-            if pending.is_empty()
-                && let Some(done) = self.done.take()
-            {
-                // Nobody listens any more when `up` is stopping.
-                let _ = done.send(self.settled.clone());
-            }
-            let Some(seen) = queue.recv().await else { return };
-            let Some((change, settled)) = self.take(&seen) else {
-                continue;
-            };
-            if let Some(subject) = settled {
-                pending.remove(&subject);
-            }
-            if let Some(change) = change {
-                self.terminal.show(Line::Change(change)).await;
-            }
+impl State {
+    fn new(since: u64) -> Self {
+        Self {
+            since,
+            kinds: BTreeSet::new(),
+            expected: BTreeSet::new(),
+            pending: BTreeSet::new(),
+            shown: HashMap::new(),
+            urls: BTreeMap::new(),
+            done: None,
         }
     }
 
-    /// The line to show, and the subject when it has settled.
-    fn take(&mut self, seen: &Seen) -> Option<(Option<Change>, Option<Subject>)> {
+    /// The line to show, if any.
+    fn take(&mut self, seen: &Seen) -> Option<Change> {
         let object = &seen.line["object"];
         let trace = seen.line["traceparent"]
             .as_str()
             .and_then(|text| text.parse::<TraceContext>().ok());
         let trace = trace.map(|trace| trace.trace_id_hex());
         let Some(resource) = &seen.resource else {
-            return Some((Some(self.event(object, trace)?), None));
+            return self.event(object, trace);
         };
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         let subject = Subject::new(&resource.kind, text("namespace"), text("name"));
-        let expected = self.scope.expected.contains(&subject);
+        let expected = self.expected.contains(&subject);
         if !expected && !resource.base.starts_with("/apis/") {
             return None;
         }
@@ -186,7 +259,7 @@ impl View {
             (Some("DELETED"), _) => What::Deleted,
             (_, Some((shown, _))) if *shown >= revision => return None,
             (_, Some(_)) => What::Changed,
-            (_, None) if seen.initial && revision <= self.scope.since => What::Found,
+            (_, None) if seen.initial && revision <= self.since => What::Found,
             (_, None) => What::Added,
         };
         let state = match what {
@@ -197,8 +270,11 @@ impl View {
         };
         let settled =
             what != What::Deleted && summary.observed && (!resource.status || !summary.state.is_empty());
-        if let (true, true, Some(url)) = (settled, expected, &summary.url) {
-            self.settled.insert(subject.clone(), url.clone());
+        if settled
+            && self.pending.remove(&subject)
+            && let Some(url) = &summary.url
+        {
+            self.urls.insert(subject.clone(), url.clone());
         }
         let change = Change {
             what,
@@ -214,7 +290,7 @@ impl View {
         } else if self.shown.len() < OBJECTS_MAX {
             self.shown.insert(subject.clone(), (revision, summary));
         }
-        Some((Some(change), settled.then_some(subject)))
+        Some(change)
     }
 
     /// A warning about an object of the project, once for each time it was written.
@@ -222,13 +298,9 @@ impl View {
         let involved = &object["involvedObject"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let kind = text(&involved["kind"]);
-        let ours = self
-            .scope
-            .resources
-            .values()
-            .any(|resource| resource.kind == kind);
+        let ours = self.kinds.contains(&kind);
         let revision = object["metadata"]["resourceVersion"].as_str()?.parse().ok()?;
-        if !ours || object["type"] != "Warning" || revision <= self.scope.since {
+        if !ours || object["type"] != "Warning" || revision <= self.since {
             return None;
         }
         let name = text(&object["metadata"]["name"]);
@@ -275,21 +347,13 @@ mod tests {
         }
     }
 
-    fn view() -> View {
-        let (terminal, _) = Terminal::captured();
-        let mut scope = Scope {
-            since: 10,
-            ..Scope::default()
-        };
-        scope.resources.insert("s".to_owned(), site());
-        scope.expected.insert(Subject::new("Site", "default", "a"));
-        View {
-            scope,
-            terminal,
-            shown: HashMap::new(),
-            settled: BTreeMap::new(),
-            done: None,
-        }
+    fn state() -> State {
+        let mut state = State::new(10);
+        state.kinds.insert("Site".to_owned());
+        let subject = Subject::new("Site", "default", "a");
+        state.pending.insert(subject.clone());
+        state.expected.insert(subject);
+        state
     }
 
     fn seen(kind: &str, revision: u64, status: &Value, initial: bool) -> Seen {
@@ -303,7 +367,7 @@ mod tests {
 
     #[test]
     fn an_object_is_found_or_added_then_changed_then_deleted() {
-        let mut view = view();
+        let mut state = state();
         for (line, expected) in [
             (
                 seen("ADDED", 5, &json!({}), true),
@@ -337,19 +401,20 @@ mod tests {
                 Some((What::Added, "Pending", false)),
             ),
         ] {
-            let taken = view.take(&line);
-            let taken = taken.map(|(change, settled)| (change.unwrap(), settled.is_some()));
+            let before = state.pending.len();
+            let taken = state.take(&line);
+            let settled = state.pending.len() < before;
             let taken = taken
                 .as_ref()
-                .map(|(change, settled)| (change.what, change.state.as_str(), *settled));
+                .map(|change| (change.what, change.state.as_str(), settled));
             assert_eq!(taken, expected, "{}", line.line);
         }
-        assert_eq!(view.settled[&Subject::new("Site", "default", "a")], "u");
+        assert_eq!(state.urls[&Subject::new("Site", "default", "a")], "u");
     }
 
     #[test]
     fn only_warnings_about_our_kinds_are_shown_and_each_once() {
-        let mut view = view();
+        let mut state = state();
         let event = |kind: &str, level: &str, revision: u64| {
             json!({
                 "metadata": {"name": "e", "namespace": "default", "resourceVersion": revision.to_string()},
@@ -357,12 +422,12 @@ mod tests {
                 "type": level, "reason": "PortTaken", "message": "8080"
             })
         };
-        assert_eq!(view.event(&event("Pod", "Warning", 20), None), None);
-        assert_eq!(view.event(&event("Site", "Normal", 20), None), None);
-        assert_eq!(view.event(&event("Site", "Warning", 9), None), None);
-        let shown = view.event(&event("Site", "Warning", 20), None).unwrap();
+        assert_eq!(state.event(&event("Pod", "Warning", 20), None), None);
+        assert_eq!(state.event(&event("Site", "Normal", 20), None), None);
+        assert_eq!(state.event(&event("Site", "Warning", 9), None), None);
+        let shown = state.event(&event("Site", "Warning", 20), None).unwrap();
         assert_eq!(shown.message.as_deref(), Some("PortTaken: 8080"));
-        assert_eq!(view.event(&event("Site", "Warning", 20), None), None);
-        assert!(view.event(&event("Site", "Warning", 21), None).is_some());
+        assert_eq!(state.event(&event("Site", "Warning", 20), None), None);
+        assert!(state.event(&event("Site", "Warning", 21), None).is_some());
     }
 }

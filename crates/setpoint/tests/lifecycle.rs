@@ -1,0 +1,125 @@
+//! Start, ready file, stop, resume; and what is said when it cannot start.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::process::Signal;
+use setpoint::envtest::TempDir;
+
+use crate::harness::{self, Server};
+
+#[tokio::test]
+async fn the_ready_file_says_where_everything_is_and_goes_with_a_clean_stop() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path(), &[]).await;
+    assert_eq!(server.ready["version"], env!("CARGO_PKG_VERSION"));
+    assert!(server.ready["pid"].as_u64().unwrap() > 1);
+    assert!(server.text("etcd").starts_with("http://127.0.0.1:"));
+    assert!(server.text("api").starts_with("https://127.0.0.1:"));
+    let kubeconfig = Path::new(server.text("kubeconfig"));
+    assert!(kubeconfig.is_absolute());
+    let mode = std::fs::metadata(kubeconfig).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let data = std::fs::metadata(dir.path().join("data"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(data & 0o777, 0o700);
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+/// The message of a run that must fail with `code`.
+fn refused(dir: &Path, args: &[&str], code: i32) -> String {
+    let output = harness::run(dir, args);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(stderr.lines().any(|line| line.starts_with("error: ")), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+#[tokio::test]
+async fn a_directory_in_use_is_refused_and_the_message_says_what_to_do() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path(), &[]).await;
+    let text = refused(dir.path(), &["server", "--ready-file=/dev/null/x"], 1);
+    assert!(text.contains("ready file"), "{text}");
+    let other = format!("--ready-file={}", dir.path().join("other.json").display());
+    let text = refused(dir.path(), &["server", &other], 1);
+    assert!(
+        text.contains("in use by another process") && text.contains("--data-dir"),
+        "{text}"
+    );
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_lock_left_by_a_killed_process_does_not_stop_the_next_one() {
+    let dir = TempDir::new().unwrap();
+    Server::start(dir.path(), &[]).await.kill();
+    let server = Server::start(dir.path(), &[]).await;
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+#[test]
+fn a_port_in_use_is_named_with_who_has_it() {
+    let dir = TempDir::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    for flag in ["--etcd-listen", "--api-listen"] {
+        let text = refused(dir.path(), &["server", &format!("{flag}={addr}")], 1);
+        for expected in [
+            addr.to_string(),
+            flag.to_owned(),
+            format!("(pid {})", std::process::id()),
+        ] {
+            assert!(text.contains(&expected), "{expected} in {text}");
+        }
+    }
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_made_is_named_with_a_remedy() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("data"), "a file").unwrap();
+    let text = refused(dir.path(), &["server"], 1);
+    assert!(
+        text.contains("is in the way") && text.contains("--data-dir"),
+        "{text}"
+    );
+}
+
+#[test]
+fn broken_certificates_are_named_with_a_remedy() {
+    let dir = TempDir::new().unwrap();
+    let pki = dir.path().join("data/pki");
+    std::fs::create_dir_all(&pki).unwrap();
+    std::fs::write(pki.join("ca.crt"), "not a certificate").unwrap();
+    std::fs::write(pki.join("ca.key"), "not a key").unwrap();
+    let text = refused(dir.path(), &["server"], 1);
+    assert!(text.contains("ca."), "{text}");
+}
+
+#[test]
+fn wrong_settings_are_all_reported_before_anything_starts() {
+    let dir = TempDir::new().unwrap();
+    let text = refused(dir.path(), &["server", "--etcd-listen=x", "--log-format=y"], 2);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    let text = refused(dir.path(), &["up", "/nowhere/at/all"], 2);
+    assert!(text.contains("is not a directory"), "{text}");
+    let text = refused(dir.path(), &["server", "--log", "a=b=c"], 2);
+    assert!(text.contains("log filter"), "{text}");
+    assert!(!dir.path().join("data").exists());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let dir = TempDir::new().unwrap();
+    let mut server = Server::start(dir.path(), &[]).await;
+    // Both may arrive before the first is handled; then it is one signal and a clean stop.
+    server.signal(Signal::INT);
+    server.signal(Signal::TERM);
+    let code = harness::wait(server.child()).await.code();
+    assert!(matches!(code, Some(0 | 130)), "{code:?}");
+}

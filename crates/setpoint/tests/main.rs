@@ -1,0 +1,8 @@
+//! The built binary and the plane inside a test, driven as users drive them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod crash;
+mod harness;
+mod lifecycle;
+mod plane;

@@ -3,6 +3,7 @@
 
 mod engine;
 mod recovery;
+mod sim;
 mod support;
 mod watching;
 mod wire;

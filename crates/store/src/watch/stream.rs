@@ -164,8 +164,8 @@ impl WatchStream {
     }
 
     /// Asks for one [`WatchUpdate::Progress`] with id `None`, sent once every watcher has everything up to
-    /// the store's present revision. Asking again before the answer asks once. Without watchers there is no
-    /// answer.
+    /// the store's present revision, and none is still to start. Asking again before the answer asks once.
+    /// Without watchers there is no answer.
     pub fn request_progress(&mut self) {
         if !self.watchers.is_empty() {
             self.progress.wanted = Some(self.hub.history.committed());
@@ -364,7 +364,7 @@ impl WatchStream {
         let Some(wanted) = self.progress.wanted else {
             return false;
         };
-        if self.progress.marked || !self.history.is_empty() {
+        if self.progress.marked || !self.history.is_empty() || self.watchers.is_empty() {
             return false;
         }
         let enough = wanted.max(self.progress.quiet_below).max(self.progress.shown);
@@ -470,9 +470,6 @@ impl WatchStream {
         if entry.quiet_below == self.progress.quiet_below {
             let rest = self.watchers.values().map(|entry| entry.quiet_below);
             self.progress.quiet_below = rest.max().unwrap_or_default();
-        }
-        if self.watchers.is_empty() {
-            self.progress.wanted = None;
         }
         Some(entry)
     }

@@ -427,3 +427,62 @@ async fn a_new_default_shows_in_objects_stored_before_it() {
     let list = plane.get(SITES).await.expect(200);
     assert_eq!(list["items"][0]["spec"]["mode"], "b");
 }
+
+/// Files of a folder of the corpus, or none when the corpus is not there.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests find the corpus by an environment variable"
+)]
+fn corpus(folder: &str) -> Vec<std::path::PathBuf> {
+    let root = std::env::var("SETPOINT_CORPUS").unwrap_or_else(|_| "../../../shared/corpus".to_owned());
+    let Ok(dir) = std::fs::read_dir(std::path::Path::new(&root).join(folder)) else {
+        println!("skipped: no corpus in {root}");
+        return Vec::new();
+    };
+    let mut files: Vec<_> = dir.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn definitions_of_well_known_projects_are_accepted_and_served() {
+    let plane = Plane::start().await;
+    let kind = [("content-type", "application/yaml")];
+    for file in corpus("crds") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for document in text
+            .split("\n---\n")
+            .filter(|part| part.contains("kind: CustomResourceDefinition"))
+        {
+            let answer = plane
+                .send(
+                    Method::POST,
+                    &format!("{CRDS}?fieldValidation=Strict"),
+                    &kind,
+                    document,
+                )
+                .await;
+            let about = format!(
+                "{}: {}",
+                file.display(),
+                &answer.text[..answer.text.len().min(600)]
+            );
+            assert_eq!(answer.code, 201, "{about}");
+            let spec = &answer.json["spec"];
+            for version in spec["versions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|v| v["served"] == true)
+            {
+                let path = format!(
+                    "/apis/{}/{}/{}",
+                    spec["group"].as_str().unwrap(),
+                    version["name"].as_str().unwrap(),
+                    spec["names"]["plural"].as_str().unwrap()
+                );
+                plane.get(&path).await.expect(200);
+            }
+        }
+    }
+}

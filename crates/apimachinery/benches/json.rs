@@ -59,12 +59,22 @@ fn main() {
     for size in [2_000, 20_000, 200_000] {
         let object = object(size);
         let stored = encode(&object);
-        let wire = Encoded::stored(stored.clone(), 7, None).map(|encoded| encoded.json()).unwrap_or_default();
+        let wire = Encoded::stored(stored.clone(), 7, None)
+            .map(|encoded| encoded.json())
+            .unwrap_or_default();
         let bytes = wire.len();
-        measure("scan stored header", bytes, || drop(black_box(Encoded::stored(stored.clone(), 7, None))));
-        measure("scan and check wire body", bytes, || drop(black_box(Encoded::wire(wire.clone(), None))));
-        measure("serde_json::Value decode", bytes, || drop(black_box(serde_json::from_slice::<Value>(&wire))));
-        measure("encode to canonical bytes", bytes, || drop(black_box(encode(&object))));
+        measure("scan stored header", bytes, || {
+            drop(black_box(Encoded::stored(stored.clone(), 7, None)));
+        });
+        measure("scan and check wire body", bytes, || {
+            drop(black_box(Encoded::wire(wire.clone(), None)));
+        });
+        measure("serde_json::Value decode", bytes, || {
+            drop(black_box(serde_json::from_slice::<Value>(&wire)));
+        });
+        measure("encode to canonical bytes", bytes, || {
+            drop(black_box(encode(&object)));
+        });
         let encoded = Encoded::stored(stored, 7, None);
         let mut out: Vec<u8> = Vec::with_capacity(bytes);
         measure("write with version spliced", bytes, || {

@@ -16,19 +16,19 @@ mod format;
 mod invariants;
 mod list;
 mod parse;
+mod pattern;
 mod prune;
 mod strict;
 mod validate;
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
-use regex::Regex;
 use serde_json::Value;
 
 use crate::cause::{Cause, Path};
 use crate::kinds::Kind;
 
+pub(crate) use pattern::Pattern;
 pub use strict::{DUPLICATES_MAX, duplicate_fields, unknown_fields};
 
 /// A schema that is known to be structural.
@@ -209,38 +209,6 @@ pub(crate) struct Checks {
 pub(crate) struct Bound {
     pub(crate) limit: f64,
     pub(crate) exclusive: bool,
-}
-
-/// A regular expression, compiled when it is first needed: most definitions are never used.
-#[derive(Debug)]
-pub(crate) struct Pattern {
-    pub(crate) text: Box<str>,
-    compiled: OnceLock<Option<Regex>>,
-}
-
-/// Most bytes of a compiled pattern: a bound on what one definition can make the server hold.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
-
-impl Pattern {
-    /// Checks the pattern; the compiled form is dropped again.
-    pub(crate) fn new(text: &str) -> Result<Self, String> {
-        Self::compile(text).map_err(|error| error.to_string())?;
-        Ok(Self {
-            text: text.into(),
-            compiled: OnceLock::new(),
-        })
-    }
-
-    fn compile(text: &str) -> Result<Regex, regex::Error> {
-        regex::RegexBuilder::new(text)
-            .size_limit(PATTERN_BYTES_MAX)
-            .build()
-    }
-
-    pub(crate) fn matches(&self, text: &str) -> bool {
-        let compiled = self.compiled.get_or_init(|| Self::compile(&self.text).ok());
-        compiled.as_ref().is_some_and(|regex| regex.is_match(text))
-    }
 }
 
 /// A rule in CEL: kept, not evaluated.

@@ -154,7 +154,7 @@ fn schema_or(ty: &Ty, bytes: &[u8], depth: usize) -> Result<Value, TranscodeErro
         match (ty, number) {
             (Ty::SchemaOrBool, 1) => allowed = wire.varint()? != 0,
             (Ty::SchemaOrBool, 2) | (_, 1) => {
-                schema = Some(message(&JSON_SCHEMA_PROPS, wire.bytes()?, depth)?)
+                schema = Some(message(&JSON_SCHEMA_PROPS, wire.bytes()?, depth)?);
             }
             (Ty::SchemaOrArray, 2) => {
                 list.push(Value::Object(message(&JSON_SCHEMA_PROPS, wire.bytes()?, depth)?));

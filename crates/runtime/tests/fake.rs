@@ -62,6 +62,7 @@ struct State {
     requests: Vec<String>,
     faults: VecDeque<(On, Fault)>,
     no_watch_list: bool,
+    ignores_watch_list: bool,
     no_watch_cache: bool,
     /// Frames are at most this long.
     frame: usize,
@@ -101,6 +102,12 @@ impl Fake {
     /// From here on watch-lists are refused, as by an old server.
     pub(crate) fn without_watch_list(self) -> Self {
         self.state.lock().no_watch_list = true;
+        self
+    }
+
+    /// Watch-lists are taken for plain watches, as by a server that has never heard of them.
+    pub(crate) fn ignoring_watch_list(self) -> Self {
+        self.state.lock().ignores_watch_list = true;
         self
     }
 
@@ -338,10 +345,11 @@ impl Fake {
             for (_, object) in state.of(path, &plural) {
                 first.push_back(json!({"type": "ADDED", "object": object}));
             }
-            first.push_back(json!({"type": "BOOKMARK", "object": {"metadata": {
+            let end = json!({"type": "BOOKMARK", "object": {"metadata": {
                 "resourceVersion": state.version.to_string(),
                 "annotations": {"k8s.io/initial-events-end": "true"},
-            }}}));
+            }}});
+            first.extend(Some(end).filter(|_| !state.ignores_watch_list));
         } else {
             let from: u64 = query
                 .get("resourceVersion")

@@ -117,6 +117,17 @@ async fn a_server_without_watch_list_is_listed_and_not_asked_again() {
     rig.stop().await;
 }
 
+// TestInitialEventsEndBookmarkTicker, and what follows when the bookmark never comes.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_a_watch_list_for_a_plain_watch_is_listed_after_half_a_minute() {
+    let began = Instant::now();
+    let rig = Rig::with(fake(2).ignoring_watch_list(), true);
+    rig.converged().await;
+    rig.reads(&["watchlist", "list rv=0 limit=500", "watch rv=102"]);
+    assert!(began.elapsed() < Duration::from_secs(40));
+    rig.stop().await;
+}
+
 // TestWatchList, "429" and connection refused: back off and ask again, no list.
 #[tokio::test(start_paused = true)]
 async fn a_refused_watch_list_is_repeated_not_replaced_by_a_list() {

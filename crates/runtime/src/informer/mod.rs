@@ -93,6 +93,8 @@ impl SharedInformer {
     pub async fn run(&self, stop: Stop) -> Result<(), Stopped> {
         let reflector = self.shared.reflector.lock().take().ok_or(Stopped)?;
         let tasks = TaskGroup::new(&stop);
+        // Dropping this future must not leave them running.
+        let _guard = tasks.stop().clone().drop_guard();
         tasks.spawn(reflector.run(tasks.stop().clone()));
         tasks.spawn(Arc::clone(&self.shared).resync(tasks.stop().clone()));
         let end = tasks.stop().clone();

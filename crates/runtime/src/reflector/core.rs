@@ -408,6 +408,12 @@ impl<O: Named> Core<O> {
         }
     }
 
+    /// Whether the watch under way has not yet said that its initial events are complete.
+    #[must_use]
+    pub fn awaits_initial_events(&self) -> bool {
+        matches!(self.state, State::WatchList { .. })
+    }
+
     /// Whether the watch that ended just now was a very short one.
     #[must_use]
     pub fn is_short_watch(&self, now: Instant) -> bool {

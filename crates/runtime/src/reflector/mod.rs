@@ -6,6 +6,7 @@
 pub mod core;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use setpoint_apimachinery::Encoded;
 use setpoint_base::{Chain, Stop};
@@ -13,10 +14,18 @@ use tokio::time::Instant;
 
 pub use self::core::ReflectorOptions;
 use self::core::{Action, Core, Effect, Input};
-use crate::client::{Api, Error, Failure, ListParams, WatchEvent, WatchParams};
+use crate::client::{Api, Error, Failure, ListParams, WatchEvent, WatchParams, WatchStream};
 use crate::metrics::InformerMetrics;
 use crate::object::key_of;
 use crate::queue::{Change, Delta, DeltaQueue};
+
+/// How long a watch-list may be silent before its end until somebody is told (upstream's ticker).
+const SILENCE: Duration = Duration::from_secs(10);
+/// After so many of them it is taken for a plain watch.
+const SILENCES_MAX: u32 = 3;
+
+/// A watch-list neither went on nor ended.
+struct Silent;
 
 /// Lists and watches for ever.
 #[derive(Debug)]
@@ -124,7 +133,15 @@ impl Reflector {
         self.metrics.watches.inc();
         self.core.watch_opened(Instant::now());
         let failure = loop {
-            let input = match stream.next().await {
+            let next = if self.core.awaits_initial_events() {
+                self.initial(&mut stream).await
+            } else {
+                Ok(stream.next().await)
+            };
+            let Ok(next) = next else {
+                break Some(Failure::Other);
+            };
+            let input = match next {
                 None => break None,
                 Some(Ok(event)) => input(event),
                 Some(Err(error @ Error::Decode { .. })) => {
@@ -147,6 +164,22 @@ impl Reflector {
         };
         drop(stream);
         self.ended(failure);
+    }
+
+    /// The next of the initial events. A stream that falls silent before their end comes from a server
+    /// that does not know what was asked of it: then it is listed instead.
+    async fn initial(&self, stream: &mut WatchStream) -> Result<Option<Result<WatchEvent, Error>>, Silent> {
+        for _ in 0..SILENCES_MAX {
+            match tokio::time::timeout(SILENCE, stream.next()).await {
+                Ok(next) => return Ok(next),
+                Err(_) => tracing::warn!(
+                    resource = %self.api.resource(),
+                    began = ?self.began.elapsed(),
+                    "the watch-list has not sent the bookmark that ends its initial events"
+                ),
+            }
+        }
+        Err(Silent)
     }
 
     fn ended(&mut self, failure: Option<Failure>) {

@@ -2,6 +2,7 @@
 
 mod crd;
 mod harness;
+mod informer;
 mod list;
 mod verbs;
 mod watch;

@@ -239,14 +239,18 @@ fn document(group: &Group) -> Bytes {
     document.to_string().into()
 }
 
-/// The protobuf that client-go decodes version 2 from.
-const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The protobuf that client-go decodes version 2 from, as it is asked for and as the answer must call it: `@` may not
+/// stand in a media type.
+const GNOSTIC_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 fn wants_gnostic(head: &Head) -> bool {
-    head.headers
-        .get_all(ACCEPT)
-        .iter()
-        .any(|accept| accept.as_bytes().starts_with(GNOSTIC.as_bytes()))
+    let asked = |accept: &HeaderValue| {
+        [GNOSTIC_ASKED, GNOSTIC]
+            .iter()
+            .any(|name| accept.as_bytes().starts_with(name.as_bytes()))
+    };
+    head.headers.get_all(ACCEPT).iter().any(asked)
 }
 
 /// `Document{swagger = 1, info = 2 {title = 1, version = 2}}` of gnostic's `openapiv2/OpenAPIv2.proto`.

@@ -3,7 +3,7 @@
 use http::header;
 use serde_json::Value;
 use setpoint_apimachinery::schema::{duplicate_fields, unknown_fields};
-use setpoint_apimachinery::{Cause, Gvk, Object, Status};
+use setpoint_apimachinery::{Cause, Gvk, Object, Status, transcode};
 
 use super::{Call, FieldValidation};
 use crate::object;
@@ -88,6 +88,11 @@ impl Call {
                 let value = crate::yaml::parse(text)
                     .map_err(|error| self.unrecognized(&format!("yaml parse error: {error}")))?;
                 Ok((value, Vec::new()))
+            }
+            "application/vnd.kubernetes.protobuf" if self.info.is_builtin() => {
+                let object = transcode::decode(&self.body)
+                    .map_err(|error| self.unrecognized(&format!("protobuf parse error: {error}")))?;
+                Ok((Value::Object(object), Vec::new()))
             }
             _ if self.info.is_builtin() => Err(Status::unsupported_media_type(OBJECT_TYPES)),
             _ => Err(Status::unsupported_media_type(&OBJECT_TYPES[..2])),

@@ -43,6 +43,19 @@ fn resident_mb() -> u64 {
         / 1024
 }
 
+/// Processor time of this process in ms: comparable between runs even when the machine is busy.
+fn cpu_ms() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // User and system time, in ticks of 10 ms.
+    fields
+        .skip(11)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<u64>().ok())
+        .sum::<u64>()
+        * 10
+}
+
 fn load_average() -> String {
     std::fs::read_to_string("/proc/loadavg")
         .unwrap_or_default()
@@ -106,11 +119,14 @@ fn append(runtime: &tokio::runtime::Runtime, dir: &Path) {
         for writers in [1, 16, 256] {
             let store = open(&dir.join(format!("append-{size}-{writers}")));
             std::thread::sleep(Duration::from_millis(500));
+            let cpu = cpu_ms();
             let mut rounds: Vec<_> = (0..3).map(|_| puts(runtime, &store, writers, size)).collect();
             rounds.sort_unstable();
             let (rate, p50, p99) = rounds[1];
+            let puts = store.revision().0 as u64 - 1;
+            let each = (cpu_ms() - cpu) * 1000 / puts.max(1);
             println!(
-                "{writers:>4} writers {size:>5} B {rate:>9} {p50:>9} {p99:>8}   load {}",
+                "{writers:>4} writers {size:>5} B {rate:>9} {p50:>9} {p99:>8}   {each} us of processor each, load {}",
                 load_average()
             );
         }
@@ -139,12 +155,13 @@ fn fill(runtime: &tokio::runtime::Runtime, store: &Store) {
 }
 
 fn first_read(dir: &Path, what: &str) -> Store {
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), cpu_ms());
     let store = open(dir);
     assert_eq!(store.range(&Range::key(key(17))).unwrap().kvs.len(), 1);
     println!(
-        "{what:<46} {:>8.0} ms   rss {} MB",
+        "{what:<46} {:>8.0} ms, {:>5} ms of processor   rss {} MB",
         started.elapsed().as_secs_f64() * 1e3,
+        cpu_ms() - cpu,
         resident_mb()
     );
     store

@@ -368,3 +368,12 @@ async fn a_resource_that_cannot_be_listed_is_named() {
         "{error}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_index_of_something_that_is_not_cached_is_refused_at_once() {
+    let run = builder(&Fake::new())
+        .index(&MAPS, "app", |_| Vec::new())
+        .run(|_: Request, _: Context| async { Ok(Outcome::Done) }, Stop::new());
+    let error = run.await.unwrap_err().to_string();
+    assert!(error.contains("add .owns or .watches"), "{error}");
+}

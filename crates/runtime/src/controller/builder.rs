@@ -48,6 +48,16 @@ pub enum RunError {
         #[source]
         source: crate::indexer::DuplicateIndex,
     },
+    /// An index was asked of a resource that has no cache here.
+    #[error(
+        "index {index:?} is of {resource}, which is neither reconciled, owned nor watched: add .owns or .watches"
+    )]
+    NoCache {
+        /// The resource.
+        resource: String,
+        /// The name of the index.
+        index: String,
+    },
     /// An informer ended before the controller began.
     #[error("watch {resource}")]
     Stopped {
@@ -260,7 +270,14 @@ impl Builder {
             };
             attach(&informer, mapper, None, None, &sink)?;
         }
-        Ok(informers)
+        let cached = |resource| informers.iter().any(|informer| informer.resource() == resource);
+        match self.indexes.iter().find(|(resource, ..)| !cached(resource)) {
+            Some((resource, index, _)) => Err(RunError::NoCache {
+                resource: resource.to_string(),
+                index: index.clone(),
+            }),
+            None => Ok(informers),
+        }
     }
 
     fn informer(&self, resource: &Resource, label_selector: &str) -> Result<SharedInformer, RunError> {

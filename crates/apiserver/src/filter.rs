@@ -49,15 +49,6 @@ impl Filter {
         })
     }
 
-    /// Everything of a namespace, or everything.
-    pub(crate) fn all(namespace: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            labels: LabelSelector::default(),
-            fields: FieldSelector::default(),
-        }
-    }
-
     /// The namespace asked for; empty is all.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace

@@ -101,10 +101,10 @@ impl Lister {
         };
         let Some(revision) = exact else {
             let picture = self.picture().await?;
-            return Ok(self.from_picture(&picture, start.as_deref()).await);
+            return Ok(self.page_of_picture(&picture, start.as_deref()).await);
         };
         check_future(&self.server, revision)?;
-        match self.from_store(revision, start.as_deref()).await {
+        match self.page_of_store(revision, start.as_deref()).await {
             Err(status) if status.is_expired() => Err(match page {
                 Some(page) => expired_page(page.start),
                 None => status,
@@ -131,7 +131,7 @@ impl Lister {
         Ok(cache.picture_of(&self.filter.label_terms()))
     }
 
-    async fn from_picture(&self, picture: &Picture, start: Option<&str>) -> (ListMeta, Items) {
+    async fn page_of_picture(&self, picture: &Picture, start: Option<&str>) -> (ListMeta, Items) {
         let namespace = self.filter.namespace();
         let first = match start {
             Some(start) => picture.objects.seek(Key::parse(start, self.namespaced)),
@@ -177,7 +177,7 @@ impl Lister {
         (meta, Items::Page(page.into_iter()))
     }
 
-    async fn from_store(&self, revision: u64, start: Option<&str>) -> Result<(ListMeta, Items), Status> {
+    async fn page_of_store(&self, revision: u64, start: Option<&str>) -> Result<(ListMeta, Items), Status> {
         let whole = KeyRange::prefix(&self.storage.key_prefix(self.filter.namespace()));
         let keys = match start {
             None => whole,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use setpoint_apimachinery::kinds::BuiltinResource;
 use setpoint_apimachinery::{GroupResource, Gvk, Gvr, NameRule};
-use tokio::sync::watch;
 
 use crate::crd::definition::{CrdVersion, Definition, ScalePaths};
 use crate::schema::ResourceSchema;
@@ -188,12 +187,17 @@ impl ResourceInfo {
 pub(crate) struct Snapshot {
     generation: u64,
     all: Vec<Arc<ResourceInfo>>,
-    index: HashMap<(Box<str>, Box<str>, Box<str>), usize>,
+    /// By `group/version/plural`.
+    index: HashMap<String, usize>,
+}
+
+fn path(group: &str, version: &str, plural: &str) -> String {
+    [group, version, plural].join("/")
 }
 
 impl Snapshot {
     fn new(generation: u64, all: Vec<Arc<ResourceInfo>>) -> Self {
-        let key = |info: &ResourceInfo| (info.group.clone(), info.version.clone(), info.plural.clone());
+        let key = |info: &ResourceInfo| path(&info.group, &info.version, &info.plural);
         let index = all.iter().enumerate().map(|(at, info)| (key(info), at)).collect();
         Self {
             generation,
@@ -204,8 +208,9 @@ impl Snapshot {
 
     /// The resource at a path, if served.
     pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<ResourceInfo>> {
-        let key = (group.into(), version.into(), plural.into());
-        self.index.get(&key).map(|at| &self.all[*at])
+        self.index
+            .get(&path(group, version, plural))
+            .map(|at| &self.all[*at])
     }
 
     /// Every served version of every resource, in a stable order: built-ins first, then by definition name.
@@ -219,11 +224,10 @@ impl Snapshot {
     }
 }
 
-/// The current [`Snapshot`], and news of the next.
+/// The current [`Snapshot`].
 #[derive(Debug)]
 pub(crate) struct Resources {
     current: ArcSwap<Snapshot>,
-    changed: watch::Sender<u64>,
 }
 
 impl Resources {
@@ -231,7 +235,6 @@ impl Resources {
     pub(crate) fn new(all: Vec<Arc<ResourceInfo>>) -> Self {
         Self {
             current: ArcSwap::from_pointee(Snapshot::new(1, all)),
-            changed: watch::Sender::new(1),
         }
     }
 
@@ -244,11 +247,5 @@ impl Resources {
     pub(crate) fn replace(&self, all: Vec<Arc<ResourceInfo>>) {
         let generation = self.current.load().generation + 1;
         self.current.store(Arc::new(Snapshot::new(generation, all)));
-        self.changed.send_replace(generation);
-    }
-
-    /// Sees the generation of every later snapshot.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
     }
 }

@@ -151,9 +151,4 @@ impl Storage {
         };
         Arc::clone(self.cache.get_or_init(start))
     }
-
-    /// The cache, if it was ever used.
-    pub(crate) fn started_cache(&self) -> Option<&Arc<Cache>> {
-        self.cache.get()
-    }
 }

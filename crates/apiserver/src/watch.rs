@@ -59,7 +59,8 @@ pub(crate) struct Setup {
     pub(crate) render: Box<dyn Render>,
     pub(crate) bookmarks: bool,
     pub(crate) timeout: Duration,
-    pub(crate) open: Gauge,
+    /// Counts the watch while it is open.
+    pub(crate) _open: Gauge,
 }
 
 enum Source {
@@ -307,7 +308,7 @@ impl Watch {
             Some(WatchUpdate::Progress { revision, .. }) => self.rejoin(revision_u64(revision)).await,
             Some(WatchUpdate::Events { events, .. }) => {
                 for event in &events {
-                    match self.from_store(event) {
+                    match self.read_event(event) {
                         Some(event) => self.send(&event),
                         None => self.fail(&Status::expired(format!(
                             "too old resource version: {}: what was there before is compacted",
@@ -337,7 +338,7 @@ impl Watch {
     }
 
     /// A change read from history.
-    fn from_store(&self, event: &Event) -> Option<CacheEvent> {
+    fn read_event(&self, event: &Event) -> Option<CacheEvent> {
         let storage = &self.setup.storage;
         let revision = revision_u64(event.kv.mod_revision);
         let prev = event.prev_kv.as_ref().and_then(|kv| storage.read(kv, None));

@@ -21,7 +21,8 @@ pub struct Plane {
     pub store: Store,
     pub server: ApiServer,
     tasks: TaskGroup,
-    dir: PathBuf,
+    /// Removed with the plane, unless another one goes on in it.
+    dir: Option<PathBuf>,
 }
 
 /// One answer.
@@ -79,16 +80,18 @@ impl Plane {
             store,
             server,
             tasks,
-            dir,
+            dir: Some(dir),
         }
     }
 
     /// Stops the server and starts another one over the same store.
-    pub async fn restart(self, options: Options) -> Self {
+    pub async fn restart(mut self, options: Options) -> Self {
         assert_eq!(self.tasks.shutdown(PATIENCE).await, 0);
-        let (store, dir) = (self.store.clone(), self.dir.clone());
-        std::mem::forget(self);
-        Self::over(store, options, dir).await
+        let dir = self
+            .dir
+            .take()
+            .expect("a plane has its directory until it is dropped");
+        Self::over(self.store.clone(), options, dir).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -162,7 +165,9 @@ impl Plane {
 impl Drop for Plane {
     fn drop(&mut self) {
         self.tasks.stop().cancel();
-        let _ = std::fs::remove_dir_all(&self.dir);
+        if let Some(dir) = &self.dir {
+            let _ = std::fs::remove_dir_all(dir);
+        }
     }
 }
 

@@ -436,3 +436,27 @@ async fn concurrent_patches_all_arrive() {
         .len();
     assert_eq!(data, 4);
 }
+
+#[tokio::test]
+async fn bodies_may_be_yaml_or_protobuf() {
+    let plane = Plane::start().await;
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: yam\ndata:\n  k: \"1\"\n";
+    let kind = [("content-type", "application/yaml")];
+    let made = plane.send(Method::POST, MAPS, &kind, yaml).await.expect(201);
+    assert_eq!(made["data"]["k"], "1");
+
+    let Value::Object(object) = map("p", "1") else {
+        unreachable!()
+    };
+    let bytes = setpoint_apimachinery::transcode::encode(&object).unwrap();
+    let kind = [("content-type", "application/vnd.kubernetes.protobuf")];
+    let text = String::from_utf8(bytes).expect("this message happens to be text");
+    let made = plane.send(Method::POST, MAPS, &kind, &text).await.expect(201);
+    assert_eq!(
+        (&made["metadata"]["name"], &made["data"]["k"]),
+        (&json!("p"), &json!("1"))
+    );
+    for broken in [&text[..text.len() / 2], "k8s", "{}"] {
+        plane.send(Method::POST, MAPS, &kind, broken).await.expect(400);
+    }
+}

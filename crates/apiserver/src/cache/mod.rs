@@ -48,8 +48,6 @@ struct State {
     objects: PagedMap<Encoded>,
     /// By label: `key=value`, and `key` for "has the key".
     labels: HashMap<Box<str>, PagedMap<Encoded>>,
-    /// By uid of an owner.
-    owners: HashMap<Box<str>, PagedMap<Encoded>>,
     ring: Ring,
 }
 
@@ -79,7 +77,6 @@ impl Cache {
                 revision: 0,
                 objects: PagedMap::default(),
                 labels: HashMap::new(),
-                owners: HashMap::new(),
                 ring: Ring::new(u64::MAX, ring_events_max, ring_bytes_max),
             }),
             events: watch::Sender::new(0),
@@ -130,16 +127,6 @@ impl Cache {
         }
     }
 
-    /// The objects that name `uid` as an owner.
-    pub(crate) fn owned_by(&self, uid: &str) -> PagedMap<Encoded> {
-        self.state.read().owners.get(uid).cloned().unwrap_or_default()
-    }
-
-    /// One object.
-    pub(crate) fn get(&self, key: Key<'_>) -> Option<Encoded> {
-        self.state.read().objects.get(key).cloned()
-    }
-
     /// The revision shown now; 0 before the first list is in.
     pub(crate) fn shown(&self) -> u64 {
         self.state.read().revision
@@ -181,9 +168,8 @@ impl Cache {
         let mut state = self.state.write();
         state.objects = PagedMap::default();
         state.labels.clear();
-        state.owners.clear();
         for object in objects {
-            state.put(object);
+            state.put(&object);
         }
         state.revision = revision;
         state.ring.reset(revision);
@@ -224,7 +210,7 @@ impl State {
     fn change(&mut self, revision: u64, change: Incoming) -> Option<CacheEvent> {
         match change {
             Incoming::Put(object) => {
-                let prev = self.put(object.clone());
+                let prev = self.put(&object);
                 let change = if prev.is_some() {
                     Change::Modified
                 } else {
@@ -245,19 +231,13 @@ impl State {
         }
     }
 
-    fn put(&mut self, object: Encoded) -> Option<Encoded> {
+    fn put(&mut self, object: &Encoded) -> Option<Encoded> {
         let prev = self.objects.insert(object.clone());
         if let Some(prev) = &prev {
             self.unindex(prev);
         }
-        for term in label_terms(&object) {
+        for term in label_terms(object) {
             self.labels.entry(term).or_default().insert(object.clone());
-        }
-        for owner in &object.header().owners {
-            self.owners
-                .entry(owner.uid.clone())
-                .or_default()
-                .insert(object.clone());
         }
         prev
     }
@@ -265,9 +245,6 @@ impl State {
     fn unindex(&mut self, object: &Encoded) {
         for term in label_terms(object) {
             remove_from(&mut self.labels, &term, object);
-        }
-        for owner in &object.header().owners {
-            remove_from(&mut self.owners, &owner.uid, object);
         }
     }
 }

@@ -123,7 +123,7 @@ impl Call {
 
     /// The object's namespace is the path's; an absent one is filled in.
     pub(super) fn check_namespace(&self, object: &mut Object) -> Result<(), Status> {
-        let said = object::namespace(&object);
+        let said = object::namespace(object);
         let wanted = self.namespace();
         if !self.info.namespaced {
             if !said.is_empty() {

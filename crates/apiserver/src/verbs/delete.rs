@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
-use setpoint_apimachinery::{Cause, Encoded, Gvk, Object, Status, encode};
+use setpoint_apimachinery::{Cause, Encoded, Gvk, Object, Status, encode, transcode};
 use setpoint_store::types::PutLease;
 
 use super::{Call, response};
@@ -99,6 +99,9 @@ impl Call {
     fn options_value(&self) -> Result<Value, Status> {
         let refuse = |why: String| Status::bad_request(format!("cannot decode DeleteOptions: {why}"));
         let value = match self.media_type() {
+            "application/vnd.kubernetes.protobuf" => transcode::decode(&self.body)
+                .map(Value::Object)
+                .map_err(|error| refuse(error.to_string()))?,
             "application/yaml" => {
                 let text = std::str::from_utf8(&self.body).map_err(|error| refuse(error.to_string()))?;
                 crate::yaml::parse(text).map_err(|error| refuse(error.to_string()))?

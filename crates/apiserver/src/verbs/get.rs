@@ -78,7 +78,7 @@ impl Call {
             render,
             bookmarks: params.bookmarks,
             timeout: params.timeout.unwrap_or_else(|| self.random_timeout()),
-            open,
+            _open: open,
         };
         let watch = Watch::new(setup, start);
         let stream = futures_util::stream::unfold(watch, |mut watch| async move {

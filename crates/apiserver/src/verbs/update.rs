@@ -127,7 +127,7 @@ impl Call {
 
     /// The resource version in the new object is the present one, or absent where that is allowed.
     fn check_version(&self, old: &Object, new: &Object) -> Result<(), Status> {
-        let said = object::meta_text(&new, "resourceVersion");
+        let said = object::meta_text(new, "resourceVersion");
         if said.is_empty() || said == "0" {
             if self.info.unconditional_update() {
                 return Ok(());
@@ -218,7 +218,7 @@ fn keep_system_fields(new: &mut Object, old: &Object) {
 impl Call {
     /// A stored object in the version the request speaks.
     pub(super) fn for_request(&self, object: &Encoded) -> Result<Object, Status> {
-        let mut object = object.decode().map_err(|error| Status::internal(error))?;
+        let mut object = object.decode().map_err(Status::internal)?;
         object.insert("apiVersion".to_owned(), Value::String(self.info.api_version()));
         Ok(object)
     }

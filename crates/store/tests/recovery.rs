@@ -422,7 +422,7 @@ async fn life(seed: u64) {
             let key = format!("key{:02}", rng.u8(..20));
             let mut state = model.history.last_key_value().unwrap().1.clone();
             match rng.u8(..23) {
-                20 => {
+                19 => {
                     let (other, exists) = (format!("key{:02}", rng.u8(20..25)), state.contains_key(&key));
                     let value = vec![rng.u8(..); 50];
                     let result = store.txn(swap(&key, &other, &value), None).await.unwrap();
@@ -433,7 +433,7 @@ async fn life(seed: u64) {
                     state.insert(other, value);
                     model.history.insert(result.revision.0, state);
                 }
-                21..23 => {
+                20..22 => {
                     let lease = LeaseId(rng.i64(1..4));
                     if store.lease_grant(Some(lease), 1_000).await.is_ok() {
                         let put = Put {

@@ -39,7 +39,7 @@ pub(crate) struct Commit {
 }
 
 /// Publishes; the caller acknowledges afterwards.
-pub(crate) fn publish(shared: &Arc<Shared>, mut commits: Vec<Commit>, appended: Appended) {
+pub(crate) fn publish(shared: &Arc<Shared>, mut commits: Vec<Commit>, appended: &Appended) {
     let file = appended.segment.number;
     for write in commits.iter_mut().flat_map(|commit| &mut commit.writes) {
         place(&mut write.version, file, appended.base);

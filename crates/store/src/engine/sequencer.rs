@@ -96,7 +96,7 @@ impl Sequencer {
         match self.writer.append(std::mem::take(&mut draft.records), mark) {
             Ok(appended) => {
                 shared.metrics.fsync_seconds.observe(appended.sync.as_secs_f64());
-                publish::publish(&shared, draft.commits, appended);
+                publish::publish(&shared, draft.commits, &appended);
                 draft.acks.into_iter().for_each(|ack| ack(None));
             }
             Err(AppendError::Full) => {

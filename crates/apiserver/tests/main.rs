@@ -8,8 +8,11 @@
 )]
 
 mod crd;
+mod forms;
 mod harness;
 mod informer;
 mod list;
+mod namespaces;
+mod published;
 mod verbs;
 mod watch;

@@ -3,6 +3,8 @@
 //! Reading order: [`types`], [`handle`], then `core/`.
 
 pub mod etcd;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod types;
 
 mod core;

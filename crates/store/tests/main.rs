@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod engine;
+mod mutation;
 mod recovery;
 mod sim;
 mod support;

@@ -193,7 +193,7 @@ impl World {
     fn step(&mut self) -> Step {
         match self.rng.u8(..20) {
             0 if self.model.revision() > 3 => Step::Compact(self.rng.i64(1..=self.model.revision())),
-            0..4 => {
+            0..=3 => {
                 let (range, keys) = match self.rng.u8(..3) {
                     0 => (
                         KeyRange::prefix(b"a/"),
@@ -501,7 +501,7 @@ fn spec(record: &WatchRecord, id: usize) -> WatchSpec {
         id: Some(i64::try_from(id).expect("few watchers")),
         no_put: request.no_put,
         no_delete: request.no_delete,
-        prev_kv: id % 2 == 0,
+        prev_kv: id.is_multiple_of(2),
         ..WatchSpec::new(keys, Some(Revision(record.resume_from())))
     }
 }

@@ -167,6 +167,17 @@ fn checksum(salt: u64, offset: u32, body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&head), body)
 }
 
+/// Any bytes as the body of a record whose checksum holds, for fuzzers.
+pub(crate) fn with_checksum(body: &[u8], offset: u32, salt: u64) -> Vec<u8> {
+    let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    [
+        &len.to_le_bytes(),
+        &checksum(salt, offset, body).to_le_bytes(),
+        body,
+    ]
+    .concat()
+}
+
 fn content(body: &[u8]) -> Option<Record<'_>> {
     let mut rest = Reader { bytes: body, at: 0 };
     let code = rest.byte()?;

@@ -19,6 +19,7 @@ mod call;
 mod connection;
 mod convert;
 mod cork;
+pub(crate) mod fuzzing;
 mod http;
 mod kv;
 mod lease;

@@ -201,7 +201,7 @@ impl Watchers {
     }
 }
 
-fn spec(request: &pb::WatchCreateRequest) -> WatchSpec {
+pub(super) fn spec(request: &pb::WatchCreateRequest) -> WatchSpec {
     use pb::watch_create_request::FilterType;
     let filtered = |kind: FilterType| request.filters.contains(&(kind as i32));
     let (no_put, no_delete) = (filtered(FilterType::Noput), filtered(FilterType::Nodelete));

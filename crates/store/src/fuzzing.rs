@@ -1,0 +1,55 @@
+//! Doors for fuzzers to everything that parses bytes from disk or from the network. Not an API.
+//!
+//! Each takes any bytes and must return; what it returns is meant for the corpus of the in-tree mutation test.
+
+use crate::core::checkpoint;
+use crate::core::header::Header;
+use crate::core::record::{self, Encoder, Kind, Record};
+
+pub use crate::etcd::fuzzing::{REQUESTS, request as etcd_request};
+
+const SALT: u64 = 7;
+
+/// Parses bytes as a segment's header, as records, and as the content of a record whose checksum holds.
+pub fn segment(bytes: &[u8]) {
+    let _ = Header::parse(bytes);
+    let _ = checkpoint::read_meta(bytes);
+    let _ = checkpoint::load(bytes, |_| Vec::new());
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        let offset = u32::try_from(at).unwrap_or(u32::MAX);
+        let _ = record::plausible(rest, offset, 0);
+        at += match record::parse(rest, offset, SALT) {
+            Ok(record) => walk(&record),
+            Err(_) => 1,
+        };
+    }
+    // A random body never has the right checksum, so it is given one.
+    let framed = record::with_checksum(bytes, 0, SALT);
+    if let Ok(record) = record::parse(&framed, 0, SALT) {
+        walk(&record);
+    }
+}
+
+fn walk(record: &Record<'_>) -> usize {
+    for op in record.ops() {
+        let Ok(op) = op else { break };
+        assert!(op.key().len() <= record.len, "a key lies inside its record");
+    }
+    record.len
+}
+
+/// A few valid records, one after the other.
+#[must_use]
+pub fn valid_records() -> Vec<u8> {
+    let mut encoder = Encoder::default();
+    encoder.begin(Kind::Grant { id: 5, ttl: 60 }, 1, None);
+    encoder.end();
+    encoder.begin(Kind::Revision, 2, None);
+    encoder.delete(0, b"gone");
+    encoder.delete(1, b"gone too");
+    encoder.end();
+    encoder.begin(Kind::Compact { floor: 2 }, 2, None);
+    encoder.end();
+    encoder.seal(0, SALT, false)
+}

@@ -339,6 +339,7 @@ fn whole_messages(buffer: &mut Vec<u8>, data: &[u8], each: &mut impl FnMut(&[u8]
     buffer.drain(..at);
 }
 
+#[derive(Clone, Copy)]
 struct Head {
     kind: u8,
     flags: u8,

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 /// Ticks of `/proc` times in a second. Linux has had 100 for user space on every architecture since 2.6.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -103,6 +104,72 @@ fn listening_inode(table: &str, port: u16) -> Option<String> {
         (fields.get(1)?.ends_with(&port) && *fields.get(3)? == "0A")
             .then(|| fields.get(9).map(ToString::to_string))?
     })
+}
+
+/// Cores that may be busy with something else before a run is refused, or a report marked.
+pub(super) const FOREIGN_CORES_MAX: f64 = 0.25;
+
+/// CPU times at a moment, to be compared with later ones.
+pub(super) struct Usage {
+    at: Instant,
+    busy: Option<f64>,
+    own: f64,
+    servers: Vec<(u32, f64)>,
+}
+
+impl Usage {
+    pub(super) fn now(pids: &[u32]) -> Self {
+        Self {
+            at: Instant::now(),
+            busy: busy_seconds(),
+            own: cpu_seconds(std::process::id()).unwrap_or(0.0),
+            servers: pids
+                .iter()
+                .filter_map(|pid| Some((*pid, cpu_seconds(*pid)?)))
+                .collect(),
+        }
+    }
+
+    fn own_since(&self) -> f64 {
+        cpu_seconds(std::process::id()).unwrap_or(0.0) - self.own
+    }
+
+    fn servers_since(&self) -> f64 {
+        self.servers
+            .iter()
+            .map(|(pid, before)| cpu_seconds(*pid).unwrap_or(*before) - before)
+            .sum()
+    }
+
+    /// Cores that neither we nor the servers kept busy since.
+    pub(super) fn foreign_cores(&self) -> Option<f64> {
+        let busy = busy_seconds()? - self.busy?;
+        let ours = self.own_since() + self.servers_since();
+        Some(((busy - ours) / self.at.elapsed().as_secs_f64()).max(0.0))
+    }
+}
+
+/// What a measurement cost.
+pub(super) struct Cost {
+    /// CPU seconds of the servers; `None` when they are not known.
+    pub(super) server: Option<f64>,
+    /// CPU seconds of this process.
+    pub(super) client: f64,
+    /// Cores something else kept busy.
+    pub(super) foreign: Option<f64>,
+}
+
+/// Waits until `end`; what the time since `start` cost.
+pub(super) async fn cost_between(pids: &[u32], start: Instant, end: Instant) -> Cost {
+    tokio::time::sleep_until(start).await;
+    let usage = Usage::now(pids);
+    tokio::time::sleep_until(end).await;
+    let known = !usage.servers.is_empty();
+    Cost {
+        server: known.then(|| usage.servers_since()),
+        client: usage.own_since(),
+        foreign: usage.foreign_cores().filter(|_| known),
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -1,12 +1,14 @@
 //! Load generators: what a server does per second, how long it takes, and what it costs.
 //!
 //! - [`store`]: etcd's API over gRPC, against us or a real etcd or both in turns.
+//! - [`api`]: a Kubernetes API server over HTTPS.
 //! - `h2load`: an HTTP/2 client that costs little, so that what is measured is the server.
 //! - `requests`: the calls, encoded beforehand. `machine`: what ran, on what, beside what else. `report`: the result.
 //!
 //! The loop is closed: each client sends its next request when the last was answered, so latency and throughput
 //! belong together. Server and generator share the machine; the server's CPU time is the number to compare.
 
+pub mod api;
 pub mod store;
 
 mod h2load;

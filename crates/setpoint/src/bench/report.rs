@@ -1,11 +1,14 @@
 //! What was measured, as a table for people and as JSON for keeping.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
 
+use anyhow::{Context, Result};
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::machine::Facts;
-use super::requests::Op;
+use super::machine::{Cost, FOREIGN_CORES_MAX, Facts};
 
 /// One round against one server.
 #[derive(Clone, Debug, Serialize)]
@@ -34,7 +37,8 @@ pub(super) struct Round {
 /// All rounds of one cell.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Cell {
-    pub(super) op: Op,
+    /// What was measured, as the command line names it.
+    pub(super) op: String,
     pub(super) value_bytes: usize,
     pub(super) clients: usize,
     /// "a" is `--endpoint`, "b" is `--vs`.
@@ -50,8 +54,6 @@ pub(super) struct Report {
     pub(super) b: Option<Server>,
     pub(super) seconds: u64,
     pub(super) keys: u64,
-    /// Whether something else ran during any round: then ratios are rough.
-    pub(super) disturbed: bool,
     pub(super) cells: Vec<Cell>,
 }
 
@@ -61,6 +63,42 @@ pub(super) struct Server {
     pub(super) endpoint: String,
     pub(super) version: String,
     pub(super) pid: Option<u32>,
+}
+
+impl Round {
+    /// A round of `seconds` from its latencies and its cost.
+    pub(super) fn new(
+        latency: &Histogram<u64>,
+        failed: u64,
+        seconds: u64,
+        cost: &Cost,
+        rss_mib: Option<f64>,
+    ) -> Self {
+        let calls = latency.len();
+        Self {
+            per_second: calls as f64 / seconds as f64,
+            p50_us: latency.value_at_quantile(0.5),
+            p99_us: latency.value_at_quantile(0.99),
+            p999_us: latency.value_at_quantile(0.999),
+            max_us: latency.max(),
+            failed,
+            server_cpu_seconds: cost.server,
+            server_cpu_us: cost
+                .server
+                .filter(|_| calls > 0)
+                .map(|cpu| cpu * 1e6 / calls as f64),
+            client_cpu_seconds: cost.client,
+            rss_mib,
+            foreign_cores: cost.foreign,
+        }
+    }
+}
+
+/// The name of a value of the command line.
+pub(super) fn name(value: &impl clap::ValueEnum) -> String {
+    value
+        .to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 impl Cell {
@@ -98,6 +136,22 @@ impl Cell {
 const COLUMNS: &str = "        /s   ±%    p50 µs    p99 µs  p99.9 µs  CPU µs/op  RSS MiB  foreign  failed";
 
 impl Report {
+    /// Prints the table or JSON, and keeps the JSON in a file if one is named.
+    pub(super) fn write(&self, json: bool, file: Option<&Path>) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).context("write the report as JSON")?;
+        if let Some(file) = file {
+            std::fs::write(file, &text).with_context(|| format!("write {}", file.display()))?;
+        }
+        let text = if json { text } else { self.table() };
+        writeln!(std::io::stdout().lock(), "{text}").context("print the report")
+    }
+
+    /// Whether something else ran during any round: then ratios are rough.
+    fn disturbed(&self) -> bool {
+        let mut rounds = self.cells.iter().flat_map(|cell| &cell.rounds);
+        rounds.any(|round| round.foreign_cores.is_some_and(|cores| cores > FOREIGN_CORES_MAX))
+    }
+
     /// The table: medians over the rounds.
     pub(super) fn table(&self) -> String {
         let mut out = String::new();
@@ -115,7 +169,7 @@ impl Report {
         )?;
         for (name, server) in [("a", Some(&self.a)), ("b", self.b.as_ref())] {
             if let Some(server) = server {
-                writeln!(out, "{name}: {} (etcd API {})", server.endpoint, server.version)?;
+                writeln!(out, "{name}: {} ({})", server.endpoint, server.version)?;
             }
         }
         writeln!(
@@ -127,7 +181,7 @@ impl Report {
         for cell in &self.cells {
             self.write_row(out, cell)?;
         }
-        if self.disturbed {
+        if self.disturbed() {
             writeln!(
                 out,
                 "\nDisturbed: other programs ran (column foreign, in cores). Do not quote these numbers."
@@ -137,12 +191,10 @@ impl Report {
     }
 
     fn write_row(&self, out: &mut String, cell: &Cell) -> std::fmt::Result {
-        let op = clap::ValueEnum::to_possible_value(&cell.op);
-        let op = op.as_ref().map_or("", |value| value.get_name());
         write!(
             out,
-            "{op:<16} {:>6} {:>7}  {}",
-            cell.value_bytes, cell.clients, cell.server
+            "{:<16} {:>6} {:>7}  {}",
+            cell.op, cell.value_bytes, cell.clients, cell.server
         )?;
         writeln!(
             out,
@@ -165,7 +217,7 @@ impl Report {
         let peer = self.cells.iter().find(|peer| {
             cell.server == "a"
                 && peer.server == "b"
-                && (peer.op, peer.value_bytes, peer.clients) == (cell.op, cell.value_bytes, cell.clients)
+                && (&peer.op, peer.value_bytes, peer.clients) == (&cell.op, cell.value_bytes, cell.clients)
         });
         let Some(peer) = peer else {
             return String::new();
@@ -185,7 +237,7 @@ mod tests {
 
     fn cell(rates: &[f64]) -> Cell {
         Cell {
-            op: Op::Put,
+            op: "put".to_owned(),
             value_bytes: 256,
             clients: 1,
             server: "a",

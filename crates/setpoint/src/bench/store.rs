@@ -1,6 +1,5 @@
 //! `setpoint bench store`: etcd's API, ours or anyone's.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,8 +13,8 @@ use setpoint_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use tokio::time::Instant;
 
 use super::h2load::{Connection, Measured, histogram};
-use super::machine::{self, Facts};
-use super::report::{Cell, Report, Round, Server};
+use super::machine::{self, FOREIGN_CORES_MAX, Facts, Usage};
+use super::report::{Cell, Report, Round, Server, name};
 use super::requests::{Op, Template, stamps};
 
 /// Connections at most; more clients share them, as a busy server's clients do.
@@ -26,8 +25,6 @@ const FILL_CALLERS: usize = 128;
 const WATCHED_PUTS: u32 = 200;
 /// What runs before a round counts.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// Cores that may be busy with something else before a run is refused, or a report marked.
-const FOREIGN_CORES_MAX: f64 = 0.25;
 
 /// Arguments of `bench store`.
 #[derive(Args, Clone, Debug)]
@@ -115,10 +112,6 @@ async fn measure(args: &StoreBenchArgs) -> Result<()> {
             }
         }
     }
-    let disturbed = cells
-        .iter()
-        .flat_map(|cell| &cell.rounds)
-        .any(|round| round.foreign_cores.is_some_and(|cores| cores > FOREIGN_CORES_MAX));
     let mut servers = targets.into_iter().map(|target| target.server);
     let report = Report {
         machine: Facts::read(),
@@ -126,19 +119,9 @@ async fn measure(args: &StoreBenchArgs) -> Result<()> {
         b: servers.next(),
         seconds: args.seconds,
         keys: args.keys,
-        disturbed,
         cells,
     };
-    write(args, &report)
-}
-
-fn write(args: &StoreBenchArgs, report: &Report) -> Result<()> {
-    let json = serde_json::to_string_pretty(report).context("write the report as JSON")?;
-    if let Some(file) = &args.json_file {
-        std::fs::write(file, &json).with_context(|| format!("write {}", file.display()))?;
-    }
-    let text = if args.json { json } else { report.table() };
-    writeln!(std::io::stdout().lock(), "{text}").context("print the report")
+    report.write(args.json, args.json_file.as_deref())
 }
 
 /// All rounds of one cell: a, b, a, b, …
@@ -152,7 +135,7 @@ async fn measure_cell(
     let mut cells: Vec<Cell> = targets
         .iter()
         .map(|target| Cell {
-            op,
+            op: name(&op),
             value_bytes,
             clients,
             server: target.name,
@@ -175,45 +158,6 @@ async fn foreign_cores_now(targets: &[Target]) -> f64 {
     let usage = Usage::now(&pids);
     tokio::time::sleep(Duration::from_millis(500)).await;
     usage.foreign_cores().unwrap_or(0.0)
-}
-
-/// CPU times at a moment, to be compared with later ones.
-struct Usage {
-    at: Instant,
-    busy: Option<f64>,
-    own: f64,
-    servers: Vec<(u32, f64)>,
-}
-
-impl Usage {
-    fn now(pids: &[u32]) -> Self {
-        Self {
-            at: Instant::now(),
-            busy: machine::busy_seconds(),
-            own: machine::cpu_seconds(std::process::id()).unwrap_or(0.0),
-            servers: pids
-                .iter()
-                .filter_map(|pid| Some((*pid, machine::cpu_seconds(*pid)?)))
-                .collect(),
-        }
-    }
-
-    fn own_since(&self) -> f64 {
-        machine::cpu_seconds(std::process::id()).unwrap_or(0.0) - self.own
-    }
-
-    fn servers_since(&self) -> f64 {
-        self.servers
-            .iter()
-            .map(|(pid, before)| machine::cpu_seconds(*pid).unwrap_or(*before) - before)
-            .sum()
-    }
-
-    fn foreign_cores(&self) -> Option<f64> {
-        let busy = machine::busy_seconds()? - self.busy?;
-        let ours = self.own_since() + self.servers_since();
-        Some(((busy - ours) / self.at.elapsed().as_secs_f64()).max(0.0))
-    }
 }
 
 /// A server under measurement.
@@ -243,7 +187,7 @@ impl Target {
             address,
             server: Server {
                 endpoint: endpoint.to_owned(),
-                version: status.into_inner().version,
+                version: format!("etcd API {}", status.into_inner().version),
                 pid: pid.or_else(|| machine::listener(address)),
             },
         })
@@ -286,34 +230,17 @@ impl Target {
             }
         };
         let pids: Vec<u32> = self.server.pid.into_iter().collect();
-        let usage = async {
-            tokio::time::sleep_until(start).await;
-            let usage = Usage::now(&pids);
-            tokio::time::sleep_until(end).await;
-            let foreign = usage.foreign_cores();
-            (
-                usage.servers_since(),
-                usage.own_since(),
-                foreign,
-                !usage.servers.is_empty(),
-            )
-        };
-        let (measured, (server_cpu, client_cpu, foreign, known)) = tokio::join!(load, usage);
+        let (measured, cost) = tokio::join!(load, machine::cost_between(&pids, start, end));
         let measured = measured?;
-        let calls = measured.latency.len();
-        Ok(Round {
-            per_second: calls as f64 / args.seconds as f64,
-            p50_us: measured.latency.value_at_quantile(0.5),
-            p99_us: measured.latency.value_at_quantile(0.99),
-            p999_us: measured.latency.value_at_quantile(0.999),
-            max_us: measured.latency.max(),
-            failed: measured.failed,
-            server_cpu_seconds: known.then_some(server_cpu),
-            server_cpu_us: (known && calls > 0).then(|| server_cpu * 1e6 / calls as f64),
-            client_cpu_seconds: client_cpu,
-            rss_mib: self.server.pid.and_then(machine::rss_mib),
-            foreign_cores: foreign.filter(|_| known),
-        })
+        let rss_mib = self.server.pid.and_then(machine::rss_mib);
+        let failed = measured.failed;
+        Ok(Round::new(
+            &measured.latency,
+            failed,
+            args.seconds,
+            &cost,
+            rss_mib,
+        ))
     }
 
     /// Unary calls in a closed loop.

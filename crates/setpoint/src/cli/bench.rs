@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::Failure;
+use crate::bench::api::{self, ApiBenchArgs};
 use crate::bench::store::{self, StoreBenchArgs};
 
 /// Arguments of `bench`.
@@ -19,11 +20,14 @@ pub(super) struct BenchArgs {
 enum What {
     /// Measure a store: ours, an etcd, or both in turns
     Store(StoreBenchArgs),
+    /// Measure a Kubernetes API server
+    Api(ApiBenchArgs),
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let result = match &args.what {
         What::Store(args) => store::run(args),
+        What::Api(args) => api::run(args),
     };
     // The alternate form is the whole chain of causes.
     result.map_err(|error| Failure::Failed(format!("{error:#}")))

@@ -1,0 +1,159 @@
+//! Bytes that no client would send, HTTP beside gRPC, limits.
+
+use super::*;
+
+#[tokio::test]
+async fn status_names_the_etcd_release_whose_api_this_is() {
+    let server = Server::plain().await;
+    let mut maintenance = MaintenanceClient::new(server.channel().await);
+    let status = maintenance
+        .status(pb::StatusRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(status.version, setpoint_store::etcd::ETCD_VERSION);
+    assert_eq!(status.leader, status.header.unwrap().member_id);
+    refused(
+        maintenance.hash(pb::HashRequest {}).await,
+        Code::Unimplemented,
+        "method Hash not implemented",
+    );
+    server.stop().await;
+}
+
+/// Sends bytes as the body of a call; the code and text that come back.
+async fn raw(server: &Server, body: &[u8]) -> (String, String) {
+    let socket = TcpStream::connect(server.addr).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+    let tasks = TaskGroup::new(&Stop::new());
+    tasks.spawn(connection);
+    let request = Request::post("http://etcd/etcdserverpb.KV/Txn").header("content-type", "application/grpc");
+    let (response, mut stream) = client.send_request(request.body(()).unwrap(), false).unwrap();
+    stream.send_data(Bytes::copy_from_slice(body), true).unwrap();
+    let response = response.await.unwrap();
+    let mut headers = response.headers().clone();
+    let mut body = response.into_body();
+    while body.data().await.is_some() {}
+    headers.extend(body.trailers().await.unwrap().unwrap_or_default());
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+            .unwrap_or_default()
+    };
+    (text("grpc-status"), text("grpc-message"))
+}
+
+/// A transaction inside a transaction, and so on, as its bytes: built from the inside, as no encoder goes that deep.
+fn nested(depth: usize) -> Vec<u8> {
+    let mut message = Vec::new();
+    for _ in 0..depth {
+        // RequestOp.request_txn is field 4, TxnRequest.success field 2.
+        for tag in [0x22, 0x12] {
+            let mut outer = vec![tag];
+            prost::encode_length_delimiter(message.len(), &mut outer).unwrap();
+            outer.append(&mut message);
+            message = outer;
+        }
+    }
+    framed(&message)
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let mut out = vec![0];
+    out.extend_from_slice(&(message.len() as u32).to_be_bytes());
+    out.extend_from_slice(message);
+    out
+}
+
+#[tokio::test]
+async fn hostile_bytes_end_the_call_and_nothing_else() {
+    let server = Server::plain().await;
+    let (ok, unimplemented, exhausted, internal, invalid) = ("0", "12", "8", "13", "3");
+    for (what, body, code) in [
+        ("an empty transaction", framed(b""), ok),
+        ("no message", vec![], internal),
+        ("half a frame header", vec![0, 0, 0], internal),
+        ("less than the length says", vec![0, 0, 0, 0, 9, 1, 2], internal),
+        ("a length of 4 GiB", vec![0, 255, 255, 255, 255], exhausted),
+        ("a compressed message", vec![1, 0, 0, 0, 1, 0], unimplemented),
+        ("no protobuf", framed(&[0xff; 40]), internal),
+        (
+            "a field longer than its message",
+            framed(&[0x0a, 0xff, 0xff, 0xff, 0x7f]),
+            internal,
+        ),
+        ("nesting within the budget", nested(20), ok),
+        ("nesting without end", nested(3_000), internal),
+        ("a step of nothing", framed(&[0x12, 0]), invalid),
+    ] {
+        assert_eq!(raw(&server, &body).await.0, code, "{what}");
+    }
+    let mut kv = server.kv().await;
+    assert_eq!(
+        kv.put(put("still", "here"))
+            .await
+            .unwrap()
+            .into_inner()
+            .header
+            .unwrap()
+            .revision,
+        2
+    );
+    server.stop().await;
+}
+
+/// One HTTP/1 request; status line and body.
+async fn http(server: &Server, request: &str) -> (String, String) {
+    let mut socket = TcpStream::connect(server.addr).await.unwrap();
+    let request = format!("{request} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    socket.read_to_string(&mut response).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn the_http_endpoints_answer_on_the_same_port() {
+    let server = Server::start(|options| options.metrics = Some(setpoint_telemetry::Metrics::new())).await;
+    server.kv().await.put(put("a", "1")).await.unwrap();
+    for (request, status, body) in [
+        ("GET /health", "200", r#"{"health":"true","reason":""}"#),
+        ("GET /health?exclude=NOSPACE&serializable=true", "200", "true"),
+        ("POST /health", "405", "Method Not Allowed\n"),
+        ("GET /livez", "200", "ok\n"),
+        ("GET /livez?verbose", "200", "[+]serializable_read ok\nok\n"),
+        (
+            "GET /readyz/linearizable_read?verbose",
+            "200",
+            "[+]linearizable_read ok\nok\n",
+        ),
+        ("GET /readyz/nope", "404", "404 page not found\n"),
+        ("GET /version", "200", r#"{"etcdserver":"3."#),
+        (
+            "GET /metrics",
+            "200",
+            "grpc_server_handled_total{grpc_service=\"etcdserverpb.KV\",grpc_method=\"Put\",grpc_type=\"unary\",grpc_code=\"OK\"} 1",
+        ),
+        ("GET /", "404", "404 page not found\n"),
+    ] {
+        let (line, text) = http(&server, request).await;
+        assert!(
+            line.contains(status) && text.contains(body),
+            "{request}: {line} {text}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed() {
+    let server = Server::start(|options| options.connections_max = 1).await;
+    let mut first = server.kv().await;
+    first.range(get("a", "")).await.unwrap();
+    let mut second = TcpStream::connect(server.addr).await.unwrap();
+    assert!(matches!(second.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    first.range(get("a", "")).await.unwrap();
+    server.stop().await;
+}

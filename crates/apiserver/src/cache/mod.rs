@@ -30,6 +30,9 @@ impl Keyed for Encoded {
     }
 }
 
+/// Objects that are merged from several label values while readers are locked; more are filtered by the reader.
+const UNION_MAX: usize = 4096;
+
 /// The cache of one resource.
 #[derive(Debug)]
 pub(crate) struct Cache {
@@ -285,7 +288,7 @@ fn union(
     match found[..] {
         [] => PagedMap::default(),
         [only] => only.clone(),
-        _ if found.iter().map(|map| map.len()).sum::<usize>() >= bound => {
+        _ if found.iter().map(|map| map.len()).sum::<usize>() >= bound.min(UNION_MAX) => {
             labels.get(key).cloned().unwrap_or_default()
         }
         _ => {

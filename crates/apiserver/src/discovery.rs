@@ -102,7 +102,7 @@ struct Aggregated {
 }
 
 impl Aggregated {
-    fn new(path: &'static str, groups: Vec<Value>) -> Self {
+    fn new(path: &'static str, groups: &[Value]) -> Self {
         let list = json!({
             "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": groups,
         });
@@ -172,7 +172,7 @@ impl Documents {
                 legacy.insert(path, resource_list(group, version, infos).to_string().into());
             }
         }
-        let pick = |want_core: bool| {
+        let pick = |want_core: bool| -> Vec<Value> {
             let picked = groups.iter().filter(|(name, _)| core(name) == want_core);
             picked
                 .map(|(name, versions)| group_discovery(name, versions))
@@ -182,8 +182,8 @@ impl Documents {
             generation: snapshot.generation(),
             legacy,
             aggregated: [
-                Aggregated::new("/api", pick(true)),
-                Aggregated::new("/apis", pick(false)),
+                Aggregated::new("/api", &pick(true)),
+                Aggregated::new("/apis", &pick(false)),
             ],
         }
     }
@@ -359,14 +359,14 @@ mod tests {
                 r.verbs = &["create", "delete", "get", "list", "patch", "update", "watch"];
             }),
             resource("", "v1", "configmaps", "ConfigMap", |r| {
-                r.short_names = vec!["cm".into()]
+                r.short_names = vec!["cm".into()];
             }),
             resource("coordination.k8s.io", "v1", "leases", "Lease", |_| ()),
             resource("demo.example", "v1alpha1", "sites", "Site", |r| {
-                (r.status, r.storage) = (true, false)
+                (r.status, r.storage) = (true, false);
             }),
             resource("demo.example", "v2", "sites", "Site", |r| {
-                (r.status, r.categories) = (true, vec!["all".into()])
+                (r.status, r.categories) = (true, vec!["all".into()]);
             }),
         ])
     }
@@ -390,7 +390,7 @@ mod tests {
         let (parts, body) = response.into_parts();
         let mut body = std::pin::pin!(body.collect());
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        let std::task::Poll::Ready(Ok(body)) = std::future::Future::poll(body.as_mut(), &mut cx) else {
+        let std::task::Poll::Ready(Ok(body)) = body.as_mut().poll(&mut cx) else {
             panic!("discovery bodies are whole");
         };
         let value = serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null);

@@ -183,7 +183,7 @@ mod tests {
 
     fn object(name: &str, data: &str) -> Encoded {
         let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "uid": "u"}, "data": {"k": data}});
-        let serde_json::Value::Object(body) = body else {
+        let Value::Object(body) = body else {
             unreachable!("an object was just written")
         };
         Encoded::stored(setpoint_apimachinery::encode(&body), 7, None).unwrap()

@@ -18,6 +18,9 @@ use crate::certs::issue::{self, Issued};
 use crate::request::Identity;
 use crate::testing::TempDir;
 
+/// What is shown, certificate, `Authorization`; code, part of the body.
+type Row<'a> = (&'a str, Option<&'a Issued>, Option<&'a str>, u16, &'a str);
+
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// A front on port 0 whose service answers who it thinks is asking; `/slow` takes 300 ms.
@@ -147,7 +150,7 @@ async fn identities_come_from_client_certificates_and_bad_ones_get_a_401_status(
         cert: fs::read_to_string(world.dir.path().join("server.crt")).unwrap(),
         key: fs::read_to_string(world.dir.path().join("server.key")).unwrap(),
     };
-    let rows: [(&str, Option<&Issued>, Option<&str>, u16, &str); 8] = [
+    let rows: [Row<'_>; 8] = [
         ("none", None, None, 200, "nobody"),
         ("good", Some(&good), None, 200, "ann [\"crew\"]"),
         (

@@ -106,9 +106,6 @@ impl Call {
                 let text = std::str::from_utf8(&self.body).map_err(|error| refuse(error.to_string()))?;
                 crate::yaml::parse(text).map_err(|error| refuse(error.to_string()))?
             }
-            "application/vnd.kubernetes.protobuf" => setpoint_apimachinery::transcode::decode(&self.body)
-                .map(Value::Object)
-                .map_err(|error| refuse(error.to_string()))?,
             _ => serde_json::from_slice(&self.body).map_err(|error| refuse(error.to_string()))?,
         };
         match value {

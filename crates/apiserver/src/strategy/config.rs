@@ -100,8 +100,13 @@ pub(super) fn prepare_secret(new: &mut Object) {
     if let Some(Value::Object(texts)) = new.remove("stringData") {
         let data = map_of(new, "data");
         for (key, value) in texts {
-            let encoded = STANDARD.encode(value.as_str().unwrap_or_default());
-            data.insert(key, Value::from(encoded));
+            // What is neither text nor null stays as it is: the check of `data` refuses it.
+            let encoded = match &value {
+                Value::String(text) => STANDARD.encode(text).into(),
+                Value::Null => Value::from(""),
+                _ => value,
+            };
+            data.insert(key, encoded);
         }
     }
     if new

@@ -42,7 +42,21 @@ pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
 
 /// Runs the command to its end, which must come by itself.
 pub(crate) fn run(dir: &Path, args: &[&str]) -> Output {
-    command(dir, args).output().expect("start the binary")
+    let mut command = command(dir, args);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start the binary");
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().expect("ask for the status").is_none() {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("it should have refused to start: {}", stderr(&mut child));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("read its output")
 }
 
 impl Server {

@@ -94,13 +94,7 @@ impl Plane {
             root_ca: Some(pki.ca_pem().into()),
             ..options.api.clone()
         };
-        let api = ApiServer::open(
-            store.clone(),
-            api_options,
-            SystemClock::shared(),
-            &api_loops,
-        )
-        .await?;
+        let api = ApiServer::open(store.clone(), api_options, SystemClock::shared(), &api_loops).await?;
         let tls = Tls::new(&pki, SystemClock::shared())?;
         let front = Front::new(store.clone(), front_options(&options, etcd_addr, &metrics));
         let stop = etcd_front.stop().clone();

@@ -140,21 +140,23 @@ impl Apply {
         for manifest in manifests {
             match self.applier.find(manifest).await {
                 Ok(resource) => {
-                    self.view.follow(&resource).await;
+                    let namespace = match (resource.namespaced, manifest.namespace()) {
+                        (false, _) => "",
+                        (true, "") => "default",
+                        (true, named) => named,
+                    };
+                    let subject = Subject::new(&resource.kind, namespace, manifest.name());
+                    self.view.expect(subject.clone()).await;
                     self.resources.insert(resource.path(), resource.clone());
-                    found.push((manifest, resource));
+                    found.push((manifest, resource, subject));
                 }
                 Err(failure) => self.failed(&failure).await,
             }
         }
-        for (manifest, resource) in found {
-            let namespace = match (resource.namespaced, manifest.namespace()) {
-                (false, _) => "",
-                (true, "") => "default",
-                (true, named) => named,
-            };
-            let subject = Subject::new(&resource.kind, namespace, manifest.name());
-            self.view.expect(subject.clone()).await;
+        for (_, resource, _) in &found {
+            self.view.follow(resource).await;
+        }
+        for (manifest, resource, subject) in found {
             match self.applier.apply(manifest, &resource).await {
                 Ok(Outcome::Created) => self.tally.created += 1,
                 Ok(Outcome::Configured) => self.tally.configured += 1,

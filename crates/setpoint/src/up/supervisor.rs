@@ -155,7 +155,13 @@ fn start(program: &Program) -> io::Result<Child> {
             "the command is empty",
         ));
     };
-    Command::new(command)
+    let mut process = Command::new(command);
+    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+        if is_cargos_own(&name) {
+            process.env_remove(name);
+        }
+    }
+    process
         .args(args)
         .envs(&program.env)
         .current_dir(&program.dir)
@@ -165,6 +171,14 @@ fn start(program: &Program) -> io::Result<Child> {
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
+}
+
+/// Whether `cargo run` sets the variable for the program that it starts: it describes *our* package. A
+/// program that is itself started by cargo would take it for its own, and build scripts that look at it
+/// would run again and again.
+fn is_cargos_own(name: &str) -> bool {
+    const PREFIXES: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    name == "CARGO" || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn group_of(child: &Child) -> Option<Pid> {
@@ -313,6 +327,19 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn what_cargo_says_of_our_own_package_is_not_handed_on() {
+        let own = [
+            "CARGO",
+            "CARGO_PKG_NAME",
+            "CARGO_MANIFEST_DIR",
+            "CARGO_TARGET_DIR",
+            "CARGO_HOME",
+            "PATH",
+        ];
+        assert_eq!(own.map(is_cargos_own), [true, true, true, false, false, false]);
     }
 
     #[tokio::test]

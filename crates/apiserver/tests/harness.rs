@@ -14,10 +14,10 @@ use setpoint_store::Store;
 use tower::ServiceExt as _;
 
 /// How long anything in these tests may take.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server over a store in a directory of its own.
-pub struct Plane {
+pub(crate) struct Plane {
     pub store: Store,
     pub server: ApiServer,
     tasks: TaskGroup,
@@ -27,7 +27,7 @@ pub struct Plane {
 
 /// One answer.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub code: u16,
     pub headers: HeaderMap,
     pub text: String,
@@ -37,16 +37,16 @@ pub struct Answer {
 
 impl Answer {
     #[track_caller]
-    pub fn expect(self, code: u16) -> Value {
+    pub(crate) fn expect(self, code: u16) -> Value {
         assert_eq!(self.code, code, "{}", self.text);
         self.json
     }
 
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         self.json["message"].as_str().unwrap_or_default()
     }
 
-    pub fn warnings(&self) -> Vec<&str> {
+    pub(crate) fn warnings(&self) -> Vec<&str> {
         self.headers
             .get_all("warning")
             .iter()
@@ -56,11 +56,11 @@ impl Answer {
 }
 
 impl Plane {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(Options::default(), |_| ()).await
     }
 
-    pub async fn with(options: Options, change: impl FnOnce(&mut setpoint_store::Options)) -> Self {
+    pub(crate) async fn with(options: Options, change: impl FnOnce(&mut setpoint_store::Options)) -> Self {
         let name = format!("setpoint-api-{}-{:016x}", std::process::id(), fastrand::u64(..));
         let dir = std::env::temp_dir().join(name);
         let mut store_options = setpoint_store::Options::new(&dir);
@@ -85,7 +85,7 @@ impl Plane {
     }
 
     /// Stops the server and starts another one over the same store.
-    pub async fn restart(mut self, options: Options) -> Self {
+    pub(crate) async fn restart(mut self, options: Options) -> Self {
         assert_eq!(self.tasks.shutdown(PATIENCE).await, 0);
         let dir = self
             .dir
@@ -94,40 +94,40 @@ impl Plane {
         Self::over(self.store.clone(), options, dir).await
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], "").await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(Method::POST, path, &[], &body.to_string()).await
     }
 
-    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
         self.send(Method::PUT, path, &[], &body.to_string()).await
     }
 
-    pub async fn patch(&self, path: &str, kind: &str, body: &Value) -> Answer {
+    pub(crate) async fn patch(&self, path: &str, kind: &str, body: &Value) -> Answer {
         let kind = format!("application/{kind}-patch+json");
         self.send(Method::PATCH, path, &[("content-type", &kind)], &body.to_string())
             .await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, &[], "").await
     }
 
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let response = self
             .open(method, path, headers, body, Some(Identity::loopback()))
             .await;
         read(response).await
     }
 
-    pub async fn send_as(&self, identity: Option<Identity>, path: &str) -> Answer {
+    pub(crate) async fn send_as(&self, identity: Option<Identity>, path: &str) -> Answer {
         read(self.open(Method::GET, path, &[], "", identity).await).await
     }
 
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         method: Method,
         path: &str,
@@ -153,7 +153,7 @@ impl Plane {
     }
 
     /// A watch; its events are read one by one.
-    pub async fn watch(&self, path: &str) -> Events {
+    pub(crate) async fn watch(&self, path: &str) -> Events {
         let response = self
             .open(Method::GET, path, &[], "", Some(Identity::loopback()))
             .await;
@@ -183,14 +183,14 @@ async fn read(response: Response<ApiBody>) -> Answer {
 }
 
 /// The events of one watch.
-pub struct Events {
+pub(crate) struct Events {
     body: ApiBody,
     buffer: BytesMut,
 }
 
 impl Events {
     /// Of a response.
-    pub fn of(response: Response<ApiBody>) -> Self {
+    pub(crate) fn of(response: Response<ApiBody>) -> Self {
         Self {
             body: response.into_body(),
             buffer: BytesMut::new(),
@@ -198,7 +198,7 @@ impl Events {
     }
 
     /// The next event; `None` at the end of the watch.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(end + 1);
@@ -213,7 +213,7 @@ impl Events {
     }
 
     /// `TYPE name` of the next event.
-    pub async fn line(&mut self) -> String {
+    pub(crate) async fn line(&mut self) -> String {
         let Some(event) = self.next().await else {
             return "END".to_owned();
         };
@@ -224,7 +224,7 @@ impl Events {
     }
 
     /// Several of them.
-    pub async fn lines(&mut self, count: usize) -> Vec<String> {
+    pub(crate) async fn lines(&mut self, count: usize) -> Vec<String> {
         let mut lines = Vec::new();
         for _ in 0..count {
             lines.push(self.line().await);

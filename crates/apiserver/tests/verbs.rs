@@ -104,6 +104,7 @@ async fn bad_requests_are_refused_with_the_proper_status() {
     let typo = "/api/v1/namespaces/default/configmaps?dryRun=Some";
     let json_type = "application/json";
     #[rustfmt::skip]
+    #[expect(clippy::type_complexity, reason = "a table: request, body, code, part of the message")]
     let rows: Vec<((Method, &str, &str), &str, u16, &str)> = vec![
         (post(MAPS, json_type), "{", 400, "json parse error"),
         (post(MAPS, json_type), "[]", 400, "not an object"),

@@ -1,3 +1,5 @@
+//! Encoded objects: what the scan finds, and that it agrees with a full decoder.
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! The table of kinds, compared with upstream's OpenAPI document.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Statuses: codes, reasons and texts as clients know them.
+
 use super::*;
 
 #[track_caller]

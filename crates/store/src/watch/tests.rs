@@ -205,9 +205,9 @@ async fn a_stream_that_nobody_reads_costs_a_bounded_queue_and_loses_nothing() {
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for line in seen(&mut stream, 300).await {
         if line.starts_with('0') {
-            first.push(line)
+            first.push(line);
         } else {
-            second.push(line)
+            second.push(line);
         }
     }
     let expected = |id: u8, keys: &[&str]| -> Vec<String> {

@@ -1,3 +1,5 @@
+//! The simulated disk loses what it should, and nothing else.
+
 use super::*;
 
 const LOG: &str = "/data/log";

@@ -116,7 +116,13 @@ impl Plane {
         self.send(Method::DELETE, path, &[], "").await
     }
 
-    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
         let response = self
             .open(method, path, headers, body, Some(Identity::loopback()))
             .await;

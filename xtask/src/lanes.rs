@@ -85,7 +85,15 @@ fn unit_tests() -> Result<()> {
 fn all_tests() -> Result<()> {
     let mut command = shell::command(
         "cargo",
-        &["test", "--workspace", "--all-targets", "--no-fail-fast"],
+        &[
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--examples",
+            "--no-fail-fast",
+        ],
     );
     // As many kills of the real binary as the product promises; a plain `cargo test` does fewer.
     command.env("SETPOINT_CRASHES", "200");

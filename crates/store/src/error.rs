@@ -46,6 +46,10 @@ pub enum Error {
     /// Larger than [`Options::request_bytes_max`](crate::Options::request_bytes_max).
     #[error("request is larger than the limit")]
     RequestTooLarge,
+    /// What was asked for is larger than one answer may be: 2 GiB for a range, 256 MiB for a transaction,
+    /// 64 MiB for one that writes.
+    #[error("the answer is too large: ask for fewer keys at a time")]
+    ResultTooLarge,
     /// No such lease.
     #[error("lease {:016x} does not exist", .0.0)]
     LeaseNotFound(LeaseId),

@@ -31,6 +31,30 @@ pub fn segment(bytes: &[u8]) {
     }
 }
 
+/// Reads bytes as a checkpoint, and as the blocks of one whose checksums hold: the first is what says where it
+/// stands; after it, two bytes give the length of each.
+pub fn checkpoint(bytes: &[u8]) {
+    let _ = checkpoint::load(bytes, |_| vec![0, 1]);
+    let framed = checkpoint::with_checksums(bytes);
+    let files = checkpoint::read_meta(&framed).map_or(0, |meta| meta.files.len());
+    let _ = checkpoint::load(&framed, |_| vec![0; files]);
+}
+
+/// The blocks of a valid checkpoint, as [`checkpoint`] takes them.
+#[must_use]
+pub fn valid_checkpoint() -> Vec<u8> {
+    checkpoint::sample_blocks()
+}
+
+/// Whether [`checkpoint`] finds a valid one in these blocks.
+#[must_use]
+pub fn is_checkpoint(blocks: &[u8]) -> bool {
+    checkpoint::load(&checkpoint::with_checksums(blocks), |meta| {
+        vec![0; meta.files.len()]
+    })
+    .is_some()
+}
+
 fn walk(record: &Record<'_>) -> usize {
     for op in record.ops() {
         let Ok(op) = op else { break };

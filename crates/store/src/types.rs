@@ -360,7 +360,8 @@ pub struct WatchSpec {
     pub keys: KeyRange,
     /// The first revision to deliver; `None` is "from the next write on".
     pub start: Option<Revision>,
-    /// The watcher's id; `None` lets the stream choose the lowest unused from 0.
+    /// The watcher's id; `None` lets the stream choose the next from 0 on that is not in use. A stream chooses no id
+    /// twice.
     pub id: Option<i64>,
     /// Leave puts out.
     pub no_put: bool,

@@ -390,3 +390,39 @@ async fn segments_that_follow_each_other_quickly_lose_nothing() {
     assert_eq!((all.count, store.revision()), (32 * 60, Revision(1 + 32 * 60)));
     assert!(all.kvs.iter().all(|kv| kv.value.len() == 8_000));
 }
+
+#[tokio::test]
+async fn a_transaction_that_reads_too_much_is_refused_and_changes_nothing() {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    for n in 0..100 {
+        put(&store, &format!("k{n:03}"), &"v".repeat(60_000)).await;
+    }
+    // About 6 MB each.
+    let reads = |n: usize| vec![Op::Range(Range::of(all())); n];
+    let txn = |success| Txn {
+        success,
+        ..Txn::default()
+    };
+    assert_eq!(store.txn(txn(reads(60)), None).await, Err(Error::ResultTooLarge));
+    assert_eq!(store.txn(txn(reads(5)), None).await.unwrap().results.len(), 5);
+    // One that writes holds up all other writes, so it may read less.
+    let mut steps = reads(20);
+    steps.insert(0, Op::Put(Put::new("new", "1")));
+    let before = store.revision();
+    assert_eq!(store.txn(txn(steps), None).await, Err(Error::ResultTooLarge));
+    assert_eq!(store.revision(), before);
+    assert_eq!(store.range(&Range::key("new")).unwrap().count, 0);
+    assert_eq!(put(&store, "new", "2").await, before.next());
+    // Keys that are only looked at count, too.
+    let compare = Compare {
+        keys: all(),
+        relation: Relation::Greater,
+        target: CompareTarget::Value("".into()),
+    };
+    let compares = Txn {
+        compares: vec![compare; 60],
+        ..Txn::default()
+    };
+    assert_eq!(store.txn(compares, None).await, Err(Error::ResultTooLarge));
+}

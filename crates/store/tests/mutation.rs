@@ -39,6 +39,16 @@ fn damaged_segments_are_refused_without_a_panic() {
 }
 
 #[test]
+fn damaged_checkpoints_are_refused_without_a_panic() {
+    let valid = fuzzing::valid_checkpoint();
+    assert!(fuzzing::is_checkpoint(&valid), "the undamaged one is one");
+    let mut rng = fastrand::Rng::with_seed(3);
+    for _ in 0..MUTATIONS {
+        fuzzing::checkpoint(&mutate(&valid, &mut rng));
+    }
+}
+
+#[test]
 fn damaged_requests_are_refused_without_a_panic() {
     let put = pb::PutRequest {
         key: "key".into(),

@@ -1,8 +1,8 @@
 //! Random work on a disk that crashes, with watchers that have to be told the truth across restarts.
 //!
 //! A seed decides the work, when the power goes, and what the disk keeps. The store's threads are real, so a
-//! seed does not fix their order; it has reproduced every failure so far within a few runs. A failing seed
-//! prints the command that runs it alone.
+//! seed does not fix their order: run alone, a seed that failed may have to be run more than once before it fails
+//! again, and may not fail again. A failing seed prints the command that runs it alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;

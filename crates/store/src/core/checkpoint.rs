@@ -155,6 +155,55 @@ pub(crate) fn read_meta(bytes: &[u8]) -> Option<Meta> {
     meta(blocks.next()?)
 }
 
+/// Blocks given as a length of two bytes and a body, framed and closed as in a file; for fuzzers.
+pub(crate) fn with_checksums(mut blocks: &[u8]) -> Vec<u8> {
+    let mut builder = Builder {
+        block: Vec::new(),
+        number: 0,
+        last_key: Vec::new(),
+    };
+    let mut bytes = MAGIC.to_vec();
+    while let Some((len, rest)) = blocks.split_first_chunk() {
+        let (body, rest) = rest.split_at(usize::from(u16::from_le_bytes(*len)).min(rest.len()));
+        builder.block.extend_from_slice(body);
+        bytes.extend(builder.close());
+        blocks = rest;
+    }
+    bytes.extend(builder.close());
+    bytes
+}
+
+/// The blocks of a small checkpoint, as [`with_checksums`] takes them.
+pub(crate) fn sample_blocks() -> Vec<u8> {
+    let meta = Meta {
+        revision: 9,
+        floor: 3,
+        log_index: 12,
+        segment: 2,
+        offset: 4_096,
+        files: vec![(1, 0), (2, 3)],
+        leases: vec![(-5, 60), (7, 9)],
+    };
+    let old = Version {
+        modified: 4,
+        create: 4,
+        version: 1,
+        lease: -5,
+        ..Version::default()
+    };
+    let new = Version { modified: 8, ..old };
+    let (mut builder, file) = Builder::new(&meta);
+    let mut bodies = vec![file[MAGIC.len() + 8..].to_vec()];
+    for block in [["/a", "/ab"], ["/abc", "/b"]] {
+        for key in block {
+            builder.key(key.as_bytes(), &[old, new]);
+        }
+        bodies.push(builder.close().split_off(8));
+    }
+    let framed = |body: &Vec<u8>| [&(body.len() as u16).to_le_bytes()[..], body].concat();
+    bodies.iter().flat_map(framed).collect()
+}
+
 struct Blocks<'a> {
     rest: Reader<'a>,
     number: u64,

@@ -5,18 +5,26 @@
 //! whole (leases, revisions, keys that must exist) before anything is written; then steps run in order and
 //! see earlier writes of the same transaction; all writes share one revision.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 
 use super::check::lease_named;
 use super::index::{Index, Location, Version};
 use super::lease::Leases;
 use super::overlay::{Overlay, PENDING, View};
-use super::select::{self, Found, Values, finish, wanted};
+use super::select::{self, Found, KEY_COST, Values, finish, wanted, weight};
 use crate::error::Error;
 use crate::types::{
     Compare, CompareTarget, Delete, DeleteResult, Op, OpResult, Put, PutLease, PutResult, Range, RangeResult,
     Relation, Revision, Txn, TxnResult,
 };
+
+/// Bytes a proposal may read; it holds up all others.
+pub(crate) const PROPOSAL_READ_BYTES_MAX: usize = 64 << 20;
+/// Bytes one transaction that only reads may read, all its ranges, compares and previous versions together: it reads under one
+/// lock, and its whole answer is in memory at once.
+pub(crate) const READ_BYTES_MAX: usize = 256 << 20;
 
 /// One write of a revision; its position in the list is its sub-revision.
 #[derive(Debug)]
@@ -43,6 +51,8 @@ pub(crate) struct Eval<'a> {
     /// Whether writes that make the store grow are refused.
     pub(crate) full: bool,
     pub(crate) writes: Vec<Write>,
+    /// What this proposal may still read, in bytes; one of the constants above at first.
+    pub(crate) left: Cell<usize>,
 }
 
 impl Eval<'_> {
@@ -56,6 +66,13 @@ impl Eval<'_> {
     /// The revision that reads of this proposal see now.
     fn now(&self) -> i64 {
         self.current + i64::from(!self.writes.is_empty())
+    }
+
+    /// Takes what is about to be read from the budget.
+    fn spend(&self, bytes: usize) -> Result<(), Error> {
+        let left = self.left.get().checked_sub(bytes).ok_or(Error::ResultTooLarge)?;
+        self.left.set(left);
+        Ok(())
     }
 
     /// Takes all writes of this proposal back.
@@ -141,6 +158,9 @@ impl Eval<'_> {
         let mut any = false;
         for found in self.view().scan(&compare.keys, self.current) {
             any = true;
+            let value = matches!(compare.target, CompareTarget::Value(_));
+            let value_len = if value { found.version.at.len as usize } else { 0 };
+            self.spend(KEY_COST + found.key.len() + value_len)?;
             if !self.found_holds(compare, found)? {
                 return Ok(false);
             }
@@ -244,6 +264,11 @@ impl Eval<'_> {
         } else {
             view.scan(&range.keys, revision).count() as i64
         };
+        self.spend(weight(range, &found))?;
+        if revision != now {
+            // They were all looked at.
+            self.spend(count as usize * KEY_COST)?;
+        }
         finish(range, found, count, now, self.values)
     }
 
@@ -297,6 +322,7 @@ impl Eval<'_> {
         };
         for found in found {
             if delete.prev_kv {
+                self.spend(KEY_COST + found.key.len() + found.version.at.len as usize)?;
                 result.prev_kvs.push(found.clone().into_kv(self.values)?);
             }
             self.write_tombstone(found.key, found.version);

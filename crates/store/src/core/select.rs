@@ -76,6 +76,21 @@ pub(crate) fn wanted(range: &Range) -> usize {
     }
 }
 
+/// Bytes that looking at a key costs beside the key.
+pub(crate) const KEY_COST: usize = 64;
+/// The largest answer: what a gRPC message can hold.
+const RESULT_BYTES_MAX: usize = i32::MAX as usize;
+
+/// Bytes of the keys found, and of their values as far as the answer or its order needs them.
+pub(crate) fn weight(range: &Range, found: &[Found]) -> usize {
+    let values = !range.count_only && !range.keys_only || matches!(range.sort, Some((SortTarget::Value, _)));
+    let one = |found: &Found| {
+        let value = if values { found.version.at.len as usize } else { 0 };
+        KEY_COST + found.key.len() + value
+    };
+    found.iter().map(one).sum()
+}
+
 /// Makes the answer from the keys found (at least [`wanted`] of them) and the count of all.
 pub(crate) fn finish(
     range: &Range,
@@ -95,6 +110,10 @@ pub(crate) fn finish(
     found.retain(|found| {
         within(range.mod_bounds, found.version.modified) && within(range.create_bounds, found.version.create)
     });
+    // Before any value is read: a sort may read more than is answered.
+    if weight(range, &found) > RESULT_BYTES_MAX {
+        return Err(Error::ResultTooLarge);
+    }
     if let Some((target, descending)) = range.sort {
         sort(&mut found, target, descending, values)?;
     }

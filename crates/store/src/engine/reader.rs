@@ -3,11 +3,13 @@
 //! A long range takes the index's read lock for 512 keys at a time and goes on at the same revision, which
 //! is pinned meanwhile: the writer waits for one step at most, and the reader still sees one moment.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 
 use super::shared::Shared;
 use crate::core::check;
-use crate::core::eval::{Eval, read_revision};
+use crate::core::eval::{Eval, READ_BYTES_MAX, read_revision};
 use crate::core::overlay::Overlay;
 use crate::core::select::{Found, finish, wanted};
 use crate::error::Error;
@@ -104,15 +106,16 @@ fn after(range: &KeyRange, key: &[u8]) -> Option<KeyRange> {
 /// Takes the present files, and looks up again what is in a file that was replaced since.
 fn relocate<'a>(shared: &'a Shared, found: &mut [Found]) -> super::shared::LogValues<'a> {
     let index = shared.index.read();
-    let table = shared.files.table();
+    // One table for the question and for the reading: a file may leave the table even under the index's lock.
+    let values = shared.values();
     for found in found {
-        if !table.by_number.contains_key(&found.version.at.file)
+        if !values.has(found.version.at)
             && let Some(version) = index.exact(&found.key, found.version.modified)
         {
             found.version.at = version.at;
         }
     }
-    shared.values()
+    values
 }
 
 /// Serves a transaction that cannot write, at one durable state.
@@ -127,6 +130,7 @@ pub(crate) fn read_only_txn(shared: &Shared, txn: &Txn) -> Result<TxnResult, Err
         floor: shared.floor(),
         full: false,
         writes: Vec::new(),
+        left: Cell::new(READ_BYTES_MAX),
     };
     eval.txn(txn)
 }

@@ -4,6 +4,7 @@
 //! the commit so far, encodes them into one buffer, writes and syncs it, and only then publishes and
 //! acknowledges. So nobody ever sees what is not durable, and one sync serves all that waited.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,7 +13,7 @@ use setpoint_base::TraceContext;
 use super::publish::{self, Change, Commit};
 use super::queue::{Command, Proposal};
 use super::shared::Shared;
-use crate::core::eval::{Eval, Write};
+use crate::core::eval::{Eval, PROPOSAL_READ_BYTES_MAX, Write};
 use crate::core::lease::{TTL_MAX, TTL_MIN};
 use crate::core::overlay::{Overlay, PENDING};
 use crate::core::record::{BODY_MAX, Encoder, Kind};
@@ -225,6 +226,7 @@ impl Draft {
             floor: self.floor,
             full: shared.no_space.load(Ordering::Acquire),
             writes: Vec::new(),
+            left: Cell::new(PROPOSAL_READ_BYTES_MAX),
         };
         let result = run(&mut eval)?;
         if self.records.len() + eval.bytes() > BODY_MAX {
@@ -329,6 +331,7 @@ impl Draft {
             floor: self.floor,
             full: false,
             writes: Vec::new(),
+            left: Cell::new(PROPOSAL_READ_BYTES_MAX),
         };
         if !eval.lease_exists(id) {
             return false;

@@ -213,6 +213,13 @@ pub(crate) struct LogValues<'a> {
     table: Arc<Table>,
 }
 
+impl LogValues<'_> {
+    /// Whether the file that a place names is open here.
+    pub(crate) fn has(&self, at: Location) -> bool {
+        self.table.by_number.contains_key(&at.file)
+    }
+}
+
 impl Values for LogValues<'_> {
     fn value(&self, at: Location) -> Result<Bytes, Error> {
         read_value(self.hot, &self.table, at)

@@ -363,10 +363,15 @@ impl Outbound {
     /// Sends the one answer and ends well. A client that does not read loses the call.
     async fn reply(mut self, reply: Reply) {
         let stall = self.shared.options.stall_timeout;
+        let (reply, _room) = match reply {
+            Reply::Held(reply, room) => (*reply, Some(room)),
+            reply => (reply, None),
+        };
         let sent = match reply {
             Reply::Whole(message) if message.len() <= SMALL_BYTES => self.send_small(message),
             Reply::Whole(message) => timeout(stall, self.send(message)).await.unwrap_or(Err(Gone)),
             Reply::Parts(parts) => self.send_parts(parts, stall).await,
+            Reply::Held(..) => Err(Gone),
         };
         match sent {
             Ok(()) => self.succeed(),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use setpoint_base::TraceContext;
 use setpoint_proto::etcdserverpb as pb;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::call::{Call, Gone};
@@ -20,30 +22,48 @@ const INLINE_KEYS_MAX: usize = 500;
 /// Keys in the first part of a streamed range (etcd's `initialStreamChunkLimit`).
 const FIRST_PART_KEYS: usize = 10;
 
+const FAILED: &str = "the read failed: see the server's log";
+
 /// Range: linearizable and serializable reads are the same here, as nothing is readable before it is durable.
 pub(super) async fn range(shared: &Arc<Shared>, request: Bytes) -> Result<Reply, Status> {
     let range = convert::range(convert::decode(request)?)?;
-    let result = read(shared, range).await?;
+    let (result, room) = read(shared, range).await?;
     let header = shared.header(result.revision);
-    wire::range(&header, result)
+    Ok(held(wire::range(&header, result)?, room))
 }
 
-/// Reads here, or on a thread for long reads, of which few run at a time.
-async fn read(shared: &Arc<Shared>, range: Range) -> Result<RangeResult, Status> {
+fn held(reply: Reply, room: Option<OwnedSemaphorePermit>) -> Reply {
+    match room {
+        Some(room) => Reply::Held(Box::new(reply), room),
+        None => reply,
+    }
+}
+
+fn size(result: &RangeResult) -> usize {
+    result.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum()
+}
+
+/// Reads here, or on a thread for long reads, of which few run at a time. A large result comes with the room it
+/// takes, which is kept until it has been sent: clients that do not read cannot fill the memory.
+async fn read(
+    shared: &Arc<Shared>,
+    range: Range,
+) -> Result<(RangeResult, Option<OwnedSemaphorePermit>), Status> {
     let few = range.count_only || (range.limit > 0 && range.limit <= INLINE_KEYS_MAX && range.sort.is_none());
     if few || matches!(range.keys, KeyRange::Key(_)) {
-        return shared.store.range(&range).map_err(|error| of(&error));
+        let result = shared.store.range(&range).map_err(|error| of(&error))?;
+        let room = shared.room_now(size(&result))?;
+        return Ok((result, room));
     }
     let permit = shared.large_reads.clone().acquire_owned().await;
     let store = shared.store.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let result = store.range(&range);
-        drop(permit);
-        result
-    });
-    read.await
-        .map_err(|_| Status::internal("the read failed: see the server's log"))?
-        .map_err(|error| of(&error))
+    let read = tokio::task::spawn_blocking(move || (store.range(&range), permit));
+    let (result, permit) = read.await.map_err(|_| Status::internal(FAILED))?;
+    let result = result.map_err(|error| of(&error))?;
+    // Kept until there is room: so many results and no more wait for it.
+    let room = shared.room(size(&result)).await;
+    drop(permit);
+    Ok((result, room))
 }
 
 /// RangeStream: the same answer in parts, all at the revision of the first.
@@ -58,7 +78,7 @@ pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
     let (mut sent, mut part_keys, mut pinned) = (0, FIRST_PART_KEYS, None);
     loop {
         range.limit = part_keys.min(total - sent);
-        let part = read(&call.shared, range.clone()).await?;
+        let (part, _room) = read(&call.shared, range.clone()).await?;
         let (revision, count) = *pinned.get_or_insert((part.revision, part.count));
         range.revision.get_or_insert(revision);
         sent += part.kvs.len();
@@ -74,7 +94,8 @@ pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
             }),
         };
         let message = wire::message(&message);
-        call.outbound.send(message).await.map_err(cancelled)?;
+        let sent = timeout(call.shared.options.stall_timeout, call.outbound.send(message)).await;
+        sent.unwrap_or(Err(Gone)).map_err(cancelled)?;
         let (false, Some(next)) = (done, next) else {
             return Ok(());
         };
@@ -187,9 +208,22 @@ pub(super) async fn txn(
     {
         return Err(status::read_only(prefix));
     }
-    let result = shared.store.txn(txn, trace).await.map_err(|error| of(&error))?;
+    let mut permit = None;
+    let result = if txn::reads_widely(&txn) {
+        // As for ranges: it leaves the worker thread, and few run at a time.
+        permit = shared.large_reads.clone().acquire_owned().await.ok();
+        let (store, runtime) = (shared.store.clone(), tokio::runtime::Handle::current());
+        let read = tokio::task::spawn_blocking(move || runtime.block_on(store.txn(txn, trace)));
+        read.await.map_err(|_| Status::internal(FAILED))?
+    } else {
+        shared.store.txn(txn, trace).await
+    };
+    let result = result.map_err(|error| of(&error))?;
     let header = shared.header(result.revision);
-    Ok(Reply::Whole(wire::message(&txn::response(header, result))))
+    let message = wire::message(&txn::response(header, result));
+    let room = shared.room(message.len()).await;
+    drop(permit);
+    Ok(held(Reply::Whole(message), room))
 }
 
 /// Compact.

@@ -18,6 +18,9 @@ pub struct FrontOptions {
     pub request_bytes_max: usize,
     /// Bytes of half-received requests, all connections together; more are refused (256 MiB).
     pub inbound_bytes_max: usize,
+    /// Bytes of large answers on their way to clients, all connections together; a read that finds no room waits,
+    /// and fails after `request_timeout` (512 MiB). One answer may be larger, if it is alone.
+    pub outbound_bytes_max: usize,
     /// Most operations in a level of a transaction (128, etcd's `--max-txn-ops`).
     pub txn_ops_max: usize,
     /// How long a request may wait for its commit (7 s: etcd's 5 s and two elections).
@@ -42,6 +45,7 @@ impl Default for FrontOptions {
             streams_max: 65_536,
             request_bytes_max: 1536 << 10,
             inbound_bytes_max: 256 << 20,
+            outbound_bytes_max: 512 << 20,
             txn_ops_max: 128,
             request_timeout: Duration::from_secs(7),
             stall_timeout: Duration::from_secs(60),

@@ -13,7 +13,7 @@ use setpoint_base::{Stop, TaskGroup};
 use setpoint_telemetry::DuplicateMetric;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use setpoint_proto::etcdserverpb::ResponseHeader;
 use tonic::Status;
@@ -30,6 +30,10 @@ use crate::types::{KeyRange, Revision};
 const HANDOVER_MAX: usize = 64;
 /// Reads of many keys that run at a time, off the worker threads.
 const LARGE_READS_MAX: usize = 4;
+/// Room for answers is counted in these.
+const ROOM_UNIT: usize = 4 << 10;
+/// Answers up to this size are not counted.
+const ROOM_FREE: usize = 64 << 10;
 /// Pause after a failed accept: the usual reason is too many open files, which time cures.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -48,10 +52,31 @@ pub(super) struct Shared {
     pub(super) inbound_bytes: AtomicUsize,
     /// Who may run a read of many keys now.
     pub(super) large_reads: Arc<Semaphore>,
+    /// Room for large answers, in units of [`ROOM_UNIT`] bytes.
+    room: Arc<Semaphore>,
     connections: AtomicUsize,
 }
 
 impl Shared {
+    /// Waits until there is room for an answer of `bytes`; a small one needs none.
+    pub(super) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(self.room_units(bytes)?).ok()?;
+        self.room.clone().acquire_many_owned(units).await.ok()
+    }
+
+    /// Takes room for an answer that is in memory already, or refuses it.
+    pub(super) fn room_now(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        let Some(units) = self.room_units(bytes).and_then(|units| u32::try_from(units).ok()) else {
+            return Ok(None);
+        };
+        let room = self.room.clone().try_acquire_many_owned(units);
+        room.map(Some).map_err(|_| status::overloaded())
+    }
+
+    fn room_units(&self, bytes: usize) -> Option<usize> {
+        (bytes > ROOM_FREE).then(|| bytes.min(self.options.outbound_bytes_max) / ROOM_UNIT)
+    }
+
     /// A top-level response header at `revision`.
     pub(super) fn header(&self, revision: Revision) -> ResponseHeader {
         ResponseHeader {
@@ -94,6 +119,9 @@ impl Front {
             client_urls: options.client_urls.clone(),
             inbound_bytes: AtomicUsize::new(0),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
+            room: Arc::new(Semaphore::new(
+                (options.outbound_bytes_max / ROOM_UNIT).min(Semaphore::MAX_PERMITS),
+            )),
             connections: AtomicUsize::new(0),
             options,
         }))

@@ -34,6 +34,10 @@ fn code_and_text(error: &Error) -> (Code, &'static str) {
             "etcdserver: too many operations in txn request",
         ),
         Error::RequestTooLarge => (Code::InvalidArgument, "etcdserver: request is too large"),
+        Error::ResultTooLarge => (
+            Code::ResourceExhausted,
+            "etcdserver: the answer is too large: ask for fewer keys at a time",
+        ),
         Error::LeaseNotFound(_) => (Code::NotFound, "etcdserver: requested lease not found"),
         Error::LeaseExists(_) => (Code::FailedPrecondition, "etcdserver: lease already exists"),
         Error::LeaseTtlTooLarge => (Code::OutOfRange, "etcdserver: too large lease TTL"),

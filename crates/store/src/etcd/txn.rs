@@ -183,6 +183,21 @@ pub(super) fn only_reads(txn: &Txn) -> bool {
         .all(|op| matches!(op, Op::Range(_)))
 }
 
+/// Whether a transaction only reads, on all levels, and more than single keys.
+pub(super) fn reads_widely(txn: &Txn) -> bool {
+    fn is_wide(txn: &Txn) -> bool {
+        let wide = |keys: &KeyRange| !matches!(keys, KeyRange::Key(_));
+        let mut steps = txn.success.iter().chain(&txn.failure);
+        txn.compares.iter().any(|compare| wide(&compare.keys))
+            || steps.any(|op| match op {
+                Op::Range(range) => wide(&range.keys),
+                Op::Txn(txn) => is_wide(txn),
+                Op::Put(_) | Op::Delete(_) => false,
+            })
+    }
+    is_wide(txn) && !crate::core::check::writes(txn)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

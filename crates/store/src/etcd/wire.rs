@@ -8,6 +8,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use setpoint_proto::etcdserverpb as pb;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
 use super::call::FRAME_BYTES;
@@ -28,6 +29,8 @@ pub(super) enum Reply {
     Whole(Bytes),
     /// One framed message in pieces.
     Parts(Box<RangeParts>),
+    /// A large one, with the room it takes until it has been sent.
+    Held(Box<Reply>, OwnedSemaphorePermit),
 }
 
 /// Frames a message made by `prost`.
@@ -260,7 +263,13 @@ pub(super) fn events(
     let events_len: usize = events.iter().map(|event| event.len()).sum();
     let fragment = i64::from(fragment);
     let len = delimited_len(header.encoded_len()) + int_len(watch_id) + int_len(fragment) + events_len;
-    let mut piece = BytesMut::with_capacity((FRAME_BYTES + len).min(PIECE_BYTES));
+    // As little as it takes: thousands of watchers may not be reading.
+    let small: usize = events
+        .iter()
+        .map(|event| event.len())
+        .filter(|len| *len < SHARE_BYTES)
+        .sum();
+    let mut piece = BytesMut::with_capacity((FRAME_BYTES + len - events_len + small).min(PIECE_BYTES));
     put_frame(&mut piece, len);
     put_header(&mut piece, header);
     put_int(&mut piece, 2, watch_id);
@@ -340,6 +349,7 @@ mod tests {
         match reply {
             Reply::Whole(bytes) => bytes.to_vec(),
             Reply::Parts(parts) => parts.flatten().collect(),
+            Reply::Held(reply, _) => joined(*reply),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Reads and writes the checkpoint file.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{Files, failed};
@@ -32,14 +33,26 @@ pub(crate) fn read(files: &Files, names: &[String]) -> Result<Option<(Vec<u8>, M
 pub(crate) fn write(
     files: &Arc<Files>,
     meta: &Meta,
-    mut step: impl FnMut(&mut Builder) -> bool,
+    step: impl FnMut(&mut Builder) -> bool,
 ) -> io::Result<u64> {
     let path = files.path(TEMPORARY);
-    match files.disk.remove(&path) {
+    write_to(files, &path, meta, step).inspect_err(|_| {
+        // A full disk must not stay full for the sake of half a checkpoint.
+        let _ = files.disk.remove(&path);
+    })
+}
+
+fn write_to(
+    files: &Files,
+    path: &Path,
+    meta: &Meta,
+    mut step: impl FnMut(&mut Builder) -> bool,
+) -> io::Result<u64> {
+    match files.disk.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => (),
     }
-    let file = files.disk.create(&path)?;
+    let file = files.disk.create(path)?;
     let (mut builder, first) = Builder::new(meta);
     file.write_all_at(&first, 0)?;
     let mut len = first.len() as u64;
@@ -55,7 +68,7 @@ pub(crate) fn write(
     let end = builder.close();
     file.write_all_at(&end, len)?;
     file.sync_data()?;
-    files.disk.rename(&path, &files.path(NAME))?;
+    files.disk.rename(path, &files.path(NAME))?;
     files.disk.sync_dir(&files.dir)?;
     Ok(len + end.len() as u64)
 }

@@ -2,7 +2,7 @@
 //!
 //! - A torn last commit is cut off: it was never acknowledged.
 //! - Anything else that does not read back is damage, and the store refuses to open: a bad record with a
-//!   later commit behind it, a bad record in a segment that has a successor, a segment shorter than its
+//!   later commit behind it, a record that the end of the file cuts off, a bad record in a segment that has a successor, a segment shorter than its
 //!   successor says, a gap in the chain, a bad header.
 
 use std::collections::{BTreeMap, HashMap};
@@ -526,6 +526,8 @@ fn replay_last(state: &mut State, member: &Member, saved: Option<Saved>) -> Resu
     let ended = replay(state, segment, from, &bytes);
     match ended.bad {
         Some(Bad::Content) => return Err(damaged(segment, u64::from(ended.at), Bad::Content.text())),
+        // Commits are written into space that was reserved before, so a crash leaves none that the file's end cuts off.
+        Some(bad @ Bad::Short) => return Err(damaged(segment, u64::from(ended.at), bad.text())),
         Some(bad) if scan::later_commit(&bytes, from, ended.at, header.salt).is_some() => {
             return Err(damaged(segment, u64::from(ended.at), bad.text()));
         }

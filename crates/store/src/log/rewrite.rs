@@ -139,13 +139,20 @@ impl Plan {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => (),
         }
-        let file = files.disk.create(&temporary)?;
         let mut bytes = header.encode().to_vec();
         bytes.extend(self.records.seal(HEADER, header.salt, true));
-        file.write_all_at(&bytes, 0)?;
-        file.sync_data()?;
         let path = files.path(&file_name(header.id, header.generation));
-        files.disk.rename(&temporary, &path)?;
+        let write = || {
+            let file = files.disk.create(&temporary)?;
+            file.write_all_at(&bytes, 0)?;
+            file.sync_data()?;
+            files.disk.rename(&temporary, &path)?;
+            Ok(file)
+        };
+        let file = write().inspect_err(|_: &io::Error| {
+            // What did not fit must not keep a full disk full.
+            let _ = files.disk.remove(&temporary);
+        })?;
         files.disk.sync_dir(&files.dir)?;
         let segment = Arc::new(Segment::new(files.next_number(), header, path, file, end));
         self.marks

@@ -17,6 +17,8 @@ use crate::types::{Event, EventKind, KeyRange, KeyValue, Revision, WatchSpec, Wa
 struct List {
     events: Mutex<BTreeMap<i64, Vec<Arc<Event>>>>,
     floor: Mutex<i64>,
+    /// Where history was read without previous versions.
+    asked_without_prev: Mutex<Vec<Revision>>,
 }
 
 impl History for List {
@@ -28,7 +30,10 @@ impl History for List {
         *self.floor.lock()
     }
 
-    fn read(&self, from: Revision, _: usize, _: bool) -> Result<(Vec<Arc<Event>>, Revision), Error> {
+    fn read(&self, from: Revision, _: usize, prev_kv: bool) -> Result<(Vec<Arc<Event>>, Revision), Error> {
+        if !prev_kv {
+            self.asked_without_prev.lock().push(from);
+        }
         let floor = self.floor();
         if from.0 < floor {
             return Err(Error::Compacted {
@@ -371,4 +376,165 @@ async fn closing_the_hub_ends_every_stream() {
     };
     assert!(tokio::join!(waiting, closing).0);
     assert_eq!(world.hub.stream().create(all(None)).unwrap_err(), Error::Stopped);
+}
+
+/// Commits a put of `a` whose previous version is known.
+fn commit_with_prev(world: &World) {
+    let revision = world.list.committed().next();
+    let before = event("a", Revision(revision.0 - 1)).kv.clone();
+    let event = Arc::new(Event {
+        kind: EventKind::Put,
+        kv: event("a", revision).kv.clone(),
+        prev_kv: Some(before),
+        trace: None,
+        encoded: Default::default(),
+    });
+    world
+        .list
+        .events
+        .lock()
+        .insert(revision.0, vec![Arc::clone(&event)]);
+    world
+        .feed
+        .publish(Arc::new(Batch::ready(revision, revision, vec![event])));
+}
+
+#[tokio::test]
+async fn previous_versions_come_at_the_head_from_history_and_after_a_lag() {
+    // With room for one update, all but the first of the live ones are read back from history.
+    for (room, start) in [(8, None), (1, None), (8, Some(Revision(2)))] {
+        let world = World::new(room);
+        let mut stream = world.hub.stream();
+        let spec = WatchSpec {
+            prev_kv: true,
+            start,
+            ..all(None)
+        };
+        if start.is_none() {
+            stream.create(spec.clone()).unwrap();
+        }
+        for _ in 0..20 {
+            commit_with_prev(&world);
+        }
+        if start.is_some() {
+            stream.create(spec).unwrap();
+        }
+        let mut last = 1;
+        while last < 21 {
+            let WatchUpdate::Events { events, .. } = next(&mut stream).await else {
+                continue;
+            };
+            for event in events {
+                let before = event.prev_kv.as_ref().map(|kv| kv.mod_revision.0);
+                assert_eq!(
+                    (event.kv.mod_revision.0, before),
+                    (last + 1, Some(last)),
+                    "room {room}"
+                );
+                last += 1;
+            }
+        }
+        assert!(world.list.asked_without_prev.lock().is_empty(), "room {room}");
+    }
+}
+
+#[tokio::test]
+async fn each_filter_leaves_out_its_kind_at_the_head_after_a_lag_and_in_history() {
+    let kinds = [
+        (false, false, "pd"),
+        (true, false, "d"),
+        (false, true, "p"),
+        (true, true, ""),
+    ];
+    for (no_put, no_delete, expect) in kinds {
+        for (room, start) in [(64, None), (1, None), (64, Some(Revision(2)))] {
+            let world = World::new(room);
+            let mut stream = world.hub.stream();
+            let spec = WatchSpec {
+                no_put,
+                no_delete,
+                start,
+                ..all(None)
+            };
+            if start.is_none() {
+                stream.create(spec.clone()).unwrap();
+            }
+            for _ in 0..10 {
+                world.commit(&["a"]);
+                world.commit(&["-a"]);
+            }
+            if start.is_some() {
+                stream.create(spec).unwrap();
+            }
+            // Progress comes behind everything, so nothing can be missing or left.
+            stream.request_progress();
+            let mut kinds = String::new();
+            loop {
+                match next(&mut stream).await {
+                    WatchUpdate::Events { events, .. } => kinds.extend(
+                        events
+                            .iter()
+                            .map(|event| if event.kind == EventKind::Put { 'p' } else { 'd' }),
+                    ),
+                    WatchUpdate::Progress { .. } => break,
+                    WatchUpdate::Compacted { .. } => unreachable!("nothing is compacted here"),
+                }
+            }
+            assert_eq!(kinds, expect.repeat(10), "room {room}, start {start:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_watcher_that_asked_is_told_of_progress_and_a_busy_one_or_another_is_not() {
+    let world = World::new(8);
+    let mut stream = world.hub.stream();
+    let asks = |spec| WatchSpec {
+        progress: true,
+        ..spec
+    };
+    stream.create(asks(prefix("idle"))).unwrap();
+    stream.create(asks(prefix("busy"))).unwrap();
+    stream.create(prefix("silent")).unwrap();
+    let revision = world.commit(&["busy"]);
+    // The dispatcher's time is real: it delivers before the paused clock goes on.
+    std::thread::sleep(Duration::from_millis(100));
+    let mut told = Vec::new();
+    // A little over one interval of ten minutes, and the tenth by which streams differ.
+    let until = tokio::time::Instant::now() + Duration::from_secs(670);
+    while let Ok(update) = tokio::time::timeout_at(until, stream.next()).await {
+        match update.expect("the hub is open") {
+            WatchUpdate::Events { id, .. } => told.push((id, None)),
+            WatchUpdate::Progress { id, revision } => {
+                told.push((id.expect("of one watcher"), Some(revision)));
+            }
+            WatchUpdate::Compacted { .. } => unreachable!("nothing is compacted here"),
+        }
+    }
+    assert_eq!(told, [(1, None), (0, Some(Revision(revision)))]);
+    // In the next interval the other one has been idle, too.
+    let until = tokio::time::Instant::now() + Duration::from_secs(670);
+    let mut told = Vec::new();
+    while let Ok(Some(update)) = tokio::time::timeout_at(until, stream.next()).await {
+        if let WatchUpdate::Progress { id, .. } = update {
+            told.push(id);
+        }
+    }
+    told.sort();
+    assert_eq!(told, [Some(0), Some(1)]);
+}
+
+#[tokio::test]
+async fn a_stream_gives_no_id_twice() {
+    let world = World::new(8);
+    let mut stream = world.hub.stream();
+    assert_eq!(stream.create(all(None)).unwrap().0, 0);
+    assert!(stream.cancel(0));
+    assert_eq!(stream.create(all(None)).unwrap().0, 1);
+    let named = WatchSpec {
+        id: Some(2),
+        ..all(None)
+    };
+    assert_eq!(stream.create(named).unwrap().0, 2);
+    assert_eq!(stream.create(all(None)).unwrap().0, 3);
 }

@@ -157,3 +157,45 @@ async fn connections_beyond_the_limit_are_closed() {
     first.range(get("a", "")).await.unwrap();
     server.stop().await;
 }
+
+#[tokio::test]
+async fn answers_that_nobody_reads_take_bounded_room_and_small_reads_go_on() {
+    let server = Server::start(|options| {
+        options.outbound_bytes_max = 2 << 20;
+        options.request_timeout = std::time::Duration::from_millis(500);
+    })
+    .await;
+    let mut kv = server.kv().await;
+    for n in 0..6 {
+        let value = vec![7; 300_000];
+        let request = pb::PutRequest {
+            key: format!("k{n}").into(),
+            value: value.into(),
+            ..Default::default()
+        };
+        kv.put(request).await.unwrap();
+    }
+    kv.put(put("small", "1")).await.unwrap();
+    let socket = TcpStream::connect(server.addr).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+    let tasks = TaskGroup::new(&Stop::new());
+    tasks.spawn(connection);
+    let request =
+        Request::post("http://etcd/etcdserverpb.KV/Range").header("content-type", "application/grpc");
+    let (response, mut stream) = client.send_request(request.body(()).unwrap(), false).unwrap();
+    let message = prost::Message::encode_to_vec(&get("k", "l"));
+    stream.send_data(framed(&message).into(), true).unwrap();
+    // The answer has begun, and its client reads no more of it.
+    let response = response.await.unwrap();
+    refused(
+        kv.range(get("k", "l")).await,
+        Code::Unavailable,
+        "etcdserver: request timed out",
+    );
+    assert_eq!(kv.range(get("small", "")).await.unwrap().into_inner().count, 1);
+    // All handles of the call: only then is it reset.
+    drop((response, stream, client));
+    assert_eq!(kv.range(get("k", "l")).await.unwrap().into_inner().kvs.len(), 6);
+    drop(tasks);
+    server.stop().await;
+}

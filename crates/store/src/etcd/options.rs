@@ -18,8 +18,9 @@ pub struct FrontOptions {
     pub request_bytes_max: usize,
     /// Bytes of half-received requests, all connections together; more are refused (256 MiB).
     pub inbound_bytes_max: usize,
-    /// Bytes of large answers on their way to clients, all connections together; a read that finds no room waits,
-    /// and fails after `request_timeout` (512 MiB). One answer may be larger, if it is alone.
+    /// Bytes of large answers on their way to clients, all connections together (512 MiB): half of it for reads
+    /// of at most 500 keys, which are refused when there is no room, half for wider ones, which wait and fail after
+    /// `request_timeout`. One answer may be larger than its half, if it is alone.
     pub outbound_bytes_max: usize,
     /// Most operations in a level of a transaction (128, etcd's `--max-txn-ops`).
     pub txn_ops_max: usize,

@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) large_reads: Arc<Semaphore>,
     /// Room for large answers, in units of [`ROOM_UNIT`] bytes.
     room: Arc<Semaphore>,
+    /// The same for answers of few keys, so that wide ones do not crowd them out.
+    room_of_few: Arc<Semaphore>,
     connections: AtomicUsize,
 }
 
@@ -64,17 +66,17 @@ impl Shared {
         self.room.clone().acquire_many_owned(units).await.ok()
     }
 
-    /// Takes room for an answer that is in memory already, or refuses it.
+    /// Takes room for an answer of few keys, which is in memory already, or refuses it.
     pub(super) fn room_now(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
         let Some(units) = self.room_units(bytes).and_then(|units| u32::try_from(units).ok()) else {
             return Ok(None);
         };
-        let room = self.room.clone().try_acquire_many_owned(units);
+        let room = self.room_of_few.clone().try_acquire_many_owned(units);
         room.map(Some).map_err(|_| status::overloaded())
     }
 
     fn room_units(&self, bytes: usize) -> Option<usize> {
-        (bytes > ROOM_FREE).then(|| bytes.min(self.options.outbound_bytes_max) / ROOM_UNIT)
+        (bytes > ROOM_FREE).then(|| bytes.min(self.options.outbound_bytes_max / 2) / ROOM_UNIT)
     }
 
     /// A top-level response header at `revision`.
@@ -94,6 +96,12 @@ impl Shared {
             _ => Ok(()),
         }
     }
+}
+
+/// Half of the room there is.
+fn room(options: &FrontOptions) -> Arc<Semaphore> {
+    let units = options.outbound_bytes_max / 2 / ROOM_UNIT;
+    Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
 }
 
 /// Counts a connection while it lives.
@@ -119,9 +127,8 @@ impl Front {
             client_urls: options.client_urls.clone(),
             inbound_bytes: AtomicUsize::new(0),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
-            room: Arc::new(Semaphore::new(
-                (options.outbound_bytes_max / ROOM_UNIT).min(Semaphore::MAX_PERMITS),
-            )),
+            room: room(&options),
+            room_of_few: room(&options),
             connections: AtomicUsize::new(0),
             options,
         }))

@@ -194,6 +194,8 @@ async fn answers_that_nobody_reads_take_bounded_room_and_small_reads_go_on() {
     );
     assert_eq!(kv.range(get("small", "")).await.unwrap().into_inner().count, 1);
     // All handles of the call: only then is it reset.
+    // Nor do they stand in the way of a large value.
+    assert_eq!(kv.range(get("k1", "")).await.unwrap().into_inner().count, 1);
     drop((response, stream, client));
     assert_eq!(kv.range(get("k", "l")).await.unwrap().into_inner().kvs.len(), 6);
     drop(tasks);

@@ -461,3 +461,20 @@ async fn bodies_may_be_yaml_or_protobuf() {
         plane.send(Method::POST, MAPS, &kind, broken).await.expect(400);
     }
 }
+
+#[tokio::test]
+async fn many_writers_without_a_version_all_get_through() {
+    let plane = Plane::start().await;
+    plane.post(MAPS, &map("busy", "0")).await.expect(201);
+    let path = format!("{MAPS}/busy");
+    let bodies: Vec<Value> = (0..64).map(|n| map("busy", &n.to_string())).collect();
+    let answers = futures_util::future::join_all(bodies.iter().map(|body| plane.put(&path, body))).await;
+    let mut versions: Vec<String> = Vec::new();
+    for answer in answers {
+        let object = answer.expect(200);
+        versions.push(object["metadata"]["resourceVersion"].to_string());
+    }
+    versions.sort();
+    versions.dedup();
+    assert_eq!(versions.len(), 64, "each write has a revision of its own");
+}

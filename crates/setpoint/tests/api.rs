@@ -91,3 +91,23 @@ async fn a_plane_in_a_test_serves_https_and_forgets_nothing_over_a_restart() {
     assert_eq!(map["data"]["a"], "b");
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_of_every_part_are_on_the_api_port() {
+    let plane = Plane::start().await.unwrap();
+    let client = kube(plane.kubeconfig()).await;
+    call(&client, "GET", "/api/v1/namespaces", None).await.unwrap();
+    let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+    let text = client.request_text(request).await.unwrap();
+    for prefix in [
+        "apiserver_request_total",
+        "etcd_",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(
+            text.lines().any(|line| line.starts_with(prefix)),
+            "{prefix}: {text}"
+        );
+    }
+    plane.stop().await;
+}

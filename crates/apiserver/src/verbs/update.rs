@@ -14,8 +14,10 @@ use crate::strategy;
 /// Upstream's text for a lost race (`pkg/registry/generic/registry/store.go`).
 pub(crate) const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
-/// How often a write without a resource version is tried again when somebody else wrote first.
-const TRIES: usize = 5;
+/// How often a write is tried again when somebody else wrote first. Each lost try is a write that somebody
+/// else won, so this is only reached under as many writers; upstream's `GuaranteedUpdate`
+/// (apiserver `pkg/storage/etcd3/store.go`) goes on until the request's deadline, which holds here too.
+const TRIES: usize = 1000;
 
 /// What became of an update.
 pub(super) enum Updated {
@@ -56,14 +58,14 @@ impl Call {
     ///
     /// `make` gets the object in the request's version, with its resource version. A result that carries
     /// another resource version is a conflict; one that carries none is written whatever is there, if the
-    /// kind allows that. A lost race is tried again as long as the result did not insist on a version.
+    /// kind allows that. A lost race is tried again from the reading on: a result that insists on a version
+    /// is then refused, because the version has moved.
     pub(super) async fn write_back(
         &self,
         part: Part,
         mut make: impl FnMut(&Object) -> Result<Object, Status>,
     ) -> Result<Updated, Status> {
         let dry_run = self.dry_run()?;
-        let insists = self.body_names_version();
         for _ in 0..TRIES {
             let current = self.load()?;
             let old = self.for_request(&current.object)?;
@@ -81,9 +83,6 @@ impl Call {
             }
             if let Some(updated) = self.replace(&current, body, gone, dry_run).await? {
                 return Ok(updated);
-            }
-            if insists {
-                break;
             }
         }
         Err(self.conflict(MODIFIED))
@@ -182,11 +181,6 @@ impl Call {
                 .any(|field| !ignored(field) && !new.contains_key(field));
         let generation = if changed { generation + 1 } else { generation };
         set_meta(new, "generation", Value::from(generation));
-    }
-
-    /// Whether a PUT's body insists on a version: then a lost race is the client's to solve.
-    fn body_names_version(&self) -> bool {
-        self.head.method == http::Method::PUT
     }
 }
 

@@ -74,8 +74,8 @@ impl Plane {
 
         let metrics = Metrics::new();
         let opened = {
-            let (options, metrics) = (options.clone(), metrics.clone());
-            blocking("the store", move || open(&options, api_addr, &metrics)).await?
+            let options = options.clone();
+            blocking("the store", move || open(&options, api_addr)).await?
         };
         let Opened {
             store,
@@ -92,6 +92,7 @@ impl Plane {
         let (report, ended) = watch::channel(None);
         let api_options = setpoint_apiserver::Options {
             root_ca: Some(pki.ca_pem().into()),
+            metrics: metrics.clone(),
             ..options.api.clone()
         };
         let api = ApiServer::open(store.clone(), api_options, SystemClock::shared(), &api_loops).await?;
@@ -241,7 +242,7 @@ struct Opened {
     kubeconfig_text: String,
 }
 
-fn open(options: &PlaneOptions, api_addr: SocketAddr, _metrics: &Metrics) -> Result<Opened, PlaneError> {
+fn open(options: &PlaneOptions, api_addr: SocketAddr) -> Result<Opened, PlaneError> {
     let dir = &options.data_dir;
     // Private: the log holds Secrets.
     fs::DirBuilder::new()

@@ -12,11 +12,11 @@ const INSISTED: i32 = 130;
 /// A signal this soon after the first is the same wish: wrappers such as `timeout` signal both the program and its group.
 const ECHO: Duration = Duration::from_millis(250);
 
-/// Cancels `stop` on the first signal and ends the process at once on the second.
+/// Cancels `stop` on the first signal; on the second, does `last` and ends the process at once.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub(crate) fn listen(tasks: &TaskGroup, stop: Stop) -> io::Result<()> {
+pub(crate) fn listen(tasks: &TaskGroup, stop: Stop, last: impl Fn() + Send + 'static) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let ended = tasks.stop().clone();
@@ -33,6 +33,7 @@ pub(crate) fn listen(tasks: &TaskGroup, stop: Stop) -> io::Result<()> {
                 Some(first) if first.elapsed() < ECHO => continue,
                 Some(_) => {
                     tracing::warn!("second signal: ending without waiting");
+                    last();
                     std::process::exit(INSISTED);
                 }
             }

@@ -48,9 +48,9 @@ pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure
     }
     let resolved = said.resolve(&start::cwd()?, problems).map_err(Failure::Usage)?;
     if args.roles.contains(&Role::Api) {
-        start::run(&resolved, "info", |stop| serve(&resolved, stop))
+        start::run(&resolved, "info", || (), |stop| serve(&resolved, stop))
     } else {
-        start::run(&resolved, "info", |stop| serve_store(&resolved, stop))
+        start::run(&resolved, "info", || (), |stop| serve_store(&resolved, stop))
     }
 }
 

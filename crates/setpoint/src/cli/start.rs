@@ -41,8 +41,14 @@ pub(super) fn said(args: &PlaneArgs, matches: &ArgMatches) -> Said {
     args.said(matches)
 }
 
-/// Sets telemetry up and runs `body` on a runtime until it ends or a signal asks for the end.
-pub(super) fn run<F, Fut>(resolved: &Resolved, default_filter: &str, body: F) -> Result<(), Failure>
+/// Sets telemetry up and runs `body` on a runtime until it ends or a signal asks for the end. A
+/// second signal ends the process after `last`.
+pub(super) fn run<F, Fut>(
+    resolved: &Resolved,
+    default_filter: &str,
+    last: impl Fn() + Send + 'static,
+    body: F,
+) -> Result<(), Failure>
 where
     F: FnOnce(Stop) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
@@ -57,7 +63,7 @@ where
         let _telemetry = telemetry(resolved, default_filter)?;
         let stop = Stop::new();
         let tasks = TaskGroup::new(&Stop::new());
-        signals::listen(&tasks, stop.clone())?;
+        signals::listen(&tasks, stop.clone(), last)?;
         let result = body(stop).await;
         tasks.shutdown(TASKS_GRACE).await;
         result

@@ -44,10 +44,20 @@ pub(super) fn run(args: &UpArgs, matches: &ArgMatches) -> Result<(), Failure> {
         said.add_file(&dir.join(project::FILE), project.plane_settings(), &mut problems);
     }
     let resolved = said.resolve(&start::cwd()?, problems).map_err(Failure::Usage)?;
-    start::run(&resolved, "warn", |stop| show(&resolved, project, stop))
+    let groups = up::Groups::default();
+    let running = groups.clone();
+    let kill = move || running.kill();
+    start::run(&resolved, "warn", kill, |stop| {
+        show(&resolved, project, groups, stop)
+    })
 }
 
-async fn show(resolved: &Resolved, mut project: Project, stop: setpoint_base::Stop) -> Result<(), Failure> {
+async fn show(
+    resolved: &Resolved,
+    mut project: Project,
+    groups: up::Groups,
+    stop: setpoint_base::Stop,
+) -> Result<(), Failure> {
     let color = std::io::stdout().is_terminal() && start::var("NO_COLOR").is_none();
     let style = match (resolved.log_format, color) {
         (Format::Json, _) => Style::Json,
@@ -65,7 +75,7 @@ async fn show(resolved: &Resolved, mut project: Project, stop: setpoint_base::St
     let started = tokio::time::Instant::now();
     let plane = start::plane(resolved).await?;
     let (terminal, flushed) = Terminal::start(style);
-    let failure = up::run(&plane, project, terminal.clone(), started, &stop).await;
+    let failure = up::run(&plane, project, terminal.clone(), started, &groups, &stop).await;
     start::stop(plane, resolved).await;
     drop(terminal);
     flushed.wait().await;

@@ -101,8 +101,13 @@ impl Applier {
             .map_err(|why| Failure::new(manifest, why))
     }
 
-    /// Applies one manifest; a definition is waited for until its resource is served.
-    pub(crate) async fn apply(&self, manifest: &Manifest, resource: &Resource) -> Result<Outcome, Failure> {
+    /// Applies one manifest; a definition is waited for until its resource is served. Returns the revision since which
+    /// the object is as the manifest says, too.
+    pub(crate) async fn apply(
+        &self,
+        manifest: &Manifest,
+        resource: &Resource,
+    ) -> Result<(Outcome, u64), Failure> {
         let fail = |why: Refusal| Failure::new(manifest, why);
         let outcome = self.write(manifest, resource).await.map_err(fail)?;
         if manifest.kind() == "CustomResourceDefinition" {
@@ -141,7 +146,7 @@ impl Applier {
         Ok(resource)
     }
 
-    async fn write(&self, manifest: &Manifest, resource: &Resource) -> Result<Outcome, Refusal> {
+    async fn write(&self, manifest: &Manifest, resource: &Resource) -> Result<(Outcome, u64), Refusal> {
         let namespace = match manifest.namespace() {
             "" => "default",
             named => named,
@@ -161,7 +166,7 @@ impl Applier {
                     let path = format!("{collection}?fieldManager=setpoint-up&fieldValidation=Strict");
                     let body = Some(("application/json", &wanted));
                     let created = self.api.call(Method::POST, &path, body, Some(trace)).await;
-                    created.map(|_| Outcome::Created)
+                    created.map(|object| (Outcome::Created, revision(&object)))
                 }
                 Err(refusal) => Err(refusal),
             };
@@ -180,25 +185,27 @@ impl Applier {
         note: &str,
         live: &Value,
         trace: TraceContext,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<(Outcome, u64), Refusal> {
         let annotations = &live["metadata"]["annotations"];
         let before = annotations[merge::LAST_APPLIED].as_str().unwrap_or_default();
+        let unchanged = (Outcome::Unchanged, revision(live));
         if before == note {
-            return Ok(Outcome::Unchanged);
+            return Ok(unchanged);
         }
         let before = serde_json::from_str(before).unwrap_or(Value::Null);
         let Some(patch) = merge::three_way(&before, wanted, live) else {
-            return Ok(Outcome::Unchanged);
+            return Ok(unchanged);
         };
         let path = format!("{path}?fieldManager=setpoint-up&fieldValidation=Strict");
         let body = Some((MERGE_PATCH, &patch));
         let merged = self.api.call(Method::PATCH, &path, body, Some(trace)).await?;
         let same = merged["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"];
-        Ok(if same {
+        let outcome = if same {
             Outcome::Unchanged
         } else {
             Outcome::Configured
-        })
+        };
+        Ok((outcome, revision(&merged)))
     }
 
     async fn established(&self, path: &str) -> Result<(), Refusal> {
@@ -225,6 +232,11 @@ impl Applier {
                 })
             })
     }
+}
+
+fn revision(object: &Value) -> u64 {
+    let revision = object["metadata"]["resourceVersion"].as_str();
+    revision.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// Finds the resource of a kind in an `APIResourceList`.

@@ -4,6 +4,7 @@
 //! programs, `view` (with `summary`) follows the objects, `terminal` writes the lines.
 
 mod apply;
+mod guard;
 mod hints;
 mod merge;
 mod policy;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::plane::{Plane, PlaneError};
 use apply::{Applier, Outcome, Resource};
+pub(crate) use guard::Groups;
 use project::{Manifest, Project, Run};
 use supervisor::Program;
 use terminal::Terminal;
@@ -35,11 +37,12 @@ pub(crate) async fn run(
     project: Project,
     terminal: Terminal,
     started: Instant,
+    groups: &Groups,
     stop: &Stop,
 ) -> Option<PlaneError> {
     let tasks = TaskGroup::new(&Stop::new());
     let work = async {
-        bring_up(plane, project, &terminal, started, &tasks).await;
+        bring_up(plane, project, &terminal, started, groups, &tasks).await;
         std::future::pending::<()>().await;
     };
     let failure = tokio::select! {
@@ -55,7 +58,14 @@ pub(crate) async fn run(
     failure
 }
 
-async fn bring_up(plane: &Plane, project: Project, terminal: &Terminal, started: Instant, tasks: &TaskGroup) {
+async fn bring_up(
+    plane: &Plane,
+    project: Project,
+    terminal: &Terminal,
+    started: Instant,
+    groups: &Groups,
+    tasks: &TaskGroup,
+) {
     let ready = started.elapsed().as_millis();
     terminal
         .note(format!(
@@ -85,7 +95,13 @@ async fn bring_up(plane: &Plane, project: Project, terminal: &Terminal, started:
         terminal
             .note(format!("{} starts: {}", program.name, program.command.join(" ")))
             .await;
-        tasks.spawn(supervisor::supervise(program, notes, terminal, stop));
+        tasks.spawn(supervisor::supervise(
+            program,
+            notes,
+            groups.clone(),
+            terminal,
+            stop,
+        ));
     }
     work.all(objects).await;
     if !project.manifests.is_empty() {
@@ -158,9 +174,14 @@ impl Apply {
         }
         for (manifest, resource, subject) in found {
             match self.applier.apply(manifest, &resource).await {
-                Ok(Outcome::Created) => self.tally.created += 1,
-                Ok(Outcome::Configured) => self.tally.configured += 1,
-                Ok(Outcome::Unchanged) => self.tally.unchanged += 1,
+                Ok((outcome, revision)) => {
+                    match outcome {
+                        Outcome::Created => self.tally.created += 1,
+                        Outcome::Configured => self.tally.configured += 1,
+                        Outcome::Unchanged => self.tally.unchanged += 1,
+                    }
+                    self.view.applied(subject, revision).await;
+                }
                 Err(failure) => {
                     self.view.forget(subject).await;
                     self.failed(&failure).await;

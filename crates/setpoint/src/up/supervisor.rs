@@ -1,7 +1,8 @@
 //! Runs the programs of a project: started with the plane, restarted when they fail, stopped with it.
 //!
 //! Each program gets a process group of its own, so that stopping it reaches what it started (a shell, `cargo run`).
-//! Its group is noted in the data directory: if `up` itself was killed, the next one ends what was left behind.
+//! When `up` itself is killed, the program's guard ends the group (`guard`). Its group is noted in the data directory
+//! as well: should both be killed, the next `up` ends what was left behind.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use super::guard::{self, Groups};
 use super::policy::{Next, Policy, Restart};
 use super::terminal::{Line, Terminal};
 
@@ -36,13 +38,19 @@ pub(crate) struct Program {
 }
 
 /// Runs the program until `stop`, or until its policy leaves it alone. `notes` is where its process group is noted.
-pub(crate) async fn supervise(program: Program, notes: PathBuf, terminal: Terminal, stop: Stop) {
+pub(crate) async fn supervise(
+    program: Program,
+    notes: PathBuf,
+    groups: Groups,
+    terminal: Terminal,
+    stop: Stop,
+) {
     let note = notes.join(format!("{}.pid", program.name));
     end_leftover(&note, &program.name, &terminal).await;
     let mut policy = Policy::new(program.restart, u64::from(std::process::id()));
     while !stop.is_cancelled() {
         let started = Instant::now();
-        let success = match run_once(&program, &note, &terminal, &stop).await {
+        let success = match run_once(&program, &note, &groups, &terminal, &stop).await {
             Ok(Some(status)) => {
                 terminal.note(format!("{} ended: {status}", program.name)).await;
                 status.success()
@@ -97,6 +105,7 @@ fn cannot_start(program: &Program, error: &io::Error) -> String {
 async fn run_once(
     program: &Program,
     note: &Path,
+    groups: &Groups,
     terminal: &Terminal,
     stop: &Stop,
 ) -> io::Result<Option<ExitStatus>> {
@@ -104,6 +113,8 @@ async fn run_once(
     let Some(group) = group_of(&child) else {
         return child.wait().await.map(Some);
     };
+    let _entry = groups.enter(group);
+    let guard = guard::start(group);
     if let Err(error) = write_note(note, group) {
         tracing::warn!(%error, note = %note.display(), "note a program's process group");
     }
@@ -139,6 +150,7 @@ async fn run_once(
     };
     // Whatever the program started and left behind goes with it.
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    guard::dismiss(guard).await;
     pumps.shutdown(2 * DRAIN_GRACE).await;
     Ok(status)
 }
@@ -308,7 +320,13 @@ mod tests {
             dir: dir.path().to_owned(),
             restart,
         };
-        tasks.spawn(supervise(program, dir.path().join("run"), terminal, stop.clone()));
+        tasks.spawn(supervise(
+            program,
+            dir.path().join("run"),
+            Groups::default(),
+            terminal,
+            stop.clone(),
+        ));
         Run {
             stop,
             tasks,

@@ -57,6 +57,8 @@ pub(crate) struct View {
 /// What the view's task is told.
 enum Message {
     Expect(Subject),
+    /// It is stored with this revision: only what is reported of it from then on counts.
+    Applied(Subject, u64),
     /// It could not be applied: nobody waits for it any more.
     Forget(Subject),
     /// Nothing more will be expected; the answer comes when everything has converged.
@@ -94,6 +96,11 @@ impl View {
     /// The object is about to be applied.
     pub(crate) async fn expect(&self, subject: Subject) {
         self.tell(Message::Expect(subject)).await;
+    }
+
+    /// The object is stored as its manifest says since this revision.
+    pub(crate) async fn applied(&self, subject: Subject, revision: u64) {
+        self.tell(Message::Applied(subject, revision)).await;
     }
 
     /// The object could not be applied.
@@ -183,9 +190,10 @@ async fn run(mut state: State, mut queue: mpsc::Receiver<Message>, terminal: Ter
     while let Some(message) = queue.recv().await {
         match message {
             Message::Expect(subject) => {
-                state.pending.insert(subject.clone());
+                state.pending.insert(subject.clone(), None);
                 state.expected.insert(subject);
             }
+            Message::Applied(subject, revision) => state.applied(&subject, revision),
             Message::Forget(subject) => {
                 state.pending.remove(&subject);
                 state.expected.remove(&subject);
@@ -215,10 +223,13 @@ struct State {
     kinds: BTreeSet<String>,
     /// The objects of the manifests.
     expected: BTreeSet<Subject>,
-    /// Those that have not converged yet.
-    pending: BTreeSet<Subject>,
+    /// Those that have not converged yet, with the revision since which they are as the manifest says; `None` while
+    /// they are being applied.
+    pending: BTreeMap<Subject, Option<u64>>,
     /// The revision and state last shown.
     shown: HashMap<Subject, (u64, Summary)>,
+    /// Those whose last state shown is settled.
+    settled: BTreeSet<Subject>,
     urls: Converged,
     done: Option<oneshot::Sender<Converged>>,
 }
@@ -229,10 +240,35 @@ impl State {
             since,
             kinds: BTreeSet::new(),
             expected: BTreeSet::new(),
-            pending: BTreeSet::new(),
+            pending: BTreeMap::new(),
             shown: HashMap::new(),
+            settled: BTreeSet::new(),
             urls: BTreeMap::new(),
             done: None,
+        }
+    }
+
+    /// Notes since when an object is as its manifest says. What was seen before may be about an older specification,
+    /// which somebody had already reacted to.
+    fn applied(&mut self, subject: &Subject, revision: u64) {
+        if let Some(since) = self.pending.get_mut(subject) {
+            *since = Some(revision);
+            self.settle(subject);
+        }
+    }
+
+    /// Nobody waits any more for an object whose newest state is settled, and is newer than its manifest.
+    fn settle(&mut self, subject: &Subject) {
+        let (Some(Some(since)), Some((shown, summary))) =
+            (self.pending.get(subject), self.shown.get(subject))
+        else {
+            return;
+        };
+        if shown >= since && self.settled.contains(subject) {
+            if let Some(url) = &summary.url {
+                self.urls.insert(subject.clone(), url.clone());
+            }
+            self.pending.remove(subject);
         }
     }
 
@@ -270,12 +306,6 @@ impl State {
         };
         let settled =
             what != What::Deleted && summary.observed && (!resource.status || !summary.state.is_empty());
-        if settled
-            && self.pending.remove(&subject)
-            && let Some(url) = &summary.url
-        {
-            self.urls.insert(subject.clone(), url.clone());
-        }
         let change = Change {
             what,
             kind: subject.kind.clone(),
@@ -290,6 +320,12 @@ impl State {
         } else if self.shown.len() < OBJECTS_MAX {
             self.shown.insert(subject.clone(), (revision, summary));
         }
+        if settled && expected {
+            self.settled.insert(subject.clone());
+        } else {
+            self.settled.remove(&subject);
+        }
+        self.settle(&subject);
         Some(change)
     }
 
@@ -351,7 +387,7 @@ mod tests {
         let mut state = State::new(10);
         state.kinds.insert("Site".to_owned());
         let subject = Subject::new("Site", "default", "a");
-        state.pending.insert(subject.clone());
+        state.pending.insert(subject.clone(), Some(0));
         state.expected.insert(subject);
         state
     }
@@ -410,6 +446,42 @@ mod tests {
             assert_eq!(taken, expected, "{}", line.line);
         }
         assert_eq!(state.urls[&Subject::new("Site", "default", "a")], "u");
+    }
+
+    #[test]
+    fn a_changed_manifest_has_converged_only_after_its_new_specification_was_observed() {
+        let serving = |generation: u64| json!({"phase": "Serving", "observedGeneration": generation});
+        let subject = Subject::new("Site", "default", "a");
+        let mut state = state();
+        state.pending.insert(subject.clone(), None);
+        // The picture at the start is of the old specification, settled long ago.
+        state.take(&seen("ADDED", 5, &serving(1), true));
+        assert!(!state.pending.is_empty(), "it is still being applied");
+        state.applied(&subject, 12);
+        assert!(!state.pending.is_empty(), "what was seen is older");
+        let mut changed = seen("MODIFIED", 12, &serving(1), false);
+        changed.line["object"]["metadata"]["generation"] = json!(2);
+        state.take(&changed);
+        assert!(!state.pending.is_empty(), "nobody has reacted");
+        changed.line["object"]["metadata"]["resourceVersion"] = json!("13");
+        changed.line["object"]["status"] = serving(2);
+        state.take(&changed);
+        assert!(state.pending.is_empty());
+    }
+
+    #[test]
+    fn an_unchanged_manifest_converges_with_what_was_seen_before() {
+        let mut state = state();
+        let subject = Subject::new("Site", "default", "a");
+        state.pending.insert(subject.clone(), None);
+        state.take(&seen(
+            "ADDED",
+            5,
+            &json!({"phase": "Serving", "observedGeneration": 1}),
+            true,
+        ));
+        state.applied(&subject, 5);
+        assert!(state.pending.is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The binary as a library: roles, command line, configuration, wiring, signals; and [`envtest`].
 //!
-//! - [`bench`]: load generators for the store and the API.
+//! - [`mod@bench`]: load generators for the store and the API.
 //! - [`plane`]: a whole control plane in one process, started and stopped in order.
 //! - [`envtest`]: the same inside a test, for authors of operators.
 //! - [`cli`]: the commands; the only place that reads arguments and environment.

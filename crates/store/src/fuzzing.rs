@@ -40,13 +40,13 @@ pub fn checkpoint(bytes: &[u8]) {
     let _ = checkpoint::load(&framed, |_| vec![0; files]);
 }
 
-/// The blocks of a valid checkpoint, as [`checkpoint`] takes them.
+/// The blocks of a valid checkpoint, as `checkpoint` takes them.
 #[must_use]
 pub fn valid_checkpoint() -> Vec<u8> {
     checkpoint::sample_blocks()
 }
 
-/// Whether [`checkpoint`] finds a valid one in these blocks.
+/// Whether `checkpoint` finds a valid one in these blocks.
 #[must_use]
 pub fn is_checkpoint(blocks: &[u8]) -> bool {
     checkpoint::load(&checkpoint::with_checksums(blocks), |meta| {

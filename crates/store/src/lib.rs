@@ -1,6 +1,6 @@
 //! The log is the database: an ordered, durable, watchable key-value store with etcd's semantics.
 //!
-//! Reading order: [`types`], [`handle`], then `core/`.
+//! Reading order: [`types`], `handle`, then `core/`.
 
 pub mod etcd;
 #[doc(hidden)]

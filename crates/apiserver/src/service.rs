@@ -24,6 +24,9 @@ use crate::request::{Identity, Query, ResourcePath, Target, verb};
 use crate::server::{Head, Server};
 use crate::{answer, authz, routes, verbs};
 
+/// Bytes of a refused body that are still read, so that its sender comes to see why.
+const DRAINED_BYTES_MAX: usize = 16 << 20;
+
 /// Answers requests. Cloning is cheap; all clones are the same server.
 ///
 /// Identity comes as a request extension ([`Identity`]); absent is the service's own default, which is
@@ -187,28 +190,42 @@ where
     Box::pin(verbs::respond(Arc::clone(server), head, path, verb, body)).await
 }
 
+/// Reads away the rest of a refused body, up to a bound. Many clients look at the answer only once they have
+/// sent everything; cut off in the middle, they would report a broken connection instead of the refusal.
+async fn drain<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) {
+    let mut left = DRAINED_BYTES_MAX;
+    while left > 0
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+    }
+}
+
 /// Reads a body of at most `max` bytes.
 async fn read<B>(body: B, max: usize) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BodyError>,
 {
-    if body.size_hint().lower() > max as u64 {
-        return Err(Status::too_large(max));
-    }
     let mut body = std::pin::pin!(body);
+    let mut over = body.size_hint().lower() > max as u64;
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    while !over && let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Status::bad_request(format!("read the body: {}", error.into())))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len() > max {
-            return Err(Status::too_large(max));
+            over = true;
+            continue;
         }
         match &first {
             None => first = Some(data),
             Some(_) => rest.extend_from_slice(&data),
         }
+    }
+    if over {
+        drain(body).await;
+        return Err(Status::too_large(max));
     }
     let first = first.unwrap_or_default();
     if rest.is_empty() {

@@ -21,7 +21,7 @@ const READY_TENTHS: u32 = 200;
 
 /// Runs `bench store` and `bench api`; `--quick` makes it a smoke test, other arguments are handed on.
 pub(crate) fn run_all(args: &[String]) -> Result<()> {
-    run("cargo", &["build", "--release", "--package", "setpoint"])?;
+    run("cargo", &["build", "--release"])?;
     let scratch = Scratch::new()?;
     let us = Setpoint::start(&scratch.0)?;
     let peer = Etcd::start(&scratch.0)?;

@@ -24,6 +24,16 @@ pub(crate) fn root() -> PathBuf {
 /// A program in the repository's root.
 pub(crate) fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
+    // What `cargo run` says of this package would make build scripts of others run again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
     command.args(args).current_dir(root()).stdin(Stdio::null());
     command
 }

@@ -1,7 +1,7 @@
 //! The whole plane inside a test process, on free ports and a directory of its own, in milliseconds.
 //!
 //! For tests of operators: no binaries to download, no ports to agree on, nothing left behind. It is the real plane,
-//! with namespace deletion and garbage collection, not a mock of one.
+//! with namespace deletion, not a mock of one.
 //!
 //! ```
 //! # #[tokio::main(flavor = "multi_thread", worker_threads = 2)]

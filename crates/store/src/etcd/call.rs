@@ -113,7 +113,8 @@ async fn serve_stream(call: &mut Call) -> Result<(), Status> {
     match call.method {
         Method::Watch => watch::serve(call).await,
         Method::LeaseKeepAlive => lease::keep_alive(call).await,
-        _ => kv::range_stream(call).await,
+        Method::RangeStream => kv::range_stream(call).await,
+        method => Err(unimplemented(method)),
     }
 }
 
@@ -156,9 +157,7 @@ impl Call {
             Method::Status => maintenance::status(shared),
             Method::AuthStatus => maintenance::auth_status(shared),
             Method::HealthCheck => Ok(maintenance::health()),
-            Method::RangeStream | Method::Watch | Method::LeaseKeepAlive => {
-                Err(Status::internal("a stream is no single call"))
-            }
+            method => Err(unimplemented(method)),
         }
     }
 }
@@ -180,6 +179,12 @@ fn patience(value: &str) -> Option<Duration> {
         "n" => Duration::from_nanos(u64::from(n)),
         _ => return None,
     })
+}
+
+/// What is described on the wire but not served.
+fn unimplemented(method: Method) -> Status {
+    let (_, _, name) = METHODS[method as usize];
+    Status::unimplemented(format!("method {name} not implemented"))
 }
 
 /// Like grpc-go, tells a service that does not exist from a method that does not.

@@ -16,15 +16,49 @@ pub(super) enum Method {
     LeaseKeepAlive,
     LeaseTimeToLive,
     LeaseLeases,
+    MemberAdd,
+    MemberRemove,
+    MemberUpdate,
     MemberList,
+    MemberPromote,
     Alarm,
     Status,
+    Defragment,
+    Hash,
+    HashKv,
+    Snapshot,
+    MoveLeader,
+    Downgrade,
+    AuthEnable,
+    AuthDisable,
     AuthStatus,
+    Authenticate,
+    UserAdd,
+    UserGet,
+    UserList,
+    UserDelete,
+    UserChangePassword,
+    UserGrantRole,
+    UserRevokeRole,
+    RoleAdd,
+    RoleGet,
+    RoleList,
+    RoleDelete,
+    RoleGrantPermission,
+    RoleRevokePermission,
+    Lock,
+    Unlock,
+    Campaign,
+    Proclaim,
+    Leader,
+    Observe,
+    Resign,
     HealthCheck,
+    HealthWatch,
 }
 
 /// A method with its service and name on the wire, in the order of the variants.
-pub(super) const METHODS: [(Method, &str, &str); 17] = [
+pub(super) const METHODS: [(Method, &str, &str); 51] = [
     (Method::Range, "etcdserverpb.KV", "Range"),
     (Method::RangeStream, "etcdserverpb.KV", "RangeStream"),
     (Method::Put, "etcdserverpb.KV", "Put"),
@@ -37,11 +71,57 @@ pub(super) const METHODS: [(Method, &str, &str); 17] = [
     (Method::LeaseKeepAlive, "etcdserverpb.Lease", "LeaseKeepAlive"),
     (Method::LeaseTimeToLive, "etcdserverpb.Lease", "LeaseTimeToLive"),
     (Method::LeaseLeases, "etcdserverpb.Lease", "LeaseLeases"),
+    (Method::MemberAdd, "etcdserverpb.Cluster", "MemberAdd"),
+    (Method::MemberRemove, "etcdserverpb.Cluster", "MemberRemove"),
+    (Method::MemberUpdate, "etcdserverpb.Cluster", "MemberUpdate"),
     (Method::MemberList, "etcdserverpb.Cluster", "MemberList"),
+    (Method::MemberPromote, "etcdserverpb.Cluster", "MemberPromote"),
     (Method::Alarm, "etcdserverpb.Maintenance", "Alarm"),
     (Method::Status, "etcdserverpb.Maintenance", "Status"),
+    (Method::Defragment, "etcdserverpb.Maintenance", "Defragment"),
+    (Method::Hash, "etcdserverpb.Maintenance", "Hash"),
+    (Method::HashKv, "etcdserverpb.Maintenance", "HashKV"),
+    (Method::Snapshot, "etcdserverpb.Maintenance", "Snapshot"),
+    (Method::MoveLeader, "etcdserverpb.Maintenance", "MoveLeader"),
+    (Method::Downgrade, "etcdserverpb.Maintenance", "Downgrade"),
+    (Method::AuthEnable, "etcdserverpb.Auth", "AuthEnable"),
+    (Method::AuthDisable, "etcdserverpb.Auth", "AuthDisable"),
     (Method::AuthStatus, "etcdserverpb.Auth", "AuthStatus"),
+    (Method::Authenticate, "etcdserverpb.Auth", "Authenticate"),
+    (Method::UserAdd, "etcdserverpb.Auth", "UserAdd"),
+    (Method::UserGet, "etcdserverpb.Auth", "UserGet"),
+    (Method::UserList, "etcdserverpb.Auth", "UserList"),
+    (Method::UserDelete, "etcdserverpb.Auth", "UserDelete"),
+    (
+        Method::UserChangePassword,
+        "etcdserverpb.Auth",
+        "UserChangePassword",
+    ),
+    (Method::UserGrantRole, "etcdserverpb.Auth", "UserGrantRole"),
+    (Method::UserRevokeRole, "etcdserverpb.Auth", "UserRevokeRole"),
+    (Method::RoleAdd, "etcdserverpb.Auth", "RoleAdd"),
+    (Method::RoleGet, "etcdserverpb.Auth", "RoleGet"),
+    (Method::RoleList, "etcdserverpb.Auth", "RoleList"),
+    (Method::RoleDelete, "etcdserverpb.Auth", "RoleDelete"),
+    (
+        Method::RoleGrantPermission,
+        "etcdserverpb.Auth",
+        "RoleGrantPermission",
+    ),
+    (
+        Method::RoleRevokePermission,
+        "etcdserverpb.Auth",
+        "RoleRevokePermission",
+    ),
+    (Method::Lock, "v3lockpb.Lock", "Lock"),
+    (Method::Unlock, "v3lockpb.Lock", "Unlock"),
+    (Method::Campaign, "v3electionpb.Election", "Campaign"),
+    (Method::Proclaim, "v3electionpb.Election", "Proclaim"),
+    (Method::Leader, "v3electionpb.Election", "Leader"),
+    (Method::Observe, "v3electionpb.Election", "Observe"),
+    (Method::Resign, "v3electionpb.Election", "Resign"),
     (Method::HealthCheck, "grpc.health.v1.Health", "Check"),
+    (Method::HealthWatch, "grpc.health.v1.Health", "Watch"),
 ];
 
 impl Method {
@@ -56,7 +136,15 @@ impl Method {
 
     /// Whether its answer is more than one message.
     pub(super) fn is_stream(self) -> bool {
-        matches!(self, Self::RangeStream | Self::Watch | Self::LeaseKeepAlive)
+        matches!(
+            self,
+            Self::RangeStream
+                | Self::Watch
+                | Self::LeaseKeepAlive
+                | Self::Snapshot
+                | Self::Observe
+                | Self::HealthWatch
+        )
     }
 }
 

@@ -119,7 +119,7 @@ fn call(method: Method) -> Call {
     let (_, grpc_service, grpc_method) = METHODS[method as usize];
     let grpc_type = match method {
         Method::Watch | Method::LeaseKeepAlive => "bidi_stream",
-        Method::RangeStream => "server_stream",
+        Method::RangeStream | Method::Snapshot | Method::Observe | Method::HealthWatch => "server_stream",
         _ => "unary",
     };
     Call {

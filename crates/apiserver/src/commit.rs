@@ -4,7 +4,7 @@ use bytes::Bytes;
 use setpoint_apimachinery::encoded::Encoded;
 use setpoint_apimachinery::status::Status;
 use setpoint_base::TraceContext;
-use setpoint_store::Store;
+use setpoint_store::Log;
 use setpoint_store::types::{
     Compare, CompareTarget, Delete, KeyRange, KeyValue, LeaseId, Op, Put, PutLease, Range, Relation, Txn,
 };
@@ -35,8 +35,8 @@ pub(crate) enum Written {
 ///
 /// # Errors
 /// 500 when the store fails or the bytes are not an object.
-pub(crate) fn load(
-    store: &Store,
+pub(crate) async fn load(
+    store: &Log,
     storage: &Storage,
     namespace: &str,
     name: &str,
@@ -44,6 +44,7 @@ pub(crate) fn load(
     let range = Range::key(storage.key(namespace, name));
     let Some(kv) = store
         .range(&range)
+        .await
         .map_err(|error| store_status(&error))?
         .kvs
         .pop()
@@ -68,7 +69,7 @@ pub(crate) fn unchanged(key: Bytes, mod_revision: i64) -> Compare {
 /// # Errors
 /// What the store refuses.
 pub(crate) async fn put(
-    store: &Store,
+    store: &Log,
     conditions: Vec<Compare>,
     key: Bytes,
     body: Bytes,
@@ -86,11 +87,7 @@ pub(crate) async fn put(
 ///
 /// # Errors
 /// What the store refuses.
-pub(crate) async fn delete(
-    store: &Store,
-    current: &KeyValue,
-    trace: TraceContext,
-) -> Result<Written, Status> {
+pub(crate) async fn delete(store: &Log, current: &KeyValue, trace: TraceContext) -> Result<Written, Status> {
     let condition = unchanged(current.key.clone(), current.mod_revision.0);
     let delete = Delete {
         keys: KeyRange::Key(current.key.clone()),
@@ -99,12 +96,7 @@ pub(crate) async fn delete(
     run(store, vec![condition], Op::Delete(delete), trace).await
 }
 
-async fn run(
-    store: &Store,
-    conditions: Vec<Compare>,
-    op: Op,
-    trace: TraceContext,
-) -> Result<Written, Status> {
+async fn run(store: &Log, conditions: Vec<Compare>, op: Op, trace: TraceContext) -> Result<Written, Status> {
     let txn = Txn {
         compares: conditions,
         success: vec![op],
@@ -125,11 +117,10 @@ async fn run(
 ///
 /// # Errors
 /// What the store refuses.
-pub(crate) async fn lease(store: &Store, seconds: u64) -> Result<LeaseId, Status> {
+pub(crate) async fn lease(store: &Log, seconds: u64) -> Result<LeaseId, Status> {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    let info = store
-        .lease_grant(None, seconds)
+    store
+        .lease_grant(seconds)
         .await
-        .map_err(|error| store_status(&error))?;
-    Ok(info.id)
+        .map_err(|error| store_status(&error))
 }

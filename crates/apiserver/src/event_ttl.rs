@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use setpoint_apimachinery::Status;
-use setpoint_store::Store;
+use setpoint_store::Log;
 use setpoint_store::types::LeaseId;
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ impl EventLeases {
     ///
     /// # Errors
     /// What the store refuses.
-    pub(crate) async fn get(&self, store: &Store, ttl: Duration) -> Result<LeaseId, Status> {
+    pub(crate) async fn get(&self, store: &Log, ttl: Duration) -> Result<LeaseId, Status> {
         let now = Instant::now();
         if let Some((lease, granted, used)) = &mut *self.0.lock()
             && now < *granted + REUSE

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use setpoint_base::{TaskGroup, WallClock};
-use setpoint_store::Store;
+use setpoint_store::Log;
 
 use crate::crd::control::{Controller, Definitions};
 use crate::discovery::Discovery;
@@ -20,7 +20,7 @@ use crate::server::Server;
 use crate::service::ApiService;
 use crate::{bootstrap, builtin};
 
-/// An API server over a store. Cloning is cheap; all clones are the same server.
+/// An API server over a log. Cloning is cheap; all clones are the same server.
 #[derive(Clone)]
 pub struct ApiServer(Arc<Server>);
 
@@ -30,7 +30,7 @@ impl ApiServer {
     /// # Errors
     /// When the store cannot be read or written, or holds a definition that cannot be understood.
     pub async fn open(
-        store: Store,
+        store: impl Into<Log>,
         options: Options,
         clock: Arc<dyn WallClock>,
         tasks: &TaskGroup,
@@ -51,7 +51,7 @@ impl ApiServer {
             namespaces: home("", "namespaces")?,
             inflight: Inflight::new(&options),
             metrics: ApiMetrics::new(&options.metrics),
-            store,
+            store: store.into(),
             options,
             clock,
             resources: Resources::new(builtins.clone()),

@@ -3,54 +3,76 @@
 //!
 //! `?verbose` lists every check, `?exclude=NAME` skips one, `/readyz/NAME` asks for one.
 
+use std::time::Duration;
+
 use http::{Method, Response, StatusCode};
+use setpoint_store::types::Range;
 
 use crate::answer;
 use crate::body::ApiBody;
 use crate::server::{Head, Server};
 
+/// What a check asks.
+enum Holds {
+    /// Nothing: who answers is alive.
+    Always,
+    /// That the store answers in time.
+    Store,
+    /// That the server is not stopping.
+    NotStopping,
+}
+
 /// One thing that must hold.
 struct Check {
     name: &'static str,
     ready_only: bool,
-    holds: fn(&Server) -> Result<(), String>,
+    holds: Holds,
 }
+
+/// How long the store may take (apiserver `pkg/storage/storagebackend/factory/etcd3.go` gives it 2 s too).
+const STORE_WAIT: Duration = Duration::from_secs(2);
 
 /// `etcd` is the name that tools know for "the store answers".
 const CHECKS: &[Check] = &[
     Check {
         name: "ping",
         ready_only: false,
-        holds: |_| Ok(()),
+        holds: Holds::Always,
     },
     Check {
         name: "etcd",
         ready_only: false,
-        holds: store_answers,
+        holds: Holds::Store,
     },
     Check {
         name: "shutdown",
         ready_only: true,
-        holds: |server| match server.stop.is_cancelled() {
-            true => Err("process is shutting down".to_owned()),
-            false => Ok(()),
-        },
+        holds: Holds::NotStopping,
     },
 ];
 
-fn store_answers(server: &Server) -> Result<(), String> {
-    use setpoint_store::types::Range;
+impl Holds {
+    async fn check(&self, server: &Server) -> Result<(), String> {
+        match self {
+            Self::Always => Ok(()),
+            Self::Store => store_answers(server).await,
+            Self::NotStopping if server.stop.is_cancelled() => Err("process is shutting down".to_owned()),
+            Self::NotStopping => Ok(()),
+        }
+    }
+}
+
+async fn store_answers(server: &Server) -> Result<(), String> {
     let mut range = Range::key("/registry/health");
     range.count_only = true;
-    server
-        .store
-        .range(&range)
-        .map(drop)
-        .map_err(|error| error.to_string())
+    match tokio::time::timeout(STORE_WAIT, server.store.range(&range)).await {
+        Ok(answer) => answer.map(drop).map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", STORE_WAIT.as_secs())),
+    }
 }
 
 /// Answers when the path is one of health's.
-pub(crate) fn respond(server: &Server, head: &Head) -> Option<Response<ApiBody>> {
+pub(crate) async fn respond(server: &Server, head: &Head) -> Option<Response<ApiBody>> {
     let (endpoint, one) = match head.path.trim_start_matches('/').split_once('/') {
         None => (head.path.trim_start_matches('/'), ""),
         Some((endpoint, one)) => (endpoint, one),
@@ -67,9 +89,10 @@ pub(crate) fn respond(server: &Server, head: &Head) -> Option<Response<ApiBody>>
     let checks = CHECKS
         .iter()
         .filter(|check| !check.ready_only || endpoint == "readyz");
-    let results = checks
-        .map(|check| (check.name, (check.holds)(server)))
-        .collect::<Vec<_>>();
+    let mut results = Vec::new();
+    for check in checks {
+        results.push((check.name, check.holds.check(server).await));
+    }
     if one.is_empty() {
         return Some(all(endpoint, results, head));
     }

@@ -70,6 +70,7 @@ impl StoreWalk {
                 .server
                 .store
                 .range(range)
+                .await
                 .map_err(|error| store_status(&error))?;
             match page.kvs.last() {
                 Some(last) if page.more => range.keys = tail(&range.keys, after(&last.key)),
@@ -103,7 +104,7 @@ impl Lister {
             let picture = self.picture().await?;
             return Ok(self.page_of_picture(&picture, start.as_deref()).await);
         };
-        check_future(&self.server, revision)?;
+        check_future(&self.server, revision).await?;
         match self.page_of_store(revision, start.as_deref()).await {
             Err(status) if status.is_expired() => Err(match page {
                 Some(page) => expired_page(page.start),
@@ -201,6 +202,7 @@ impl Lister {
             .server
             .store
             .range(&range)
+            .await
             .map_err(|error| store_status(&error))?;
         let count = usize::try_from(first.count).unwrap_or(0);
         let mut walk = StoreWalk {
@@ -278,13 +280,21 @@ fn expired_page(start: String) -> Status {
 /// 504 for a revision that nobody has written yet.
 ///
 /// # Errors
-/// That status.
-pub(crate) fn check_future(server: &Server, revision: u64) -> Result<(), Status> {
-    let current = revision_u64(server.store.revision());
+/// That status, or that the store does not answer.
+pub(crate) async fn check_future(server: &Server, revision: u64) -> Result<(), Status> {
+    if revision <= revision_u64(server.store.seen()) {
+        return Ok(());
+    }
+    let current = newest(server).await?;
     if revision > current {
         return Err(Status::resource_version_too_large(revision, current));
     }
     Ok(())
+}
+
+async fn newest(server: &Server) -> Result<u64, Status> {
+    let revision = server.store.revision().await;
+    revision.map(revision_u64).map_err(|error| store_status(&error))
 }
 
 /// Waits until the cache is as fresh as asked.
@@ -292,12 +302,11 @@ pub(crate) fn check_future(server: &Server, revision: u64) -> Result<(), Status>
 /// # Errors
 /// 504 when the revision lies in the future or the cache does not get there in time.
 pub(crate) async fn fresh(server: &Server, cache: &Cache, at: At) -> Result<(), Status> {
-    let current = revision_u64(server.store.revision());
     let target = match at {
-        At::Newest => current,
+        At::Newest => newest(server).await?,
         At::Any => 0,
         At::NotOlderThan(revision) | At::Exact(revision) => {
-            check_future(server, revision)?;
+            check_future(server, revision).await?;
             revision
         }
     };

@@ -15,7 +15,7 @@ use crate::version;
 
 /// Answers a path outside `/api/V/…` and `/apis/G/V/…`. Authentication and authorisation are done.
 pub(crate) async fn respond(server: &Arc<Server>, head: &Head) -> Response<ApiBody> {
-    if let Some(response) = health::respond(server, head) {
+    if let Some(response) = health::respond(server, head).await {
         return response;
     }
     let snapshot = server.resources.snapshot();

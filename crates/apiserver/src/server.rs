@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use setpoint_apimachinery::Status;
 use setpoint_base::{Stop, TaskGroup, TraceContext, WallClock};
-use setpoint_store::Store;
+use setpoint_store::Log;
 use setpoint_store::types::LeaseId;
 
 use crate::crd::control::Definitions;
@@ -22,7 +22,7 @@ use crate::storage::Storage;
 /// The state behind every clone of the service.
 pub(crate) struct Server {
     /// The log everything is in.
-    pub(crate) store: Store,
+    pub(crate) store: Log,
     /// Limits and times.
     pub(crate) options: Options,
     /// Calendar time for `creationTimestamp` and the like.

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use setpoint_apimachinery::encoded::Encoded;
 use setpoint_apimachinery::status::Status;
 use setpoint_base::Stop;
-use setpoint_store::WatchStream;
+use setpoint_store::LogWatch;
 use setpoint_store::types::{Event, EventKind, KeyRange, Revision, WatchSpec, WatchUpdate};
 use tokio::time::{Instant, sleep_until};
 
@@ -70,7 +70,7 @@ enum Source {
         position: u64,
     },
     Ring(u64),
-    History(Box<WatchStream>),
+    History(Box<LogWatch>),
     Done,
 }
 
@@ -131,13 +131,12 @@ impl Watch {
         if let Some(position) = setup.cache.position(revision) {
             return Source::Ring(position);
         }
-        let mut stream = setup.server.store.watch();
         let from = Revision(i64::try_from(revision).unwrap_or(i64::MAX - 1)).next();
         let mut spec = WatchSpec::new(KeyRange::prefix(setup.storage.prefix()), Some(from));
         spec.prev_kv = true;
-        if stream.create(spec).is_err() {
+        let Ok(mut stream) = setup.server.store.watch(spec) else {
             return Source::Done;
-        }
+        };
         // An answer that everything is delivered lets an idle watch leave the history again.
         stream.request_progress();
         Source::History(Box::new(stream))
@@ -275,7 +274,7 @@ impl Watch {
         let now = Instant::now();
         self.last_bookmark_due = self.last_bookmark_due && now + LAST_BOOKMARK < self.end;
         self.bookmark = now + jittered(self.setup.server.options.bookmark_interval);
-        let current = revision_u64(self.setup.server.store.revision());
+        let current = revision_u64(self.setup.server.store.seen());
         self.setup.cache.reach(current, Duration::from_secs(1)).await;
         let (shown, end) = self.setup.cache.tip();
         if matches!(self.source, Source::Ring(position) if position == end) {
@@ -295,7 +294,7 @@ impl Watch {
             () = self.stop.cancelled() => None,
             () = self.retired.cancelled() => None,
             () = sleep_until(self.end) => None,
-            update = stream.next() => update,
+            update = stream.next() => update.ok(),
         };
         match update {
             None => self.source = Source::Done,

@@ -14,9 +14,11 @@ mod handle;
 mod log;
 mod metrics;
 mod options;
+mod seam;
 mod watch;
 
 pub use error::{Error, OpenError};
 pub use handle::Store;
 pub use options::Options;
+pub use seam::{Log, LogWatch};
 pub use watch::WatchStream;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use setpoint_apimachinery::encoded::Encoded;
 use setpoint_base::{Backoff, BackoffPolicy, Chain, Stop};
 use setpoint_store::types::{EventKind, KeyRange, Range, Revision, WatchSpec, WatchUpdate};
-use setpoint_store::{Error, Store, WatchStream};
+use setpoint_store::{Error, Log, LogWatch};
 
 use super::{Cache, Incoming};
 use crate::storage::Storage;
@@ -22,8 +22,8 @@ const RETRY: BackoffPolicy = BackoffPolicy {
     jitter: 0.5,
 };
 
-/// Feeds the cache until `stop`. A store that fails is tried again; a store that stops ends it.
-pub(crate) async fn run(cache: Arc<Cache>, storage: Arc<Storage>, store: Store, stop: Stop) {
+/// Feeds the cache until `stop`. A log that fails is tried again; one that stops ends it.
+pub(crate) async fn run(cache: Arc<Cache>, storage: Arc<Storage>, store: Log, stop: Stop) {
     let mut backoff = Backoff::new(RETRY, fastrand::u64(..));
     loop {
         let feed = Feed {
@@ -37,8 +37,8 @@ pub(crate) async fn run(cache: Arc<Cache>, storage: Arc<Storage>, store: Store, 
             ended = feed.once() => ended,
         };
         match ended {
-            Ok(()) | Err(Error::Stopped) => return,
-            Err(error) => {
+            Error::Stopped => return,
+            error => {
                 tracing::warn!(resource = %storage.prefix_text(), error = %Chain(&error), "object cache lists again");
             }
         }
@@ -52,20 +52,27 @@ pub(crate) async fn run(cache: Arc<Cache>, storage: Arc<Storage>, store: Store, 
 struct Feed<'a> {
     cache: &'a Cache,
     storage: &'a Storage,
-    store: &'a Store,
+    store: &'a Log,
 }
 
 impl Feed<'_> {
-    /// Lists, then follows. `Ok` when the store stops.
-    async fn once(&self) -> Result<(), Error> {
+    /// Lists, then follows, until that ends.
+    async fn once(&self) -> Error {
+        match self.begin().await {
+            Ok(mut watch) => self.follow(&mut watch).await,
+            Err(error) => error,
+        }
+    }
+
+    /// Shows what is there, and watches what comes.
+    async fn begin(&self) -> Result<LogWatch, Error> {
         let (objects, revision) = self.list().await?;
-        let mut stream = self.store.watch();
         let keys = KeyRange::prefix(self.storage.prefix());
         let mut spec = WatchSpec::new(keys, Some(Revision(revision).next()));
         spec.prev_kv = false;
-        stream.create(spec)?;
+        let watch = self.store.watch(spec)?;
         self.cache.replace(objects, revision_u64(Revision(revision)));
-        self.follow(&mut stream).await
+        Ok(watch)
     }
 
     async fn list(&self) -> Result<(Vec<Encoded>, i64), Error> {
@@ -77,7 +84,7 @@ impl Feed<'_> {
             let mut range = Range::of(tail(&whole, start));
             range.limit = LIST_PAGE;
             range.revision = revision;
-            let page = self.store.range(&range)?;
+            let page = self.store.range(&range).await?;
             revision = revision.or(Some(page.revision));
             objects.extend(page.kvs.iter().filter_map(|kv| self.storage.read(kv, None)));
             let (true, Some(last)) = (page.more, page.kvs.last()) else {
@@ -88,7 +95,7 @@ impl Feed<'_> {
         }
     }
 
-    async fn follow(&self, stream: &mut WatchStream) -> Result<(), Error> {
+    async fn follow(&self, stream: &mut LogWatch) -> Error {
         loop {
             let update = tokio::select! {
                 update = stream.next() => update,
@@ -98,17 +105,17 @@ impl Feed<'_> {
                 }
             };
             match update {
-                None => return Ok(()),
-                Some(WatchUpdate::Compacted { floor, .. }) => {
-                    return Err(Error::Compacted {
+                Err(error) => return error,
+                Ok(WatchUpdate::Compacted { floor, .. }) => {
+                    return Error::Compacted {
                         asked: Revision(i64::try_from(self.cache.shown()).unwrap_or(i64::MAX)),
                         floor,
-                    });
+                    };
                 }
-                Some(WatchUpdate::Progress { revision, .. }) => {
+                Ok(WatchUpdate::Progress { revision, .. }) => {
                     self.cache.apply(Vec::new(), revision_u64(revision));
                 }
-                Some(WatchUpdate::Events { events, .. }) => {
+                Ok(WatchUpdate::Events { events, .. }) => {
                     let shown = events
                         .last()
                         .map_or(0, |event| revision_u64(event.kv.mod_revision));

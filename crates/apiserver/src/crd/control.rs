@@ -245,7 +245,7 @@ impl Controller {
     /// Recomputes a definition's status; written only when it changes.
     async fn refresh(&self, name: &str) -> Result<(), Status> {
         let store = &self.server.store;
-        let Some(current) = commit::load(store, &self.home, "", name)? else {
+        let Some(current) = commit::load(store, &self.home, "", name).await? else {
             return Ok(());
         };
         let mut object = decode(&current)?;
@@ -319,7 +319,7 @@ impl Emptier {
             return Ok(false);
         }
         let store = &self.server.store;
-        let Some(current) = commit::load(store, &self.home, "", &self.definition.name)? else {
+        let Some(current) = commit::load(store, &self.home, "", &self.definition.name).await? else {
             return Ok(true);
         };
         let mut object = decode(&current)?;
@@ -343,14 +343,18 @@ impl Emptier {
     /// Whether no object is left. Objects with finalizers are marked and waited for.
     async fn delete_objects(&self, objects: &Arc<Storage>) -> Result<bool, Status> {
         let cache = objects.cache(&self.server);
-        let now = crate::cache::feed::revision_u64(self.server.store.revision());
-        cache.reach(now, self.server.options.request_timeout).await;
+        let now = self.server.store.revision().await;
+        let now = now.map_err(|error| crate::store_error::store_status(&error))?;
+        let now = crate::cache::feed::revision_u64(now);
+        if !cache.reach(now, self.server.options.request_timeout).await {
+            return Ok(false);
+        }
         let mut walk = cache.picture().objects.walk();
         let mut left = false;
         while let Some(object) = walk.step() {
             left = true;
             let header = object.header();
-            let found = commit::load(&self.server.store, objects, &header.namespace, &header.name)?;
+            let found = commit::load(&self.server.store, objects, &header.namespace, &header.name).await?;
             let Some(current) = found else { continue };
             let trace = TraceContext::random();
             if current.object.header().finalizers == 0 {

@@ -233,14 +233,14 @@ impl Namespaces {
         {
             let resource = info.group_resource().to_string();
             let emptied = async {
-                if self.count(info, namespace)? == 0 {
+                if self.count(info, namespace).await? == 0 {
                     return Ok(());
                 }
                 let path = collection(info, namespace);
                 self.front
                     .send(Method::DELETE, &path, "application/json", None)
                     .await?;
-                let left = self.count(info, namespace)?;
+                let left = self.count(info, namespace).await?;
                 if left > 0 {
                     remains.objects.insert(resource.clone(), left);
                     let path = format!("{path}?limit={COUNTED_MAX}");
@@ -259,13 +259,14 @@ impl Namespaces {
     }
 
     /// Objects of the resource in the namespace, counted by the store's index without reading one.
-    fn count(&self, info: &ResourceInfo, namespace: &str) -> Result<usize, Status> {
+    async fn count(&self, info: &ResourceInfo, namespace: &str) -> Result<usize, Status> {
         let mut range = Range::of(KeyRange::prefix(&info.home.key_prefix(namespace)));
         range.count_only = true;
         let counted = self
             .server
             .store
             .range(&range)
+            .await
             .map_err(|error| crate::store_error::store_status(&error))?;
         Ok(usize::try_from(counted.count).unwrap_or(0))
     }

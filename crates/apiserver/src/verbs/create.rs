@@ -72,8 +72,11 @@ impl Call {
         let key = storage.key(self.namespace(), &name);
         let body = encode(&self.for_storage(object));
         for _ in 0..NAMESPACE_TRIES {
-            let guard = self.admit_namespace(&name)?;
-            if commit::load(&self.server.store, &storage, self.namespace(), &name)?.is_some() {
+            let guard = self.admit_namespace(&name).await?;
+            if commit::load(&self.server.store, &storage, self.namespace(), &name)
+                .await?
+                .is_some()
+            {
                 return Ok(None);
             }
             if dry_run {
@@ -94,13 +97,13 @@ impl Call {
 
     /// Objects are created only in namespaces that exist and stay; the condition keeps it so until the
     /// write (`plugin/pkg/admission/namespace/lifecycle`).
-    fn admit_namespace(&self, name: &str) -> Result<Option<Compare>, Status> {
+    async fn admit_namespace(&self, name: &str) -> Result<Option<Compare>, Status> {
         let namespace = self.namespace();
         if namespace.is_empty() {
             return Ok(None);
         }
         let storage = &self.server.namespaces;
-        let found = commit::load(&self.server.store, storage, "", namespace)?;
+        let found = commit::load(&self.server.store, storage, "", namespace).await?;
         let Some(current) = found else {
             let namespaces = GroupResource::new("", "namespaces");
             return Err(Status::not_found(&namespaces, namespace));

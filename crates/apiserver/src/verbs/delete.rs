@@ -131,7 +131,7 @@ impl Call {
 
     async fn delete_one(&self, options: &DeleteOptions) -> Result<Deleted, Status> {
         for _ in 0..TRIES {
-            let current = self.load()?;
+            let current = self.load().await?;
             if let Some(deleted) = self.try_delete(current, options).await? {
                 return Ok(deleted);
             }

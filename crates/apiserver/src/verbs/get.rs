@@ -19,9 +19,9 @@ impl Call {
     /// One object, read from the store: always the newest.
     pub(super) async fn get(&mut self) -> Result<Response<ApiBody>, Status> {
         if let Some(asked) = revision(&self.head.query)? {
-            check_future(&self.server, asked)?;
+            check_future(&self.server, asked).await?;
         }
-        let current = self.load()?;
+        let current = self.load().await?;
         self.object(StatusCode::OK, &current.object)
     }
 

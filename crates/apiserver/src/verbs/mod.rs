@@ -93,7 +93,7 @@ pub(crate) async fn respond(
             _ => Err(call.not_allowed(verb)),
         },
         (verb, "scale") if call.info.scale().is_some() => match verb {
-            "get" => call.get_scale(),
+            "get" => call.get_scale().await,
             "update" => call.update_scale().await,
             "patch" => call.patch_scale().await,
             _ => Err(call.not_allowed(verb)),
@@ -194,9 +194,10 @@ impl Call {
     ///
     /// # Errors
     /// 404 when there is none.
-    pub(crate) fn load(&self) -> Result<Current, Status> {
+    pub(crate) async fn load(&self) -> Result<Current, Status> {
         let storage = &self.info.home;
-        commit::load(&self.server.store, storage, self.namespace(), &self.path.name)?
+        commit::load(&self.server.store, storage, self.namespace(), &self.path.name)
+            .await?
             .ok_or_else(|| self.not_found())
     }
 

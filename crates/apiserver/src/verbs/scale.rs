@@ -11,8 +11,8 @@ use crate::object;
 
 impl Call {
     /// The Scale of an object.
-    pub(super) fn get_scale(&self) -> Result<Response<ApiBody>, Status> {
-        let current = self.load()?;
+    pub(super) async fn get_scale(&self) -> Result<Response<ApiBody>, Status> {
+        let current = self.load().await?;
         let object = self.for_request(&current.object)?;
         Ok(json_response(&self.scale_of(&object)))
     }

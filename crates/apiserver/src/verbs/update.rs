@@ -41,7 +41,11 @@ impl Call {
             )));
         }
         let creates = part == Part::Main && self.info.create_on_update();
-        if creates && commit::load(&self.server.store, &self.info.home, self.namespace(), &name)?.is_none() {
+        if creates
+            && commit::load(&self.server.store, &self.info.home, self.namespace(), &name)
+                .await?
+                .is_none()
+        {
             let unversioned = object::meta_text(&object, "resourceVersion").is_empty();
             if unversioned {
                 let created = self.create_object(object).await?;
@@ -67,7 +71,7 @@ impl Call {
     ) -> Result<Updated, Status> {
         let dry_run = self.dry_run()?;
         for _ in 0..TRIES {
-            let current = self.load()?;
+            let current = self.load().await?;
             let old = self.for_request(&current.object)?;
             let mut new = make(&old)?;
             self.check_version(&old, &new)?;

@@ -4,6 +4,7 @@
 mod engine;
 mod mutation;
 mod recovery;
+mod regressions;
 mod sim;
 mod support;
 mod watching;

@@ -26,6 +26,7 @@ use pb::watch_request::RequestUnion;
 
 mod kv;
 mod raw;
+mod traps;
 mod watch;
 
 /// A front on a port of its own.

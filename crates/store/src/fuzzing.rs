@@ -4,6 +4,7 @@
 
 use crate::core::checkpoint;
 use crate::core::header::Header;
+use crate::core::meta::{MetaRef, Table};
 use crate::core::record::{self, Encoder, Kind, Record};
 
 pub use crate::etcd::fuzzing::{REQUESTS, request as etcd_request};
@@ -60,6 +61,10 @@ fn walk(record: &Record<'_>) -> usize {
         let Ok(op) = op else { break };
         assert!(op.key().len() <= record.len, "a key lies inside its record");
     }
+    for entry in record.meta() {
+        let Ok(entry) = entry else { break };
+        assert!(entry.key.len() <= record.len, "a key lies inside its record");
+    }
     record.len
 }
 
@@ -74,6 +79,15 @@ pub fn valid_records() -> Vec<u8> {
     encoder.delete(1, b"gone too");
     encoder.end();
     encoder.begin(Kind::Compact { floor: 2 }, 2, None);
+    encoder.end();
+    encoder.begin(Kind::Meta, 2, None);
+    for value in [Some(&b"value"[..]), None] {
+        encoder.meta(&MetaRef {
+            table: Table::AUTH,
+            key: b"key",
+            value,
+        });
+    }
     encoder.end();
     encoder.seal(0, SALT, false)
 }

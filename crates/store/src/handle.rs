@@ -172,6 +172,34 @@ impl Store {
             .collect()
     }
 
+    /// A side table: its keys in order, with their values.
+    #[must_use]
+    pub fn meta(&self, table: Table) -> Vec<(bytes::Bytes, bytes::Bytes)> {
+        let tables = self.shared().tables.read();
+        let entries = tables.table(table);
+        entries.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// The value of one key of a side table.
+    #[must_use]
+    pub fn meta_get(&self, table: Table, key: &[u8]) -> Option<bytes::Bytes> {
+        self.shared().tables.read().get(table, key).cloned()
+    }
+
+    /// Changes side tables, all or nothing, without a revision; `false`, and no change, if something is not as
+    /// expected. Returns once the change is durable. Goes on when the disk is full.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] when the tables would be larger than 64 MiB, [`Error::RequestTooLarge`], or as
+    /// [`Store::put`].
+    pub async fn meta_write(&self, txn: MetaTxn) -> Result<bool, Error> {
+        let bytes = txn.bytes();
+        if bytes > self.shared().options.request_bytes_max {
+            return Err(Error::RequestTooLarge);
+        }
+        self.propose(None, bytes, |reply| Command::Meta(txn, reply)).await
+    }
+
     /// The newest committed revision.
     #[must_use]
     pub fn revision(&self) -> Revision {

@@ -8,6 +8,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use setpoint_base::TraceContext;
 
+pub use crate::core::meta::{MetaTxn, MetaWrite, Table};
+
 /// A position in the log: etcd's revision, Kubernetes' `resourceVersion`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub i64);

@@ -7,5 +7,6 @@ mod recovery;
 mod regressions;
 mod sim;
 mod support;
+mod tables;
 mod watching;
 mod wire;

@@ -5,7 +5,8 @@
 //! block*                              length u32, crc32c(number of the block u64, body) u32, body
 //! ```
 //!
-//! The first block says where in the log the checkpoint stands and which segments it speaks of; then come
+//! The first block says where in the log the checkpoint stands, which segments it speaks of, the leases and
+//! the side tables; then come
 //! blocks of keys in order, each key without the prefix it shares with the one before in its block; an empty
 //! block ends the file. A file that does not read back to its end is no checkpoint: the log is the truth, and
 //! is replayed as a whole instead.
@@ -13,8 +14,9 @@
 //! It is written while the store goes on, in steps: it holds every version up to its revision that is still
 //! reachable, and none above; the log behind its position supplies the rest.
 
+use super::codec::{Reader, put_varint};
 use super::index::{Index, Location, Version};
-use super::record::{Reader, put_varint};
+use super::meta::{Tables, entries};
 
 const MAGIC: &[u8; 8] = b"SPCKPT\0\x01";
 /// Body size from which on a block is closed.
@@ -33,6 +35,8 @@ pub(crate) struct Meta {
     pub(crate) files: Vec<(u64, u32)>,
     /// Id and TTL.
     pub(crate) leases: Vec<(i64, i64)>,
+    /// Nothing is written for empty ones, so a file from before there were any reads as that.
+    pub(crate) tables: Tables,
 }
 
 /// Builds the blocks of a checkpoint.
@@ -68,6 +72,9 @@ impl Builder {
         for (id, ttl) in &meta.leases {
             put_varint(&mut builder.block, *id as u64);
             put_varint(&mut builder.block, *ttl as u64);
+        }
+        for entry in meta.tables.entries() {
+            entry.encode(&mut builder.block);
         }
         let mut bytes = MAGIC.to_vec();
         bytes.extend(builder.close());
@@ -183,6 +190,7 @@ pub(crate) fn sample_blocks() -> Vec<u8> {
         offset: 4_096,
         files: vec![(1, 0), (2, 3)],
         leases: vec![(-5, 60), (7, 9)],
+        tables: Tables::sample(),
     };
     let old = Version {
         modified: 4,
@@ -238,7 +246,10 @@ fn meta(block: &[u8]) -> Option<Meta> {
     for _ in 0..rest.varint()? {
         meta.leases.push((rest.varint()? as i64, rest.varint()? as i64));
     }
-    (rest.at == block.len() && meta.revision >= 1).then_some(meta)
+    for entry in entries(&block[rest.at..]) {
+        meta.tables.apply(&entry?);
+    }
+    (meta.revision >= 1).then_some(meta)
 }
 
 fn keys(block: &[u8], numbers: &[u32], revision: i64, index: &mut Index) -> Option<()> {
@@ -308,6 +319,7 @@ mod tests {
             offset: 4_096,
             files: vec![(1, 0), (2, 3)],
             leases: vec![(-5, 60), (7, 9)],
+            tables: Tables::sample(),
         };
         let (mut builder, mut bytes) = Builder::new(&meta);
         let keys = 300;
@@ -355,6 +367,19 @@ mod tests {
             seen += 1;
         });
         assert_eq!(seen as usize, keys);
+    }
+
+    #[test]
+    fn a_checkpoint_from_before_there_were_tables_reads_as_one_without() {
+        let (meta, ..) = sample();
+        let before = Meta {
+            tables: Tables::default(),
+            ..meta.clone()
+        };
+        let ((_, with), (_, without)) = (Builder::new(&meta), Builder::new(&before));
+        assert!(without.len() < with.len());
+        assert_eq!(read_meta(&without).unwrap(), before);
+        assert_eq!(read_meta(&with).unwrap(), meta);
     }
 
     #[test]

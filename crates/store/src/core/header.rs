@@ -1,6 +1,6 @@
 //! The first bytes of a segment: what it is and what came before it.
 
-use super::record::Reader;
+use super::codec::Reader;
 
 /// Bytes of a header; the first record follows.
 pub(crate) const HEADER: u32 = 128;

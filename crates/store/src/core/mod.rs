@@ -3,10 +3,12 @@
 pub(crate) mod batch;
 pub(crate) mod check;
 pub(crate) mod checkpoint;
+pub(crate) mod codec;
 pub(crate) mod eval;
 pub(crate) mod header;
 pub(crate) mod index;
 pub(crate) mod lease;
+pub(crate) mod meta;
 pub(crate) mod overlay;
 pub(crate) mod record;
 pub(crate) mod select;

@@ -4,7 +4,7 @@
 //! offset size
 //!      0    4  length of the body, little endian
 //!      4    4  crc32c(segment salt u64, record offset u32, length u32, body)
-//!      8    1  kind: 1 revision, 2 compact, 3 grant, 4 revoke
+//!      8    1  kind: 1 revision, 2 compact, 3 grant, 4 revoke, 5 meta
 //!      9    1  flags: bit 0 = a trace follows the revision
 //!     10    4  offset of the first record of the same commit
 //!     14    8  revision: the record's own, or the store's when the record made none
@@ -20,6 +20,9 @@
 //! Nothing here does I/O or panics on any input.
 
 use setpoint_base::TraceContext;
+
+use super::codec::{Reader, put_varint};
+use super::meta::{self, MetaRef};
 
 /// Length and checksum.
 pub(crate) const FRAME: usize = 8;
@@ -43,6 +46,8 @@ pub(crate) enum Kind {
     Grant { id: i64, ttl: i64 },
     /// A lease ends; deletions of its keys follow, and make a revision if there are any.
     Revoke { id: i64 },
+    /// Side tables change, without a revision; the entries follow.
+    Meta,
 }
 
 impl Kind {
@@ -52,6 +57,7 @@ impl Kind {
             Self::Compact { .. } => 2,
             Self::Grant { .. } => 3,
             Self::Revoke { .. } => 4,
+            Self::Meta => 5,
         }
     }
 }
@@ -97,6 +103,7 @@ pub(crate) struct Record<'a> {
     ops: &'a [u8],
     ops_at: usize,
     ops_count: u32,
+    meta: &'a [u8],
 }
 
 /// Why bytes are not a record.
@@ -136,7 +143,7 @@ pub(crate) fn parse(bytes: &[u8], offset: u32, salt: u64) -> Result<Record<'_>, 
 pub(crate) fn plausible(bytes: &[u8], offset: u32, after: u32) -> bool {
     let Ok((body, _)) = frame(bytes) else { return false };
     let start = u32_at(body, 2).unwrap_or(0);
-    matches!(body[0], 1..=4) && body[1] & !FLAG_TRACE == 0 && start > after && start <= offset
+    matches!(body[0], 1..=5) && body[1] & !FLAG_TRACE == 0 && start > after && start <= offset
 }
 
 fn frame(bytes: &[u8]) -> Result<(&[u8], u32), Bad> {
@@ -200,11 +207,16 @@ fn content(body: &[u8]) -> Option<Record<'_>> {
             ttl: rest.i64()?,
         },
         4 => Kind::Revoke { id: rest.i64()? },
+        5 => Kind::Meta,
         _ => return None,
     };
     let ops_count = match kind {
         Kind::Revision | Kind::Revoke { .. } => rest.u32()?,
-        Kind::Compact { .. } | Kind::Grant { .. } => 0,
+        Kind::Compact { .. } | Kind::Grant { .. } | Kind::Meta => 0,
+    };
+    let (ops, meta) = match kind {
+        Kind::Meta => (&body[..0], &body[rest.at..]),
+        _ => (&body[rest.at..], &body[..0]),
     };
     Some(Record {
         kind,
@@ -212,9 +224,10 @@ fn content(body: &[u8]) -> Option<Record<'_>> {
         revision,
         trace,
         len: FRAME + body.len(),
-        ops: &body[rest.at..],
+        ops,
         ops_at: FRAME + rest.at,
         ops_count,
+        meta,
     })
 }
 
@@ -241,6 +254,11 @@ impl<'a> Record<'a> {
             }
             Some(op)
         })
+    }
+
+    /// The changes to side tables, in order. Ends early, with an error, where the content is malformed.
+    pub(crate) fn meta(&self) -> impl Iterator<Item = Result<MetaRef<'a>, Bad>> + use<'a> {
+        meta::entries(self.meta).map(|entry| entry.ok_or(Bad::Content))
     }
 
     /// Whether the record made a revision of its own.
@@ -279,64 +297,6 @@ fn op<'a>(rest: &mut Reader<'a>, base: usize) -> Option<OpRef<'a>> {
     }
 }
 
-/// Reads little-endian numbers and varints; `None` at the end.
-pub(crate) struct Reader<'a> {
-    pub(crate) bytes: &'a [u8],
-    pub(crate) at: usize,
-}
-
-impl<'a> Reader<'a> {
-    pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let end = self.at.checked_add(len)?;
-        let taken = self.bytes.get(self.at..end)?;
-        self.at = end;
-        Some(taken)
-    }
-
-    pub(crate) fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    pub(crate) fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
-    }
-
-    pub(crate) fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
-
-    pub(crate) fn i64(&mut self) -> Option<i64> {
-        Some(i64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
-
-    pub(crate) fn varint(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-}
-
-/// Appends a varint (seven bits a byte, low first).
-pub(crate) fn put_varint(buf: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        buf.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    buf.push(value as u8);
-}
-
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
@@ -372,7 +332,7 @@ impl Encoder {
             self.buf.extend_from_slice(&trace.to_bytes());
         }
         match kind {
-            Kind::Revision => (),
+            Kind::Revision | Kind::Meta => (),
             Kind::Compact { floor } => self.buf.extend_from_slice(&floor.to_le_bytes()),
             Kind::Grant { id, ttl } => {
                 self.buf.extend_from_slice(&id.to_le_bytes());
@@ -420,6 +380,11 @@ impl Encoder {
         self.buf.extend_from_slice(key);
     }
 
+    /// Adds a change to a side table.
+    pub(crate) fn meta(&mut self, entry: &MetaRef<'_>) {
+        entry.encode(&mut self.buf);
+    }
+
     /// Ends the record begun last.
     pub(crate) fn end(&mut self) {
         if self.count > 0 {
@@ -449,8 +414,21 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::meta::Table;
 
     const SALT: u64 = 0x1234_5678_9abc_def0;
+    const META: [MetaRef<'_>; 2] = [
+        MetaRef {
+            table: Table::AUTH,
+            key: b"enabled",
+            value: Some(b"1"),
+        },
+        MetaRef {
+            table: Table::AUTH_USERS,
+            key: b"alice",
+            value: None,
+        },
+    ];
 
     fn sample() -> Vec<u8> {
         let mut encoder = Encoder::default();
@@ -470,6 +448,9 @@ mod tests {
         encoder.begin(Kind::Revoke { id: 9 }, 3, None);
         encoder.delete(0, b"key");
         encoder.end();
+        encoder.begin(Kind::Meta, 3, None);
+        META.iter().for_each(|entry| encoder.meta(entry));
+        encoder.end();
         encoder.seal(128, SALT, false)
     }
 
@@ -478,6 +459,7 @@ mod tests {
         while at < bytes.len() {
             let record = parse(&bytes[at..], 128 + at as u32, SALT)?;
             record.ops().collect::<Result<Vec<_>, _>>()?;
+            record.meta().collect::<Result<Vec<_>, _>>()?;
             kinds.push(record.kind);
             at += record.len;
         }
@@ -521,9 +503,19 @@ mod tests {
             [
                 Kind::Compact { floor: 2 },
                 Kind::Grant { id: 9, ttl: 60 },
-                Kind::Revoke { id: 9 }
+                Kind::Revoke { id: 9 },
+                Kind::Meta
             ]
         );
+        let mut at = 0;
+        while at < bytes.len() {
+            let record = parse(&bytes[at..], 128 + at as u32, SALT).unwrap();
+            if record.kind == Kind::Meta {
+                assert_eq!(record.meta().collect::<Result<Vec<_>, _>>().unwrap(), META);
+                assert!(!record.has_ops() && record.ops().next().is_none());
+            }
+            at += record.len;
+        }
     }
 
     #[test]
@@ -571,13 +563,15 @@ mod tests {
         let bytes = sample();
         let body_len = u32_at(&bytes, 0).unwrap() as usize;
         for at in FRAME..FRAME + body_len {
-            for byte in [0, 1, 0x7f, 0x80, 0xff] {
+            // A kind of 5 makes the operations entries of a table.
+            for byte in [0, 1, 5, 0x7f, 0x80, 0xff] {
                 let mut hostile = bytes[..FRAME + body_len].to_vec();
                 hostile[at] = byte;
                 let crc = checksum(SALT, 128, &hostile[FRAME..]);
                 hostile[4..8].copy_from_slice(&crc.to_le_bytes());
                 if let Ok(record) = parse(&hostile, 128, SALT) {
                     record.ops().for_each(drop);
+                    record.meta().for_each(drop);
                 }
             }
         }

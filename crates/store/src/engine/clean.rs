@@ -4,6 +4,8 @@
 //! A deletion may be dropped only when no older segment can still hold a write of its key, or a replay of
 //! the whole log would bring the key back. A segment that was rewritten at floor F holds nothing that a
 //! deletion below F speaks of; so a deletion goes once every older segment was rewritten at a higher floor.
+//! Side tables follow the same rule. A write to one stays while its value is the current one: more than the
+//! last write of a key may stay then, but the last one always does, and it is replayed last.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 use super::janitor::Janitor;
 use super::shared::Shared;
 use crate::core::header::HEADER;
+use crate::core::meta::MetaRef;
 use crate::core::record::{Kind, OpRef};
 use crate::log::files::{Segment, is_full};
 use crate::log::rewrite::{self, Keep, Moved, Plan};
@@ -274,8 +277,20 @@ impl Keep for Reachable<'_> {
         match kind {
             // The headers of later segments carry the floor.
             Kind::Revision | Kind::Compact { .. } => false,
+            // Its entries decide.
+            Kind::Meta => false,
             Kind::Grant { id, .. } => self.shared.leases.lock().contains(id),
             Kind::Revoke { .. } => revision >= self.floor || self.speaks_of_older(revision),
+        }
+    }
+
+    fn meta(&self, revision: i64, entry: &MetaRef<'_>) -> bool {
+        match entry.value {
+            Some(value) => {
+                let tables = self.shared.tables.read();
+                tables.get(entry.table, entry.key).is_some_and(|now| now == value)
+            }
+            None => revision >= self.floor || self.speaks_of_older(revision),
         }
     }
 }

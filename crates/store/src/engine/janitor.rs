@@ -124,6 +124,7 @@ impl Janitor {
                 .map(|s| (s.header.id, s.header.generation))
                 .collect(),
             leases: shared.leases.lock().grants(),
+            tables: shared.tables.read().clone(),
         };
         match write(shared, &meta, &table) {
             Ok(bytes) => {

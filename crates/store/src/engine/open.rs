@@ -61,6 +61,7 @@ pub(crate) fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Engine, Open
     let start = Start {
         index: state.index,
         leases: state.leases,
+        tables: state.tables,
         tip: Tip {
             revision: state.revision,
             log_index: state.log_index,

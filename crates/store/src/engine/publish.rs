@@ -1,4 +1,4 @@
-//! Makes a durable commit visible: memory, index, leases, watchers.
+//! Makes a durable commit visible: memory, index, leases, side tables, watchers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +9,7 @@ use super::shared::{Shared, Tip};
 use crate::core::batch::Batch;
 use crate::core::eval::Write;
 use crate::core::index::{Location, Version};
+use crate::core::meta::MetaWrite;
 use crate::core::overlay::PENDING;
 use crate::core::record::{self, OpRef};
 use crate::core::select::kv;
@@ -36,6 +37,8 @@ pub(crate) struct Commit {
     pub(crate) start: u32,
     pub(crate) change: Change,
     pub(crate) writes: Vec<Write>,
+    /// Changes to side tables.
+    pub(crate) meta: Vec<MetaWrite>,
 }
 
 /// Publishes; the caller acknowledges afterwards.
@@ -125,6 +128,10 @@ fn apply(shared: &Shared, commits: &[Commit], segment: &crate::log::files::Segme
                 Change::Compact(floor) => shared.floor.store(floor, Ordering::Release),
                 Change::Grant { id, ttl } => leases.grant(id, ttl, tokio::time::Instant::now()),
                 Change::Revoke(id) => drop(leases.revoke(id)),
+            }
+            if !commit.meta.is_empty() {
+                let mut tables = shared.tables.write();
+                commit.meta.iter().for_each(|write| tables.apply(&write.entry()));
             }
             shared.committed.store(commit.revision, Ordering::Release);
         }

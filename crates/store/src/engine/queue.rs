@@ -8,7 +8,7 @@ use setpoint_base::TraceContext;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::types::{Delete, DeleteResult, LeaseId, Put, PutResult, Revision, Txn, TxnResult};
+use crate::types::{Delete, DeleteResult, LeaseId, MetaTxn, Put, PutResult, Revision, Txn, TxnResult};
 
 /// How often the sequencer looks at the line before it sleeps: waking a sleeping thread costs more than
 /// 30 µs on a virtual machine, so a short wait is cheaper awake.
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Compact(Revision, Reply<Revision>),
     Grant(LeaseId, i64, Reply<()>),
     Revoke(LeaseId, Reply<Revision>),
+    /// Changes side tables; whether what was expected was there.
+    Meta(MetaTxn, Reply<bool>),
     /// Leases that have ended; those that are gone already are passed over.
     Expire(Vec<i64>),
 }

@@ -15,11 +15,12 @@ use super::queue::{Command, Proposal};
 use super::shared::Shared;
 use crate::core::eval::{Eval, PROPOSAL_READ_BYTES_MAX, Write};
 use crate::core::lease::{TTL_MAX, TTL_MIN};
+use crate::core::meta::Pending;
 use crate::core::overlay::{Overlay, PENDING};
 use crate::core::record::{BODY_MAX, Encoder, Kind};
 use crate::error::Error;
 use crate::log::writer::{AppendError, Mark, Writer};
-use crate::types::{LeaseId, Revision};
+use crate::types::{LeaseId, MetaTxn, Revision};
 
 /// Bytes of proposals that go into one commit.
 const COMMIT_BYTES: usize = 4 << 20;
@@ -34,6 +35,7 @@ type Ack = Box<dyn FnOnce(Option<Error>) + Send>;
 #[derive(Default)]
 struct Draft {
     overlay: Overlay,
+    tables: Pending,
     records: Encoder,
     commits: Vec<Commit>,
     acks: Vec<Ack>,
@@ -187,6 +189,10 @@ impl Draft {
                 };
                 self.answer(reply, result);
             }
+            Command::Meta(txn, reply) => {
+                let result = self.meta(shared, txn, trace);
+                self.answer(reply, result);
+            }
             Command::Expire(ids) => {
                 for id in ids {
                     if self.revoke(shared, id, None) {
@@ -268,7 +274,36 @@ impl Draft {
             start,
             change,
             writes,
+            meta: Vec::new(),
         });
+    }
+
+    /// Changes side tables, even on a full disk: what they say matters most then, and they are bounded.
+    fn meta(&mut self, shared: &Shared, txn: MetaTxn, trace: Option<TraceContext>) -> Result<bool, Error> {
+        let tables = shared.tables.read();
+        if !self.tables.holds(&tables, &txn.expect) {
+            return Ok(false);
+        }
+        if !self.tables.add(&tables, &txn.writes) {
+            return Err(Error::NoSpace);
+        }
+        drop(tables);
+        if !txn.writes.is_empty() {
+            let start = self.records.len() as u32;
+            self.records.begin(Kind::Meta, self.revision, trace.as_ref());
+            txn.writes
+                .iter()
+                .for_each(|write| self.records.meta(&write.entry()));
+            self.records.end();
+            self.commits.push(Commit {
+                revision: self.revision,
+                start,
+                change: Change::None,
+                writes: Vec::new(),
+                meta: txn.writes,
+            });
+        }
+        Ok(true)
     }
 
     fn compact(&mut self, at: Revision) -> Result<Revision, Error> {
@@ -353,6 +388,7 @@ fn refuse(command: Command, error: Error) {
         Command::Compact(_, reply) => drop(reply.send(Err(error))),
         Command::Grant(_, _, reply) => drop(reply.send(Err(error))),
         Command::Revoke(_, reply) => drop(reply.send(Err(error))),
+        Command::Meta(_, reply) => drop(reply.send(Err(error))),
         Command::Expire(_) => (),
     }
 }

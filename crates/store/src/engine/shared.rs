@@ -13,6 +13,7 @@ use super::queue::Queue;
 use crate::core::check::Limits;
 use crate::core::index::{Index, Location, Version};
 use crate::core::lease::Leases;
+use crate::core::meta::Tables;
 use crate::core::select::Values;
 use crate::error::Error;
 use crate::log::files::{Files, Table};
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) queue: Queue,
     pub(crate) index: RwLock<Index>,
     pub(crate) leases: Mutex<Leases>,
+    /// Side tables, as of the newest commit.
+    pub(crate) tables: RwLock<Tables>,
     /// Changes only under the write lock of `index`, so that a reader's view and its revision agree.
     pub(crate) committed: AtomicI64,
     pub(crate) floor: AtomicI64,
@@ -69,6 +72,7 @@ pub(crate) struct Shared {
 pub(crate) struct Start {
     pub(crate) index: Index,
     pub(crate) leases: Leases,
+    pub(crate) tables: Tables,
     pub(crate) tip: Tip,
     pub(crate) floor: i64,
     pub(crate) cluster_id: u64,
@@ -85,6 +89,7 @@ impl Shared {
             spare,
             index: RwLock::new(start.index),
             leases: Mutex::new(start.leases),
+            tables: RwLock::new(start.tables),
             committed: AtomicI64::new(start.tip.revision),
             floor: AtomicI64::new(start.floor),
             tip: Mutex::new(start.tip),

@@ -19,6 +19,7 @@ use crate::core::checkpoint::Meta;
 use crate::core::header::{HEADER, Header, file_name, parse_file_name};
 use crate::core::index::{Index, Location, Version};
 use crate::core::lease::Leases;
+use crate::core::meta::Tables;
 use crate::core::record::{Bad, Kind, OpRef, Record};
 use crate::error::OpenError;
 
@@ -29,6 +30,7 @@ const LOST: u32 = u32::MAX - 1;
 pub(crate) struct State {
     pub(crate) index: Index,
     pub(crate) leases: Leases,
+    pub(crate) tables: Tables,
     pub(crate) revision: i64,
     pub(crate) floor: i64,
     /// Records of the log.
@@ -44,6 +46,7 @@ impl State {
         Self {
             index: Index::default(),
             leases: Leases::new(now),
+            tables: Tables::default(),
             revision: crate::types::Revision::INITIAL.0,
             floor: -1,
             log_index: 0,
@@ -72,6 +75,10 @@ impl State {
             Kind::Compact { floor } => self.floor = self.floor.max(floor),
             Kind::Grant { id, ttl } => self.leases.grant(id, ttl, now),
             Kind::Revoke { id } => drop(self.leases.revoke(id)),
+            Kind::Meta => (),
+        }
+        for entry in record.meta() {
+            self.tables.apply(&entry?);
         }
         self.revision = record.revision;
         self.log_index += 1;
@@ -305,6 +312,7 @@ fn restore(
         }
     });
     (state.index, state.revision, state.floor) = (index, meta.revision, meta.floor);
+    state.tables = meta.tables;
     state.lost = lost;
     Ok(Some(Saved {
         segment: meta.segment,

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::files::{Files, Segment};
 use super::scan;
 use crate::core::header::{HEADER, Header, file_name};
+use crate::core::meta::MetaRef;
 use crate::core::record::{Encoder, Kind, OpRef, Record};
 
 const TEMPORARY: &str = "rewrite.tmp";
@@ -20,6 +21,8 @@ pub(crate) trait Keep {
     fn op(&self, revision: i64, op: &OpRef<'_>) -> bool;
     /// Whether a record is needed beside its operations.
     fn record(&self, revision: i64, kind: Kind) -> bool;
+    /// Whether a change to a side table is needed.
+    fn meta(&self, revision: i64, entry: &MetaRef<'_>) -> bool;
 }
 
 /// A value that got a new place.
@@ -37,7 +40,8 @@ pub(crate) struct Plan {
     moved: Vec<Moved>,
     /// Revisions and where their records begin.
     marks: Vec<(i64, u32)>,
-    /// Whether the segment, as it is, holds deletions or ended leases, which speak about other segments.
+    /// Whether the segment, as it is, holds deletions (of keys, or in side tables) or ended leases, which speak
+    /// about other segments.
     pub(crate) speaks_of_others: bool,
 }
 
@@ -82,6 +86,9 @@ impl Plan {
             }
         }
         self.speaks_of_others |= matches!(record.kind, Kind::Revoke { .. });
+        if record.kind == Kind::Meta {
+            return self.meta(record, keep);
+        }
         if ops.is_empty() && !keep.record(record.revision, record.kind) {
             return Ok(());
         }
@@ -116,6 +123,24 @@ impl Plan {
             });
         }
         self.records.end();
+        Ok(())
+    }
+
+    fn meta(&mut self, record: &Record<'_>, keep: &dyn Keep) -> Result<(), crate::core::record::Bad> {
+        let mut kept = Vec::new();
+        for entry in record.meta() {
+            let entry = entry?;
+            self.speaks_of_others |= entry.value.is_none();
+            if keep.meta(record.revision, &entry) {
+                kept.push(entry);
+            }
+        }
+        if !kept.is_empty() {
+            self.records
+                .begin(record.kind, record.revision, record.trace.as_ref());
+            kept.iter().for_each(|entry| self.records.meta(entry));
+            self.records.end();
+        }
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 use super::method::{METHODS, Method};
 use super::server::Shared;
 use super::wire::Reply;
-use super::{http as plain, kv, lease, maintenance, status, watch};
+use super::{election, health, http as plain, kv, lease, lock, maintenance, status, watch};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// The flag byte and the length before each message.
@@ -30,6 +30,9 @@ pub(super) const FRAME_BYTES: usize = 5;
 const COUNTED_BYTES: usize = 64 << 10;
 /// Answers up to this size are handed to the protocol without asking for room.
 const SMALL_BYTES: usize = 16 << 10;
+
+/// The patience of a client that names none: 100 years, which timers can count.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The client has gone; nothing can be said to it.
 #[derive(Debug)]
@@ -79,6 +82,8 @@ pub(super) fn begin(
     };
     if method.is_stream() {
         Box::pin(stream(call, stop.clone()))
+    } else if method.waits() {
+        Box::pin(waiting(call, stop.clone()))
     } else {
         Box::pin(unary(call))
     }
@@ -91,6 +96,52 @@ async fn unary(mut call: Call) {
     match result {
         Ok(reply) => call.outbound.reply(reply).await,
         Err(status) => call.outbound.fail(&status),
+    }
+}
+
+/// One answer, for which the client may wait as long as it likes: until then the call ends with its client's patience,
+/// its reset, or the stop. Dropping it cleans up.
+async fn waiting(mut call: Call, stop: Stop) {
+    let patience = call.patience.unwrap_or(FOREVER);
+    let Call {
+        shared,
+        method,
+        inbound,
+        outbound,
+        trace,
+        ..
+    } = &mut call;
+    let result = tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(status::stopped()),
+        () = outbound.reset() => Err(Status::cancelled("context canceled")),
+        result = timeout(patience, receive_and_wait(shared, *method, inbound, *trace)) => {
+            result.unwrap_or_else(|_| Err(out_of_patience()))
+        }
+    };
+    let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+    call.shared.metrics.ended(call.method, code);
+    match result {
+        Ok(reply) => call.outbound.reply(reply).await,
+        Err(status) => call.outbound.fail(&status),
+    }
+}
+
+async fn receive_and_wait(
+    shared: &Arc<Shared>,
+    method: Method,
+    inbound: &mut Inbound,
+    trace: Option<TraceContext>,
+) -> Result<Reply, Status> {
+    let limit = shared.options.request_timeout;
+    let request = timeout(limit, inbound.message()).await;
+    let request = request
+        .map_err(|_| status::timed_out())??
+        .ok_or_else(|| Status::internal("unexpected EOF"))?;
+    match method {
+        Method::Lock => lock::lock(shared, request, trace).await,
+        Method::Campaign => election::campaign(shared, request, trace).await,
+        method => Err(unimplemented(method)),
     }
 }
 
@@ -114,6 +165,8 @@ async fn serve_stream(call: &mut Call) -> Result<(), Status> {
         Method::Watch => watch::serve(call).await,
         Method::LeaseKeepAlive => lease::keep_alive(call).await,
         Method::RangeStream => kv::range_stream(call).await,
+        Method::Observe => election::observe(call).await,
+        Method::HealthWatch => health::watch(call).await,
         method => Err(unimplemented(method)),
     }
 }
@@ -130,7 +183,7 @@ impl Call {
                 Err(if ours {
                     status::timed_out()
                 } else {
-                    Status::deadline_exceeded("context deadline exceeded")
+                    out_of_patience()
                 })
             })
     }
@@ -156,10 +209,19 @@ impl Call {
             Method::Alarm => maintenance::alarm(shared, request),
             Method::Status => maintenance::status(shared),
             Method::AuthStatus => maintenance::auth_status(shared),
-            Method::HealthCheck => Ok(maintenance::health()),
+            Method::Unlock => lock::unlock(shared, request, trace).await,
+            Method::Proclaim => election::proclaim(shared, request, trace).await,
+            Method::Leader => election::leader(shared, request).await,
+            Method::Resign => election::resign(shared, request, trace).await,
+            Method::HealthCheck => health::check(request),
             method => Err(unimplemented(method)),
         }
     }
+}
+
+/// The client's own deadline has passed.
+fn out_of_patience() -> Status {
+    Status::deadline_exceeded("context deadline exceeded")
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -45,7 +45,7 @@ fn size(result: &RangeResult) -> usize {
 
 /// Reads here, or on a thread for long reads, of which few run at a time. A large result comes with the room it
 /// takes, which is kept until it has been sent: clients that do not read cannot fill the memory.
-async fn read(
+pub(super) async fn read(
     shared: &Arc<Shared>,
     range: Range,
 ) -> Result<(RangeResult, Option<OwnedSemaphorePermit>), Status> {

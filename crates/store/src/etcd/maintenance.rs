@@ -86,9 +86,3 @@ pub(super) fn auth_status(shared: &Arc<Shared>) -> Result<Reply, Status> {
         auth_revision: 1,
     })))
 }
-
-/// `grpc.health.v1.Health/Check`: SERVING, whatever service is asked for.
-pub(super) fn health() -> Reply {
-    // status (field 1) = SERVING (1), after the five bytes of the frame.
-    Reply::Whole(Bytes::from_static(&[0, 0, 0, 0, 2, 0x08, 0x01]))
-}

@@ -146,6 +146,11 @@ impl Method {
                 | Self::HealthWatch
         )
     }
+
+    /// Whether its answer may be long in coming: the client waits for others.
+    pub(super) fn waits(self) -> bool {
+        matches!(self, Self::Lock | Self::Campaign)
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //! - `connection`, `cork`: HTTP/1 or HTTP/2, the calls of a connection, few and large writes.
 //! - `call`: one gRPC call: framing, limits, deadline, status. `method`: the calls there are.
 //! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
+//! - `lock`, `election`: waiting for others; `contest` is what they share, `waits` who may wait and what is taken back.
+//!   `health`: gRPC's own health service.
 //! - `wire`: answers to bytes, without copying large values. `status`: errors to etcd's codes and texts.
 //! - `http`: `/health`, `/livez`, `/readyz`, `/version`, `/metrics`. `metrics`: every metric of the front.
 //!
@@ -17,12 +19,16 @@
 
 mod call;
 mod connection;
+mod contest;
 mod convert;
 mod cork;
+mod election;
 pub(crate) mod fuzzing;
+mod health;
 mod http;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod method;
 mod metrics;
@@ -30,6 +36,7 @@ mod options;
 mod server;
 mod status;
 mod txn;
+mod waits;
 mod watch;
 mod wire;
 

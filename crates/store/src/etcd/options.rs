@@ -24,6 +24,9 @@ pub struct FrontOptions {
     pub outbound_bytes_max: usize,
     /// Most operations in a level of a transaction (128, etcd's `--max-txn-ops`).
     pub txn_ops_max: usize,
+    /// Calls that may wait for a lock or for leadership at a time; more are refused (10,000). They wait without a
+    /// timeout.
+    pub waits_max: usize,
     /// How long a request may wait for its commit (7 s: etcd's 5 s and two elections).
     pub request_timeout: Duration,
     /// How long a client may leave a response unread before its call is reset (60 s). Watches may wait forever.
@@ -48,6 +51,7 @@ impl Default for FrontOptions {
             inbound_bytes_max: 256 << 20,
             outbound_bytes_max: 512 << 20,
             txn_ops_max: 128,
+            waits_max: 10_000,
             request_timeout: Duration::from_secs(7),
             stall_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(3),

@@ -21,6 +21,7 @@ use tonic::Status;
 use super::convert::touches;
 use super::metrics::FrontMetrics;
 use super::options::FrontOptions;
+use super::waits::Waits;
 use super::wire::RAFT_TERM;
 use super::{connection, status};
 use crate::Store;
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     /// The same for answers of few keys, so that wide ones do not crowd them out.
     room_of_few: Arc<Semaphore>,
     connections: AtomicUsize,
+    /// Who waits for locks and leadership.
+    pub(super) waits: Waits,
 }
 
 impl Shared {
@@ -130,6 +133,7 @@ impl Front {
             room: room(&options),
             room_of_few: room(&options),
             connections: AtomicUsize::new(0),
+            waits: Waits::new(options.waits_max),
             options,
         }))
     }
@@ -155,11 +159,16 @@ impl Front {
         for index in 0..shared.options.workers.max(1) {
             workers.push(Worker::start(index, shared.clone(), stop.clone())?);
         }
-        accept(&listener, &shared, &workers, &stop).await;
-        drop(listener);
-        for worker in workers {
-            worker.join().await;
-        }
+        let over = Stop::new();
+        let serve = async {
+            accept(&listener, &shared, &workers, &stop).await;
+            drop(listener);
+            for worker in workers {
+                worker.join().await;
+            }
+            over.cancel();
+        };
+        tokio::join!(serve, shared.waits.sweep(&shared.store, &over));
         Ok(())
     }
 }

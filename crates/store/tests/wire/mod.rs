@@ -27,6 +27,7 @@ use pb::watch_request::RequestUnion;
 mod kv;
 mod raw;
 mod traps;
+mod waiting;
 mod watch;
 
 /// A front on a port of its own.

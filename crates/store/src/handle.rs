@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::core::check;
-use crate::engine::{self, Command, Engine, Proposal, Reply, Shared};
+use crate::core::index::Version;
+use crate::engine::{self, Command, Engine, Proposal, Reply, Scan, Shared};
 use crate::error::{Error, OpenError};
 use crate::options::Options;
 use crate::types::*;
@@ -41,6 +42,21 @@ impl Store {
     /// [`Error::Compacted`], [`Error::FutureRevision`], [`Error::EmptyKey`], [`Error::Read`].
     pub fn range(&self, range: &Range) -> Result<RangeResult, Error> {
         engine::range(self.shared(), range)
+    }
+
+    /// As [`Store::range`], unless keys and values together are larger than `bytes_max`.
+    pub(crate) fn range_within(&self, range: &Range, bytes_max: usize) -> Result<Option<RangeResult>, Error> {
+        engine::range_within(self.shared(), range, bytes_max)
+    }
+
+    /// Whether a range holds at most `few` keys now; cheap.
+    pub(crate) fn holds_few(&self, keys: &KeyRange, few: usize) -> bool {
+        engine::holds_few(self.shared(), keys, few)
+    }
+
+    /// Begins a read whose answer is taken piece by piece; see [`Scan::begin`].
+    pub(crate) fn scan(&self, range: Range, show: &mut dyn FnMut(usize, &Version)) -> Result<Scan, Error> {
+        Scan::begin(&self.0.shared, range, show)
     }
 
     /// Writes one key. Returns once the write is durable.

@@ -27,6 +27,15 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// From an index's entry.
+    pub(crate) fn new((key, version): (&[u8], &Version)) -> Self {
+        Self {
+            key: Bytes::copy_from_slice(key),
+            version: *version,
+            value: None,
+        }
+    }
+
     pub(crate) fn load(&mut self, values: &dyn Values) -> Result<Bytes, Error> {
         if self.value.is_none() {
             self.value = Some(values.value(self.version.at)?);
@@ -38,6 +47,15 @@ impl Found {
     pub(crate) fn into_kv(mut self, values: &dyn Values) -> Result<KeyValue, Error> {
         let value = self.load(values)?;
         Ok(kv(self.key, value, &self.version))
+    }
+
+    /// The key alone. It shows no lease, as in etcd 3.7.
+    pub(crate) fn into_key(self) -> KeyValue {
+        let version = Version {
+            lease: 0,
+            ..self.version
+        };
+        kv(self.key, Bytes::new(), &version)
     }
 }
 
@@ -79,7 +97,7 @@ pub(crate) fn wanted(range: &Range) -> usize {
 /// Bytes that looking at a key costs beside the key.
 pub(crate) const KEY_COST: usize = 64;
 /// The largest answer: what a gRPC message can hold.
-const RESULT_BYTES_MAX: usize = i32::MAX as usize;
+pub(crate) const RESULT_BYTES_MAX: usize = i32::MAX as usize;
 
 /// Bytes of the keys found, and of their values as far as the answer or its order needs them.
 pub(crate) fn weight(range: &Range, found: &[Found]) -> usize {
@@ -107,9 +125,7 @@ pub(crate) fn finish(
     if range.count_only {
         return Ok(result);
     }
-    found.retain(|found| {
-        within(range.mod_bounds, found.version.modified) && within(range.create_bounds, found.version.create)
-    });
+    found.retain(|found| passes(range, &found.version));
     // Before any value is read: a sort may read more than is answered.
     if weight(range, &found) > RESULT_BYTES_MAX {
         return Err(Error::ResultTooLarge);
@@ -122,19 +138,7 @@ pub(crate) fn finish(
         result.more = true;
     }
     result.kvs = if range.keys_only {
-        found
-            .into_iter()
-            .map(|found| {
-                kv(
-                    found.key,
-                    Bytes::new(),
-                    &Version {
-                        lease: 0,
-                        ..found.version
-                    },
-                )
-            })
-            .collect()
+        found.into_iter().map(Found::into_key).collect()
     } else {
         found
             .into_iter()
@@ -144,11 +148,22 @@ pub(crate) fn finish(
     Ok(result)
 }
 
+/// Whether a version lies within the bounds that a range sets.
+pub(crate) fn passes(range: &Range, version: &Version) -> bool {
+    within(range.mod_bounds, version.modified) && within(range.create_bounds, version.create)
+}
+
 fn within((least, most): (i64, i64), revision: i64) -> bool {
     (least == 0 || revision >= least) && (most == 0 || revision <= most)
 }
 
-fn sort(found: &mut [Found], target: SortTarget, descending: bool, values: &dyn Values) -> Result<(), Error> {
+/// Puts keys in the order asked for; reads values only to order by them.
+pub(crate) fn sort(
+    found: &mut [Found],
+    target: SortTarget,
+    descending: bool,
+    values: &dyn Values,
+) -> Result<(), Error> {
     if target == SortTarget::Value {
         for found in &mut *found {
             found.load(values)?;

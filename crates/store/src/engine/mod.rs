@@ -1,7 +1,7 @@
 //! The running store: threads, queues and locks around the pure core.
 //!
 //! - `sequencer`: the one thread that writes. Evaluates, encodes, syncs, publishes, acknowledges.
-//! - `reader`: reads on the caller's thread, under short read locks.
+//! - `reader`: reads on the caller's thread, under short read locks; `scan`: wide ones, piece by piece.
 //! - `history`: events for watchers that lag.
 //! - `ticker`: ended leases, and the next segment.
 //! - `janitor`: prunes the index, writes checkpoints; `clean` gives space back.
@@ -13,11 +13,13 @@ mod open;
 mod publish;
 mod queue;
 mod reader;
+mod scan;
 mod sequencer;
 mod shared;
 mod ticker;
 
 pub(crate) use open::{Engine, open};
 pub(crate) use queue::{Command, Proposal, Reply};
-pub(crate) use reader::{range, read_only_txn};
+pub(crate) use reader::{holds_few, range, range_within, read_only_txn};
+pub(crate) use scan::Scan;
 pub(crate) use shared::Shared;

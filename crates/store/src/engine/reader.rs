@@ -5,21 +5,30 @@
 
 use std::cell::Cell;
 
-use bytes::Bytes;
-
 use super::shared::Shared;
 use crate::core::check;
 use crate::core::eval::{Eval, READ_BYTES_MAX, read_revision};
+use crate::core::index::Index;
 use crate::core::overlay::Overlay;
-use crate::core::select::{Found, finish, wanted};
+use crate::core::select::{Found, finish, wanted, weight};
 use crate::error::Error;
 use crate::types::{KeyRange, Range, RangeResult, Txn, TxnResult};
 
 /// Keys looked up under one lock.
-const STEP: usize = 512;
+pub(super) const STEP: usize = 512;
 
 /// Serves a read at the newest durable state.
 pub(crate) fn range(shared: &Shared, range: &Range) -> Result<RangeResult, Error> {
+    let result = range_within(shared, range, usize::MAX)?;
+    Ok(result.expect("no answer is larger than that"))
+}
+
+/// Serves a read, unless keys and values together are larger than `bytes_max`: no value is read then.
+pub(crate) fn range_within(
+    shared: &Shared,
+    range: &Range,
+    bytes_max: usize,
+) -> Result<Option<RangeResult>, Error> {
     check::range(range)?;
     shared.metrics.ranges.inc();
     let index = shared.index.read();
@@ -35,16 +44,27 @@ pub(crate) fn range(shared: &Shared, range: &Range) -> Result<RangeResult, Error
     if found.len() < wanted.min(STEP) || (found.len() == wanted && count.is_some()) {
         drop(index);
         let count = count.unwrap_or(found.len() as i64);
-        return finish(range, found, count, current, &values);
+        if weight(range, &found) > bytes_max {
+            return Ok(None);
+        }
+        return finish(range, found, count, current, &values).map(Some);
     }
     let _pin = shared.pin(revision);
     drop(index);
     drop(values);
     walk_on(shared, range, revision, &mut found, &mut count, wanted);
+    if weight(range, &found) > bytes_max {
+        return Ok(None);
+    }
     // Values are looked for under the table as it is now; the pin keeps their versions in the index, but a
     // rewrite may have moved them meanwhile.
     let values = relocate(shared, &mut found);
-    finish(range, found, count.unwrap_or_default(), current, &values)
+    finish(range, found, count.unwrap_or_default(), current, &values).map(Some)
+}
+
+/// Whether a range of many keys holds few of them now.
+pub(crate) fn holds_few(shared: &Shared, keys: &KeyRange, few: usize) -> bool {
+    shared.index.read().count(keys) <= few as u64
 }
 
 /// Goes on after the first step; counts, too, unless the count is known.
@@ -82,17 +102,12 @@ fn walk_on(
     count.get_or_insert(counted);
 }
 
-fn collect(index: &crate::core::index::Index, keys: &KeyRange, revision: i64, most: usize) -> Vec<Found> {
-    let found = |(key, version): (&[u8], &crate::core::index::Version)| Found {
-        key: Bytes::copy_from_slice(key),
-        version: *version,
-        value: None,
-    };
-    index.scan(keys, revision).take(most).map(found).collect()
+fn collect(index: &Index, keys: &KeyRange, revision: i64, most: usize) -> Vec<Found> {
+    index.scan(keys, revision).take(most).map(Found::new).collect()
 }
 
 /// The part of a range behind a key.
-fn after(range: &KeyRange, key: &[u8]) -> Option<KeyRange> {
+pub(super) fn after(range: &KeyRange, key: &[u8]) -> Option<KeyRange> {
     let mut next = Vec::with_capacity(key.len() + 1);
     next.extend_from_slice(key);
     next.push(0);
@@ -104,7 +119,7 @@ fn after(range: &KeyRange, key: &[u8]) -> Option<KeyRange> {
 }
 
 /// Takes the present files, and looks up again what is in a file that was replaced since.
-fn relocate<'a>(shared: &'a Shared, found: &mut [Found]) -> super::shared::LogValues<'a> {
+pub(super) fn relocate<'a>(shared: &'a Shared, found: &mut [Found]) -> super::shared::LogValues<'a> {
     let index = shared.index.read();
     // One table for the question and for the reading: a file may leave the table even under the index's lock.
     let values = shared.values();

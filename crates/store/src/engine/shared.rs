@@ -1,6 +1,7 @@
 //! What the threads and handles of one store have in common.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -171,12 +172,13 @@ impl Shared {
     }
 
     /// Keeps what a read at `revision` sees from being pruned. Take it under a lock of the index.
-    pub(crate) fn pin(&self, revision: i64) -> Pin<'_> {
-        *self.pins.lock().entry(revision).or_default() += 1;
-        Pin {
-            shared: self,
-            revision,
-        }
+    pub(crate) fn pin(&self, revision: i64) -> Pin<&Self> {
+        Pin::new(self, revision)
+    }
+
+    /// As [`Shared::pin`], for a read that outlives its call.
+    pub(crate) fn pin_owned(self: &Arc<Self>, revision: i64) -> Pin<Arc<Self>> {
+        Pin::new(Arc::clone(self), revision)
     }
 
     /// The floor down to which may be pruned while readers are busy. Take it under the index's write lock.
@@ -195,12 +197,27 @@ impl Shared {
 }
 
 /// See [`Shared::pin`].
-pub(crate) struct Pin<'a> {
-    shared: &'a Shared,
+pub(crate) struct Pin<S: Deref<Target = Shared>> {
+    shared: S,
     revision: i64,
 }
 
-impl Drop for Pin<'_> {
+impl<S: Deref<Target = Shared>> Pin<S> {
+    fn new(shared: S, revision: i64) -> Self {
+        *shared.pins.lock().entry(revision).or_default() += 1;
+        Self { shared, revision }
+    }
+
+    pub(crate) fn shared(&self) -> &S {
+        &self.shared
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
+        self.revision
+    }
+}
+
+impl<S: Deref<Target = Shared>> Drop for Pin<S> {
     fn drop(&mut self) {
         let mut pins = self.shared.pins.lock();
         if let Some(readers) = pins.get_mut(&self.revision) {

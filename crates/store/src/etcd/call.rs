@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 
 use super::method::{METHODS, Method};
 use super::server::Shared;
+use super::wide::{self, Wide};
 use super::wire::Reply;
 use super::{election, health, http as plain, kv, lease, lock, maintenance, status, watch};
 
@@ -164,9 +165,9 @@ async fn serve_stream(call: &mut Call) -> Result<(), Status> {
     match call.method {
         Method::Watch => watch::serve(call).await,
         Method::LeaseKeepAlive => lease::keep_alive(call).await,
-        Method::RangeStream => kv::range_stream(call).await,
         Method::Observe => election::observe(call).await,
         Method::HealthWatch => health::watch(call).await,
+        Method::RangeStream => wide::range_stream(call).await,
         method => Err(unimplemented(method)),
     }
 }
@@ -438,6 +439,7 @@ impl Outbound {
             Reply::Whole(message) if message.len() <= SMALL_BYTES => self.send_small(message),
             Reply::Whole(message) => timeout(stall, self.send(message)).await.unwrap_or(Err(Gone)),
             Reply::Parts(parts) => self.send_parts(parts, stall).await,
+            Reply::Wide(wide) => self.send_wide(*wide, stall).await,
             Reply::Held(..) => Err(Gone),
         };
         match sent {
@@ -456,6 +458,19 @@ impl Outbound {
             timeout(stall, self.send(part)).await.unwrap_or(Err(Gone))?;
         }
         Ok(())
+    }
+
+    async fn send_wide(&mut self, mut wide: Wide, stall: Duration) -> Result<(), Gone> {
+        loop {
+            match wide.next().await {
+                Ok(Some(parts)) => self.send_parts(parts, stall).await?,
+                Ok(None) => return Ok(()),
+                Err(status) => {
+                    tracing::error!(error = %status, "read the rest of a range");
+                    return Err(Gone);
+                }
+            }
+        }
     }
 
     fn abandon(mut self) {

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use super::server::Shared;
 use super::waits::{Leftover, Place};
-use super::{convert, kv, status};
+use super::{convert, status, wide};
 use crate::Error;
 use crate::types::{
     Compare, CompareTarget, KeyRange, KeyValue, LeaseId, Op, OpResult, Put, PutLease, Range, Relation,
@@ -205,7 +205,10 @@ async fn pick(shared: &Arc<Shared>, range: Range) -> Result<(Revision, Option<Ke
     let result = if count <= INLINE_KEYS_MAX {
         shared.store.range(&range).map_err(|error| told(&error))?
     } else {
-        kv::read(shared, range).await.map_err(as_client)?.0
+        let store = shared.store.clone();
+        wide::long(shared, move || store.range(&range))
+            .await
+            .map_err(as_client)?
     };
     Ok((result.revision, result.kvs.into_iter().next()))
 }

@@ -6,30 +6,39 @@ use bytes::Bytes;
 use setpoint_base::TraceContext;
 use setpoint_proto::etcdserverpb as pb;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 use tonic::Status;
 
-use super::call::{Call, Gone};
 use super::convert;
 use super::server::Shared;
 use super::status::{self, status as of};
-use super::txn;
 use super::wire::{self, Reply};
+use super::{txn, wide};
 use crate::types::{KeyRange, Range, RangeResult, Revision};
 
 /// A read that may return more keys than this leaves the worker thread, so that no other call waits for it.
 const INLINE_KEYS_MAX: usize = 500;
-/// Keys in the first part of a streamed range (etcd's `initialStreamChunkLimit`).
-const FIRST_PART_KEYS: usize = 10;
+/// And so does one of more bytes.
+const INLINE_BYTES_MAX: usize = 512 << 10;
 
-const FAILED: &str = "the read failed: see the server's log";
+pub(super) const FAILED: &str = "the read failed: see the server's log";
 
 /// Range: linearizable and serializable reads are the same here, as nothing is readable before it is durable.
 pub(super) async fn range(shared: &Arc<Shared>, request: Bytes) -> Result<Reply, Status> {
     let range = convert::range(convert::decode(request)?)?;
-    let (result, room) = read(shared, range).await?;
-    let header = shared.header(result.revision);
-    Ok(held(wire::range(&header, result)?, room))
+    if range.count_only || matches!(range.keys, KeyRange::Key(_)) {
+        let result = shared.store.range(&range).map_err(|error| of(&error))?;
+        let room = shared.room_now(size(&result))?;
+        return Ok(held(wire::range(&shared.header(result.revision), result)?, room));
+    }
+    if of_few(shared, &range)
+        && let Some(result) = shared
+            .store
+            .range_within(&range, INLINE_BYTES_MAX)
+            .map_err(|error| of(&error))?
+    {
+        return wire::range(&shared.header(result.revision), result);
+    }
+    wide::range(shared, range).await
 }
 
 fn held(reply: Reply, room: Option<OwnedSemaphorePermit>) -> Reply {
@@ -43,114 +52,14 @@ fn size(result: &RangeResult) -> usize {
     result.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum()
 }
 
-/// Reads here, or on a thread for long reads, of which few run at a time. A large result comes with the room it
-/// takes, which is kept until it has been sent: clients that do not read cannot fill the memory.
-pub(super) async fn read(
-    shared: &Arc<Shared>,
-    range: Range,
-) -> Result<(RangeResult, Option<OwnedSemaphorePermit>), Status> {
-    let few = range.count_only || (range.limit > 0 && range.limit <= INLINE_KEYS_MAX && range.sort.is_none());
-    if few || matches!(range.keys, KeyRange::Key(_)) {
-        let result = shared.store.range(&range).map_err(|error| of(&error))?;
-        let room = shared.room_now(size(&result))?;
-        return Ok((result, room));
-    }
-    let permit = shared.large_reads.clone().acquire_owned().await;
-    let store = shared.store.clone();
-    let read = tokio::task::spawn_blocking(move || (store.range(&range), permit));
-    let (result, permit) = read.await.map_err(|_| Status::internal(FAILED))?;
-    let result = result.map_err(|error| of(&error))?;
-    // Kept until there is room: so many results and no more wait for it.
-    let room = shared.room(size(&result)).await;
-    drop(permit);
-    Ok((result, room))
-}
-
-/// RangeStream: the same answer in parts, all at the revision of the first.
-pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
-    let request = call
-        .inbound
-        .message()
-        .await?
-        .ok_or_else(|| Status::internal("unexpected EOF"))?;
-    let mut range = convert::range(streamable(convert::decode(request)?)?)?;
-    let total = if range.limit == 0 { usize::MAX } else { range.limit };
-    let (mut sent, mut part_keys, mut pinned) = (0, FIRST_PART_KEYS, None);
-    loop {
-        range.limit = part_keys.min(total - sent);
-        let (part, _room) = read(&call.shared, range.clone()).await?;
-        let (revision, count) = *pinned.get_or_insert((part.revision, part.count));
-        range.revision.get_or_insert(revision);
-        sent += part.kvs.len();
-        let next = part.kvs.last().map(|kv| after(&kv.key));
-        let done = range.count_only || !part.more || sent >= total;
-        let bytes: usize = part.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
-        let message = pb::RangeStreamResponse {
-            range_response: Some(pb::RangeResponse {
-                header: done.then(|| call.shared.header(revision)),
-                more: done && part.more,
-                count: if done { count } else { 0 },
-                kvs: part.kvs.into_iter().map(wire::kv).collect(),
-            }),
-        };
-        let message = wire::message(&message);
-        let sent = timeout(call.shared.options.stall_timeout, call.outbound.send(message)).await;
-        sent.unwrap_or(Err(Gone)).map_err(cancelled)?;
-        let (false, Some(next)) = (done, next) else {
-            return Ok(());
-        };
-        range.keys = beginning_at(range.keys, next);
-        part_keys = next_part(part_keys, bytes, call.shared.options.request_bytes_max);
-    }
-}
-
-/// Parts approach `bytes_max`, by doubling and halving.
-fn next_part(keys: usize, bytes: usize, bytes_max: usize) -> usize {
-    if bytes > bytes_max {
-        (keys / 2).max(1)
-    } else if bytes < bytes_max / 2 {
-        keys.saturating_mul(2).min(1 << 20)
-    } else {
-        keys
-    }
-}
-
-fn streamable(request: pb::RangeRequest) -> Result<pb::RangeRequest, Status> {
-    convert::check_range(&request)?;
-    // Ascending by key is what a stream is; etcd too lets that order be named.
-    if request.sort_target != 0 || request.sort_order == pb::range_request::SortOrder::Descend as i32 {
-        return Err(Status::unimplemented(
-            "RangeStream does not support custom sort orders",
-        ));
-    }
-    let bounds = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
-    if bounds != [0; 4] {
-        return Err(Status::unimplemented(
-            "RangeStream does not support revision filters",
-        ));
-    }
-    Ok(request)
-}
-
-/// The key right after `key`.
-fn after(key: &Bytes) -> Bytes {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.push(0);
-    next.into()
-}
-
-fn beginning_at(keys: KeyRange, start: Bytes) -> KeyRange {
-    match keys {
-        KeyRange::Span(_, end) => KeyRange::Span(start, end),
-        KeyRange::From(_) => KeyRange::From(start),
-        KeyRange::Key(key) => KeyRange::Key(key),
-    }
+/// Whether few keys have to be looked at. The past may have had more than there are now.
+fn of_few(shared: &Shared, range: &Range) -> bool {
+    let limited = range.limit > 0 && range.limit <= INLINE_KEYS_MAX && range.sort.is_none();
+    range
+        .revision
+        .is_none_or(|revision| revision == shared.store.revision())
+        && (limited && range.mod_bounds == (0, 0) && range.create_bounds == (0, 0)
+            || shared.store.holds_few(&range.keys, INLINE_KEYS_MAX))
 }
 
 /// Put.
@@ -237,8 +146,4 @@ pub(super) async fn compact(shared: &Arc<Shared>, request: Bytes) -> Result<Repl
     Ok(Reply::Whole(wire::message(&pb::CompactionResponse {
         header: Some(shared.header(revision)),
     })))
-}
-
-fn cancelled(Gone: Gone) -> Status {
-    Status::cancelled("context canceled")
 }

@@ -9,6 +9,7 @@
 //! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
 //! - `lock`, `election`: waiting for others; `contest` is what they share, `waits` who may wait and what is taken back.
 //!   `health`: gRPC's own health service.
+//! - `wide`: ranges of many keys, read as they are sent.
 //! - `wire`: answers to bytes, without copying large values. `status`: errors to etcd's codes and texts.
 //! - `http`: `/health`, `/livez`, `/readyz`, `/version`, `/metrics`. `metrics`: every metric of the front.
 //!
@@ -38,6 +39,7 @@ mod status;
 mod txn;
 mod waits;
 mod watch;
+mod wide;
 mod wire;
 
 pub use options::FrontOptions;

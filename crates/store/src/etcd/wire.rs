@@ -12,6 +12,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
 use super::call::FRAME_BYTES;
+use super::wide::Wide;
+use crate::core::index::Version;
 use crate::types::{Event, EventKind, KeyValue, RangeResult};
 
 /// Answers up to this size are one piece; larger ones leave in pieces of about this size.
@@ -29,6 +31,8 @@ pub(super) enum Reply {
     Whole(Bytes),
     /// One framed message in pieces.
     Parts(Box<RangeParts>),
+    /// One framed message, read as it is sent.
+    Wide(Box<Wide>),
     /// A large one, with the room it takes until it has been sent.
     Held(Box<Reply>, OwnedSemaphorePermit),
 }
@@ -154,50 +158,99 @@ pub(super) fn put(header: &pb::ResponseHeader, prev_kv: Option<&KeyValue>) -> By
     out.freeze()
 }
 
+/// What surrounds the keys of a RangeResponse.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Around {
+    header: pb::ResponseHeader,
+    more: bool,
+    count: i64,
+}
+
+impl Around {
+    pub(super) fn new(header: pb::ResponseHeader, more: bool, count: i64) -> Self {
+        Self { header, more, count }
+    }
+
+    /// Frame and header of a response whose keys take `kvs_len` bytes, and the length of the message.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when it is larger than a gRPC message may be.
+    pub(super) fn begin(&self, kvs_len: usize) -> Result<(BytesMut, usize), Status> {
+        let tail_len = int_len(self.more.into()) + int_len(self.count);
+        let len = delimited_len(self.header.encoded_len()) + kvs_len + tail_len;
+        if len > MESSAGE_BYTES_MAX {
+            return Err(Status::resource_exhausted(format!(
+                "grpc: trying to send message larger than max ({len} vs. {MESSAGE_BYTES_MAX})"
+            )));
+        }
+        let mut head = BytesMut::with_capacity((FRAME_BYTES + len).min(PIECE_BYTES + FRAME_BYTES));
+        put_frame(&mut head, len);
+        put_header(&mut head, &self.header);
+        Ok((head, len))
+    }
+
+    fn end(&self, out: &mut BytesMut) {
+        put_int(out, 3, self.more.into());
+        put_int(out, 4, self.count);
+    }
+}
+
+/// Bytes that a key takes in a RangeResponse, without looking at its value.
+pub(super) fn listed_len(key_len: usize, version: &Version, keys_only: bool) -> usize {
+    let (value_len, lease) = if keys_only {
+        (0, 0)
+    } else {
+        (version.at.len as usize, version.lease)
+    };
+    let bytes_len = |len: usize| if len == 0 { 0 } else { delimited_len(len) };
+    let numbers = [version.create, version.modified, version.version, lease];
+    delimited_len(bytes_len(key_len) + bytes_len(value_len) + numbers.map(int_len).iter().sum::<usize>())
+}
+
 /// Frames a RangeResponse.
 ///
 /// # Errors
 /// RESOURCE_EXHAUSTED when it is larger than a gRPC message may be.
 pub(super) fn range(header: &pb::ResponseHeader, result: RangeResult) -> Result<Reply, Status> {
     let kvs_len: usize = result.kvs.iter().map(|kv| delimited_len(kv_len(kv))).sum();
-    let more = i64::from(result.more);
-    let len = delimited_len(header.encoded_len()) + kvs_len + int_len(more) + int_len(result.count);
-    if len > MESSAGE_BYTES_MAX {
-        return Err(Status::resource_exhausted(format!(
-            "grpc: trying to send message larger than max ({len} vs. {MESSAGE_BYTES_MAX})"
-        )));
-    }
-    let whole = len <= PIECE_BYTES;
-    let mut head = BytesMut::with_capacity(if whole { FRAME_BYTES + len } else { PIECE_BYTES });
-    put_frame(&mut head, len);
-    put_header(&mut head, header);
-    if whole {
+    let around = Around::new(*header, result.more, result.count);
+    let (mut head, len) = around.begin(kvs_len)?;
+    if len <= PIECE_BYTES {
         for kv in &result.kvs {
             put_kv(&mut head, 2, kv);
         }
-        put_int(&mut head, 3, more);
-        put_int(&mut head, 4, result.count);
+        around.end(&mut head);
         return Ok(Reply::Whole(head.freeze()));
     }
-    Ok(Reply::Parts(Box::new(RangeParts {
-        kvs: result.kvs.into_iter(),
-        piece: head,
-        large: None,
-        more,
-        count: result.count,
-        done: false,
-    })))
+    Ok(Reply::Parts(Box::new(RangeParts::new(
+        head,
+        result.kvs,
+        Some(around),
+    ))))
 }
 
-/// The pieces of a large RangeResponse, made as the client reads them.
+/// The pieces of a large RangeResponse, or of some of its keys, made as the client reads them.
 pub(super) struct RangeParts {
     kvs: std::vec::IntoIter<KeyValue>,
     piece: BytesMut,
     /// A value that leaves uncopied, and what follows it in its message.
     large: Option<KeyValue>,
-    more: i64,
-    count: i64,
+    /// What comes behind the keys; nothing if more keys do.
+    end: Option<Around>,
     done: bool,
+}
+
+impl RangeParts {
+    /// `head` precedes the keys.
+    pub(super) fn new(head: BytesMut, kvs: Vec<KeyValue>, end: Option<Around>) -> Self {
+        Self {
+            kvs: kvs.into_iter(),
+            piece: head,
+            large: None,
+            end,
+            done: false,
+        }
+    }
 }
 
 impl Iterator for RangeParts {
@@ -210,8 +263,9 @@ impl Iterator for RangeParts {
         }
         while !self.done && self.piece.len() < PIECE_BYTES {
             let Some(kv) = self.kvs.next() else {
-                put_int(&mut self.piece, 3, self.more);
-                put_int(&mut self.piece, 4, self.count);
+                if let Some(end) = &self.end {
+                    end.end(&mut self.piece);
+                }
                 self.done = true;
                 break;
             };
@@ -350,6 +404,7 @@ mod tests {
             Reply::Whole(bytes) => bytes.to_vec(),
             Reply::Parts(parts) => parts.flatten().collect(),
             Reply::Held(reply, _) => joined(*reply),
+            Reply::Wide(_) => unreachable!("a result at hand is not read again"),
         }
     }
 

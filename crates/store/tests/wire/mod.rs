@@ -29,6 +29,7 @@ mod raw;
 mod traps;
 mod waiting;
 mod watch;
+mod wide;
 
 /// A front on a port of its own.
 struct Server {

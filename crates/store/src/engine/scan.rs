@@ -1,0 +1,268 @@
+//! A wide read in two passes, so that its answer is never in memory as a whole.
+//!
+//! The first pass walks the index and shows every key that belongs to the answer, which is how its length on the wire
+//! becomes known; it reads no value. The second gives the answer in pieces. The revision is pinned from the first to
+//! the last, so both see the same keys whatever is written or compacted meanwhile. Each pass takes the index's lock
+//! for [`STEP`] keys at a time.
+//!
+//! An order other than by key is the exception: the keys found (not their values, unless it is them one sorts by) are
+//! kept as a list.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::vec::IntoIter;
+
+use super::reader::{STEP, after, relocate};
+use super::shared::{LogValues, Pin, Shared};
+use crate::core::check;
+use crate::core::eval::read_revision;
+use crate::core::index::Version;
+use crate::core::select::{Found, RESULT_BYTES_MAX, passes, sort, weight};
+use crate::error::Error;
+use crate::types::{KeyRange, KeyValue, Range, Revision, SortTarget};
+
+/// What the first pass finds out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Measure {
+    /// The store's revision when the read began.
+    pub(crate) revision: Revision,
+    /// Keys of the answer.
+    pub(crate) keys: usize,
+    /// Keys in the range, whatever the limit and the bounds.
+    pub(crate) count: i64,
+    /// Whether the limit cuts the answer.
+    pub(crate) more: bool,
+}
+
+/// A read that has begun.
+pub(crate) struct Scan {
+    pin: Pin<Arc<Shared>>,
+    range: Range,
+    measure: Measure,
+    /// Keys still to be given.
+    left: usize,
+    rest: Rest,
+}
+
+enum Rest {
+    /// Keys in their own order, from here on; `None` at the end.
+    Walk(Option<KeyRange>),
+    /// Keys in another order.
+    List(IntoIter<Found>),
+}
+
+impl Scan {
+    /// The first pass: shows the length of each key of the answer and its version, in any order.
+    ///
+    /// # Errors
+    /// As [`Store::range`](crate::Store::range).
+    pub(crate) fn begin(
+        shared: &Arc<Shared>,
+        range: Range,
+        show: &mut dyn FnMut(usize, &Version),
+    ) -> Result<Self, Error> {
+        check::range(&range)?;
+        shared.metrics.ranges.inc();
+        let index = shared.index.read();
+        let current = shared.committed();
+        let revision = read_revision(&range, current, shared.floor())?.unwrap_or(current);
+        let count = (revision == current).then(|| index.count(&range.keys) as i64);
+        let pin = shared.pin_owned(revision);
+        drop(index);
+        let mut scan = Self {
+            pin,
+            rest: Rest::Walk(Some(range.keys.clone())),
+            range,
+            measure: Measure::default(),
+            left: 0,
+        };
+        scan.measure = if let Some((target, descending)) = scan.range.sort.filter(|_| !scan.range.count_only)
+        {
+            scan.list(target, descending, show)?
+        } else {
+            scan.survey(count.is_some(), show)
+        };
+        scan.measure.revision = Revision(current);
+        scan.measure.count = count.unwrap_or(scan.measure.count);
+        scan.left = scan.measure.keys;
+        Ok(scan)
+    }
+
+    pub(crate) fn measure(&self) -> Measure {
+        self.measure
+    }
+
+    /// Keys still to be given.
+    pub(crate) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The second pass: the next keys, at most `keys_max` (at least 1) of them, and no more after `bytes_max` bytes of
+    /// values. Nothing at the end.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when a value does not read back.
+    pub(crate) fn next(&mut self, keys_max: usize, bytes_max: usize) -> Result<Vec<KeyValue>, Error> {
+        let keys_max = keys_max.max(1).min(self.left);
+        if keys_max == 0 {
+            return Ok(Vec::new());
+        }
+        let shared = Arc::clone(self.pin.shared());
+        let mut piece = Piece {
+            found: Vec::new(),
+            keys_max,
+            bytes_left: bytes_max,
+        };
+        let values = match &mut self.rest {
+            Rest::List(list) => {
+                piece.take(list);
+                relocate(&shared, &mut piece.found)
+            }
+            Rest::Walk(rest) => piece.walk(&shared, &self.range, self.pin.revision(), rest),
+        };
+        if piece.found.is_empty() {
+            return Err(Error::Read("a pinned revision lost keys".to_owned()));
+        }
+        self.left -= piece.found.len();
+        let found = piece.found.into_iter();
+        if self.range.keys_only {
+            return Ok(found.map(Found::into_key).collect());
+        }
+        found.map(|found| found.into_kv(&values)).collect()
+    }
+
+    /// Walks the range; goes on counting behind the limit, unless the count is known.
+    fn survey(&self, counted: bool, show: &mut dyn FnMut(usize, &Version)) -> Measure {
+        let limit = match self.range.limit {
+            0 => usize::MAX,
+            limit => limit,
+        };
+        let mut measure = Measure::default();
+        if counted && self.range.count_only {
+            return measure;
+        }
+        self.walk(&mut |key, version| {
+            measure.count += 1;
+            if !self.range.count_only && passes(&self.range, version) {
+                if measure.keys < limit {
+                    measure.keys += 1;
+                    show(key.len(), version);
+                } else {
+                    measure.more = true;
+                }
+            }
+            if measure.more && counted {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        measure
+    }
+
+    /// Collects the keys of the answer and puts them in order.
+    fn list(
+        &mut self,
+        target: SortTarget,
+        descending: bool,
+        show: &mut dyn FnMut(usize, &Version),
+    ) -> Result<Measure, Error> {
+        let (mut measure, mut found) = (Measure::default(), Vec::new());
+        self.walk(&mut |key, version| {
+            measure.count += 1;
+            if passes(&self.range, version) {
+                found.push(Found::new((key, version)));
+            }
+            ControlFlow::Continue(())
+        });
+        let shared = Arc::clone(self.pin.shared());
+        if target == SortTarget::Value && weight(&self.range, &found) > RESULT_BYTES_MAX {
+            return Err(Error::ResultTooLarge);
+        }
+        let values = relocate(&shared, &mut found);
+        sort(&mut found, target, descending, &values)?;
+        if self.range.limit > 0 && found.len() > self.range.limit {
+            found.truncate(self.range.limit);
+            measure.more = true;
+        }
+        for found in &mut found {
+            found.value = None;
+            show(found.key.len(), &found.version);
+        }
+        measure.keys = found.len();
+        self.rest = Rest::List(found.into_iter());
+        Ok(measure)
+    }
+
+    /// Visits the keys that the read sees, in their own order.
+    fn walk(&self, visit: &mut dyn FnMut(&[u8], &Version) -> ControlFlow<()>) {
+        let mut rest = Some(self.range.keys.clone());
+        while let Some(keys) = rest.take() {
+            let index = self.pin.shared().index.read();
+            let mut last: Option<&[u8]> = None;
+            for (n, (key, version)) in index.scan(&keys, self.pin.revision()).enumerate() {
+                if n == STEP {
+                    rest = last.and_then(|last| after(&keys, last));
+                    break;
+                }
+                if visit(key, version).is_break() {
+                    return;
+                }
+                last = Some(key);
+            }
+        }
+    }
+}
+
+/// A piece of an answer in the making.
+struct Piece {
+    found: Vec<Found>,
+    keys_max: usize,
+    bytes_left: usize,
+}
+
+impl Piece {
+    /// Takes a key; whether there is room for another.
+    fn push(&mut self, found: Found) -> bool {
+        self.bytes_left = self.bytes_left.saturating_sub(found.version.at.len as usize);
+        self.found.push(found);
+        self.found.len() < self.keys_max && self.bytes_left > 0
+    }
+
+    fn take(&mut self, list: &mut IntoIter<Found>) {
+        while let Some(found) = list.next()
+            && self.push(found)
+        {}
+    }
+
+    /// Takes the next keys of a walk, under one lock if they lie close together.
+    fn walk<'a>(
+        &mut self,
+        shared: &'a Shared,
+        range: &Range,
+        revision: i64,
+        rest: &mut Option<KeyRange>,
+    ) -> LogValues<'a> {
+        loop {
+            let index = shared.index.read();
+            // Under the same lock as the places found, which stay readable with it.
+            let values = shared.values();
+            let Some(keys) = rest.take() else {
+                return values;
+            };
+            let (mut seen, mut last, mut full) = (0, None, false);
+            for (key, version) in index.scan(&keys, revision) {
+                if seen == STEP || full {
+                    *rest = last.and_then(|last: &[u8]| after(&keys, last));
+                    break;
+                }
+                seen += 1;
+                last = Some(key);
+                full = passes(range, version) && !self.push(Found::new((key, version)));
+            }
+            if !self.found.is_empty() {
+                return values;
+            }
+        }
+    }
+}

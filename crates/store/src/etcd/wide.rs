@@ -1,0 +1,191 @@
+//! Ranges of many keys, read from the log as the client takes them.
+//!
+//! A unary answer has to say how long it is before its first key, so its length is measured in a first pass over the
+//! index; the values are read in a second one, about a mebibyte at a time. However much is asked for, and by however
+//! old a client, memory holds one such piece per answer. An answer takes the room for its pieces when it begins and
+//! keeps it to the end; all room together is
+//! [`FrontOptions::outbound_bytes_max`](super::FrontOptions::outbound_bytes_max). RangeStream is the same read in
+//! messages of its own.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use setpoint_proto::etcdserverpb as pb;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tonic::Status;
+
+use super::call::{Call, Gone};
+use super::convert;
+use super::kv::FAILED;
+use super::server::Shared;
+use super::status::status as of;
+use super::wire::{self, Around, RangeParts, Reply};
+use crate::Error;
+use crate::engine::Scan;
+use crate::types::{KeyValue, Range};
+
+/// Bytes of values read at a time.
+const PIECE_BYTES: usize = 1 << 20;
+/// Keys read at a time.
+const PIECE_KEYS: usize = 4 << 10;
+/// Keys in the first part of a streamed range (etcd's `initialStreamChunkLimit`).
+const FIRST_PART_KEYS: usize = 10;
+
+/// A RangeResponse whose length is known and whose keys are still to be read.
+pub(super) struct Wide {
+    reader: Reader,
+    head: BytesMut,
+    around: Around,
+}
+
+/// Begins a unary range.
+pub(super) async fn range(shared: &Arc<Shared>, range: Range) -> Result<Reply, Status> {
+    let (reader, kvs_len) = Reader::begin(shared, range).await?;
+    let measure = reader.scan().measure();
+    let around = Around::new(shared.header(measure.revision), measure.more, measure.count);
+    let (head, _) = around.begin(kvs_len)?;
+    Ok(Reply::Wide(Box::new(Wide { reader, head, around })))
+}
+
+impl Wide {
+    /// The next pieces; nothing at the end.
+    ///
+    /// # Errors
+    /// A value does not read back: the answer cannot be ended well any more.
+    pub(super) async fn next(&mut self) -> Result<Option<RangeParts>, Status> {
+        if self.head.is_empty() && self.reader.scan().left() == 0 {
+            return Ok(None);
+        }
+        let kvs = self.reader.next(PIECE_KEYS, PIECE_BYTES).await?;
+        let end = (self.reader.scan().left() == 0).then_some(self.around);
+        let head = std::mem::take(&mut self.head);
+        Ok(Some(RangeParts::new(head, kvs, end)))
+    }
+}
+
+/// A read that goes on between the worker's thread and the threads for long reads.
+struct Reader {
+    shared: Arc<Shared>,
+    /// Here, unless a thread has it.
+    scan: Option<Scan>,
+    /// Room for one piece.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Reader {
+    /// Measures, and waits for room; the length is that of the keys on the wire.
+    async fn begin(shared: &Arc<Shared>, range: Range) -> Result<(Self, usize), Status> {
+        let store = shared.store.clone();
+        let (scan, kvs_len) = long(shared, move || {
+            let (mut kvs_len, keys_only) = (0, range.keys_only);
+            let scan = store.scan(range, &mut |key_len, version| {
+                kvs_len += wire::listed_len(key_len, version, keys_only);
+            })?;
+            Ok((scan, kvs_len))
+        })
+        .await?;
+        let reader = Self {
+            shared: shared.clone(),
+            scan: Some(scan),
+            _room: shared.room(kvs_len.min(PIECE_BYTES)).await,
+        };
+        Ok((reader, kvs_len))
+    }
+
+    fn scan(&self) -> &Scan {
+        self.scan.as_ref().expect("a read that failed is not asked again")
+    }
+
+    async fn next(&mut self, keys_max: usize, bytes_max: usize) -> Result<Vec<KeyValue>, Status> {
+        let Some(mut scan) = self.scan.take() else {
+            return Err(Status::internal(FAILED));
+        };
+        let (scan, kvs) = long(&self.shared, move || {
+            let kvs = scan.next(keys_max, bytes_max)?;
+            Ok((scan, kvs))
+        })
+        .await?;
+        self.scan = Some(scan);
+        Ok(kvs)
+    }
+}
+
+/// Runs a part of a read on a thread for long reads, of which few run at a time.
+pub(super) async fn long<T: Send + 'static>(
+    shared: &Shared,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Status> {
+    let permit = shared.large_reads.clone().acquire_owned().await;
+    let done = tokio::task::spawn_blocking(move || (work(), permit));
+    let (result, _permit) = done.await.map_err(|_| Status::internal(FAILED))?;
+    result.map_err(|error| of(&error))
+}
+
+/// RangeStream: the same answer in messages, all at the revision of the first.
+pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
+    let request = call
+        .inbound
+        .message()
+        .await?
+        .ok_or_else(|| Status::internal("unexpected EOF"))?;
+    let range = convert::range(streamable(convert::decode(request)?)?)?;
+    let bytes_max = call.shared.options.request_bytes_max;
+    let (mut reader, _) = Reader::begin(&call.shared, range).await?;
+    let measure = reader.scan().measure();
+    let mut part_keys = FIRST_PART_KEYS;
+    loop {
+        let kvs = reader.next(part_keys, bytes_max).await?;
+        let done = reader.scan().left() == 0;
+        let bytes: usize = kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+        let message = pb::RangeStreamResponse {
+            range_response: Some(pb::RangeResponse {
+                header: done.then(|| call.shared.header(measure.revision)),
+                more: done && measure.more,
+                count: if done { measure.count } else { 0 },
+                kvs: kvs.into_iter().map(wire::kv).collect(),
+            }),
+        };
+        let message = wire::message(&message);
+        let sent = timeout(call.shared.options.stall_timeout, call.outbound.send(message)).await;
+        sent.unwrap_or(Err(Gone))
+            .map_err(|Gone| Status::cancelled("context canceled"))?;
+        if done {
+            return Ok(());
+        }
+        part_keys = next_part(part_keys, bytes, bytes_max);
+    }
+}
+
+/// Parts approach `bytes_max`, by doubling and halving.
+fn next_part(keys: usize, bytes: usize, bytes_max: usize) -> usize {
+    if bytes > bytes_max {
+        (keys / 2).max(1)
+    } else if bytes < bytes_max / 2 {
+        keys.saturating_mul(2).min(1 << 20)
+    } else {
+        keys
+    }
+}
+
+fn streamable(request: pb::RangeRequest) -> Result<pb::RangeRequest, Status> {
+    convert::check_range(&request)?;
+    // Ascending by key is what a stream is; etcd too lets that order be named.
+    if request.sort_target != 0 || request.sort_order == pb::range_request::SortOrder::Descend as i32 {
+        return Err(Status::unimplemented(
+            "RangeStream does not support custom sort orders",
+        ));
+    }
+    let bounds = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ];
+    if bounds != [0; 4] {
+        return Err(Status::unimplemented(
+            "RangeStream does not support revision filters",
+        ));
+    }
+    Ok(request)
+}

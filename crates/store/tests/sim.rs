@@ -526,6 +526,7 @@ fn stored(kv: &KeyValue) -> (Vec<u8>, Stored) {
         create_revision: kv.create_revision.0,
         mod_revision: kv.mod_revision.0,
         version: kv.version,
+        lease: kv.lease.map_or(0, |lease| lease.0),
     };
     (kv.key.to_vec(), stored)
 }

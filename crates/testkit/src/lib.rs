@@ -2,6 +2,7 @@
 //!
 //! - [`SimDisk`]: a disk in memory that loses, tears and reorders what was not synced, fills up, fails to sync.
 //! - [`Model`]: a key-value store with history that a child could write: the truth to compare with.
+//! - [`linear`]: whether what clients were told could have happened one after the other.
 //! - [`record`]: what was asked, what was acknowledged, what watchers saw.
 //! - [`validate`]: etcd's watch guarantees, by etcd's names, checked on records alone.
 //!
@@ -9,6 +10,7 @@
 //! servers do not belong here.
 
 mod disk;
+pub mod linear;
 mod model;
 pub mod record;
 pub mod validate;

@@ -16,6 +16,8 @@ pub struct Stored {
     pub mod_revision: i64,
     /// 1 at creation, one more with each put.
     pub version: i64,
+    /// The lease, 0 for none.
+    pub lease: i64,
 }
 
 /// One step of a commit.
@@ -135,6 +137,21 @@ impl Model {
         revision
     }
 
+    /// Adds the next revision as a log tells of it: no event is judged, only put where it belongs. Returns the
+    /// revision.
+    pub fn replay(&mut self, events: Vec<Event>) -> i64 {
+        let mut state = self.state().clone();
+        for event in &events {
+            match &event.now {
+                Some(now) => state.insert(event.key.clone(), now.clone()),
+                None => state.remove(&event.key),
+            };
+        }
+        self.states.push(state);
+        self.events.extend(events);
+        self.revision()
+    }
+
     /// Moves the floor.
     pub fn compact(&mut self, to: i64) {
         self.floor = self.floor.max(to);
@@ -147,6 +164,7 @@ fn put(old: Option<&Stored>, value: &[u8], revision: i64) -> Stored {
         create_revision: old.map_or(revision, |old| old.create_revision),
         mod_revision: revision,
         version: old.map_or(1, |old| old.version + 1),
+        lease: 0,
     }
 }
 

@@ -11,13 +11,15 @@
 //! | Reliable | up to the last event or progress, the events are exactly those that happened |
 //! | PrevKV | the previous version, if given, is the state before |
 //! | IsCreate | an event looks like a creation exactly if the key was not there before |
+//! | Serializable | a read of the past shows the state at that revision ([`past`]) |
 //!
 //! Reliable is stricter than etcd's: progress too promises that nothing is missing.
 
 use std::collections::HashSet;
 use std::fmt;
 
-use crate::model::{Event, Model};
+use crate::linear::kv::{Keys, Version};
+use crate::model::{Event, Model, Stored};
 use crate::record::{Response, WatchRecord};
 
 /// A broken guarantee.
@@ -59,6 +61,50 @@ pub fn watch(model: &Model, record: &WatchRecord) -> Result<(), Violation> {
         check(model, record).map_err(|detail| Violation { guarantee, detail })?;
     }
     Ok(())
+}
+
+/// Checks a read at a revision, whenever it was made: it must show the state at that revision, and one that had not
+/// been written cannot have been read.
+///
+/// # Errors
+/// The violation.
+pub fn past(
+    model: &Model,
+    keys: &Keys,
+    revision: i64,
+    found: &[(Vec<u8>, Version)],
+) -> Result<(), Violation> {
+    let violation = |detail| Violation {
+        guarantee: "Serializable",
+        detail,
+    };
+    let Some(state) = model.at(revision) else {
+        return Err(violation(format!(
+            "revision {revision} does not exist and was read"
+        )));
+    };
+    let expected: Vec<(Vec<u8>, Version)> = state
+        .iter()
+        .filter(|(key, _)| keys.contains(key))
+        .map(|(key, stored)| (key.clone(), version(stored)))
+        .collect();
+    if found == expected {
+        Ok(())
+    } else {
+        Err(violation(format!(
+            "revision {revision} read as {found:?}, it was {expected:?}"
+        )))
+    }
+}
+
+fn version(stored: &Stored) -> Version {
+    Version {
+        value: stored.value.clone(),
+        create: stored.create_revision,
+        modified: stored.mod_revision,
+        version: stored.version,
+        lease: stored.lease,
+    }
 }
 
 fn filter(_: &Model, record: &WatchRecord) -> Result<(), String> {

@@ -160,3 +160,25 @@ fn is_create_catches_a_creation_that_is_none() {
     assert!(is_create(&model, &wrong).is_err());
     assert!(is_create(&model, &record(&model)).is_ok());
 }
+
+#[test]
+fn a_read_of_the_past_shows_the_state_of_then() {
+    use crate::linear::kv::{Keys, Version};
+    let mut model = Model::default();
+    model.commit(&[Change::Put(b"k".to_vec(), b"1".to_vec())]);
+    model.commit(&[Change::Put(b"k".to_vec(), b"2".to_vec())]);
+    let found = |value: &str, modified| {
+        let version = Version {
+            value: value.as_bytes().to_vec(),
+            create: 2,
+            modified,
+            version: modified - 1,
+            lease: 0,
+        };
+        vec![(b"k".to_vec(), version)]
+    };
+    let fine = |revision, found: &[_]| past(&model, &Keys::one(b"k"), revision, found).is_ok();
+    assert!(fine(1, &[]) && fine(2, &found("1", 2)) && fine(3, &found("2", 3)));
+    assert!(!fine(1, &found("1", 2)) && !fine(2, &found("2", 3)) && !fine(2, &[]));
+    assert!(!fine(4, &found("2", 3)), "it has not been written");
+}

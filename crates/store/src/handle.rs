@@ -11,6 +11,7 @@ use crate::core::index::Version;
 use crate::engine::{self, Command, Engine, Proposal, Reply, Scan, Shared};
 use crate::error::{Error, OpenError};
 use crate::options::Options;
+use crate::snapshot::{self, Dump, KvHash, Snapshot};
 use crate::types::*;
 use crate::watch::WatchStream;
 
@@ -226,6 +227,22 @@ impl Store {
     #[must_use]
     pub fn status(&self) -> StoreStatus {
         self.shared().status()
+    }
+
+    /// Takes a snapshot at the newest revision, in etcd's file format. Reads the log, so it blocks.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when the log does not read back.
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        Snapshot::take(Dump::begin(&self.0.shared))
+    }
+
+    /// etcd's hash over the versions up to `at` (0 is now). Reads the log, so it blocks.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`], [`Error::FutureRevision`], [`Error::Read`].
+    pub fn hash_kv(&self, at: Revision) -> Result<KvHash, Error> {
+        snapshot::hash_kv(&self.0.shared, at)
     }
 
     /// Adds the store's metrics to a registry.

@@ -7,6 +7,7 @@ pub mod etcd;
 pub mod fuzzing;
 pub mod types;
 
+mod bolt;
 mod core;
 mod engine;
 mod error;
@@ -15,10 +16,12 @@ mod log;
 mod metrics;
 mod options;
 mod seam;
+mod snapshot;
 mod watch;
 
 pub use error::{Error, OpenError};
 pub use handle::Store;
 pub use options::Options;
 pub use seam::{Log, LogWatch};
+pub use snapshot::{KvHash, Snapshot, WriteError};
 pub use watch::WatchStream;

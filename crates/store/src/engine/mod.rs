@@ -22,4 +22,4 @@ pub(crate) use open::{Engine, open};
 pub(crate) use queue::{Command, Proposal, Reply};
 pub(crate) use reader::{holds_few, range, range_within, read_only_txn};
 pub(crate) use scan::Scan;
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Pin, Shared, Tip};

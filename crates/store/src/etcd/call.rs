@@ -22,7 +22,7 @@ use super::method::{METHODS, Method};
 use super::server::Shared;
 use super::wide::{self, Wide};
 use super::wire::Reply;
-use super::{election, health, http as plain, kv, lease, lock, maintenance, status, watch};
+use super::{election, health, http as plain, kv, lease, lock, maintenance, snapshot, status, watch};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// The flag byte and the length before each message.
@@ -168,6 +168,7 @@ async fn serve_stream(call: &mut Call) -> Result<(), Status> {
         Method::Observe => election::observe(call).await,
         Method::HealthWatch => health::watch(call).await,
         Method::RangeStream => wide::range_stream(call).await,
+        Method::Snapshot => snapshot::snapshot(call).await,
         method => Err(unimplemented(method)),
     }
 }
@@ -209,6 +210,8 @@ impl Call {
             Method::MemberList => maintenance::member_list(shared),
             Method::Alarm => maintenance::alarm(shared, request),
             Method::Status => maintenance::status(shared),
+            Method::Hash => snapshot::hash_all(shared).await,
+            Method::HashKv => snapshot::hash_kv(shared, request).await,
             Method::AuthStatus => maintenance::auth_status(shared),
             Method::Unlock => lock::unlock(shared, request, trace).await,
             Method::Proclaim => election::proclaim(shared, request, trace).await,

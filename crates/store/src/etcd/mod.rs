@@ -15,8 +15,9 @@
 //!
 //! gRPC is spoken here over the `h2` crate, without a gRPC server library (`docs/adr/0003-grpc-stack.md`).
 //!
-//! Absent: authentication, cluster membership changes, snapshots, hashes and defragmentation. They answer
-//! UNIMPLEMENTED.
+//! - `snapshot`: what reads the whole log: snapshots and hashes.
+//!
+//! Absent: authentication, cluster membership changes and defragmentation. They answer UNIMPLEMENTED.
 
 mod call;
 mod connection;
@@ -35,6 +36,7 @@ mod method;
 mod metrics;
 mod options;
 mod server;
+mod snapshot;
 mod status;
 mod txn;
 mod waits;
@@ -44,10 +46,11 @@ mod wire;
 
 pub use options::FrontOptions;
 pub use server::Front;
+pub(crate) use wire::RAFT_TERM;
 
 /// The etcd release whose API and behaviour this front has. Clients switch features by it
 /// (Kubernetes: `pkg/storage/feature/feature_support_checker.go`).
 pub const ETCD_VERSION: &str = "3.7.3";
 
 /// The version of the whole cluster, as etcd reports it: its minor release.
-const CLUSTER_VERSION: &str = "3.7.0";
+pub(crate) const CLUSTER_VERSION: &str = "3.7.0";

@@ -31,6 +31,8 @@ use crate::types::{KeyRange, Revision};
 const HANDOVER_MAX: usize = 64;
 /// Reads of many keys that run at a time, off the worker threads.
 const LARGE_READS_MAX: usize = 4;
+/// Readings of the whole log (snapshots, hashes) that run at a time, off the worker threads.
+const SCANS_MAX: usize = 2;
 /// Room for answers is counted in these.
 const ROOM_UNIT: usize = 4 << 10;
 /// Answers up to this size are not counted.
@@ -53,6 +55,8 @@ pub(super) struct Shared {
     pub(super) inbound_bytes: AtomicUsize,
     /// Who may run a read of many keys now.
     pub(super) large_reads: Arc<Semaphore>,
+    /// Who may read the whole log now.
+    pub(super) scans: Arc<Semaphore>,
     /// Room for large answers, in units of [`ROOM_UNIT`] bytes.
     room: Arc<Semaphore>,
     /// The same for answers of few keys, so that wide ones do not crowd them out.
@@ -130,6 +134,7 @@ impl Front {
             client_urls: options.client_urls.clone(),
             inbound_bytes: AtomicUsize::new(0),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
             room: room(&options),
             room_of_few: room(&options),
             connections: AtomicUsize::new(0),
@@ -243,7 +248,7 @@ impl Worker {
     fn start(index: usize, shared: Arc<Shared>, stop: Stop) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(LARGE_READS_MAX)
+            .max_blocking_threads(LARGE_READS_MAX + SCANS_MAX)
             .build()?;
         let (connections, receiver) = mpsc::channel(HANDOVER_MAX);
         let thread = std::thread::Builder::new()

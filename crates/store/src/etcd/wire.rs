@@ -23,7 +23,7 @@ const SHARE_BYTES: usize = 16 << 10;
 /// The largest message a Go server sends, and so the largest a client expects.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 /// Any constant does: there is one member, and it leads. A new etcd of one member is in term 2.
-pub(super) const RAFT_TERM: u64 = 2;
+pub(crate) const RAFT_TERM: u64 = 2;
 
 /// What a unary call answers.
 pub(super) enum Reply {

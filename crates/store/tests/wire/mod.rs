@@ -25,6 +25,7 @@ use pb::request_op::Request as Op;
 use pb::watch_request::RequestUnion;
 
 mod kv;
+mod maintenance;
 mod raw;
 mod traps;
 mod waiting;

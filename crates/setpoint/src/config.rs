@@ -12,12 +12,19 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use setpoint_telemetry::Format;
 
+use crate::front_args::{self, FrontArgs};
 use crate::plane::PlaneOptions;
 
 /// One setting: its name in files and (with dashes) as a flag, and its variable.
-struct Setting {
+pub(crate) struct Setting {
     name: &'static str,
     env: &'static str,
+}
+
+impl Setting {
+    pub(crate) const fn new(name: &'static str, env: &'static str) -> Self {
+        Self { name, env }
+    }
 }
 
 const DATA_DIR: &str = "data-dir";
@@ -59,6 +66,11 @@ const SETTINGS: [Setting; 7] = [
     },
 ];
 
+/// All settings, those of the front last.
+fn settings() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().chain(&front_args::SETTINGS)
+}
+
 /// The flags that `up` and `server` share.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Plane")]
@@ -66,7 +78,8 @@ pub struct PlaneArgs {
     /// Where everything is kept: log, certificates, kubeconfig [default: ./setpoint-data]
     #[arg(long, value_name = "DIR", env = "SETPOINT_DATA_DIR")]
     data_dir: Option<String>,
-    /// Where etcd clients connect; port 0 takes a free one [default: 127.0.0.1:2379]
+    /// Where etcd clients connect; port 0 takes a free one; several, also unix://PATH, separated by commas
+    /// [default: 127.0.0.1:2379]
     #[arg(long, value_name = "ADDR", env = "SETPOINT_ETCD_LISTEN")]
     etcd_listen: Option<String>,
     /// Where Kubernetes clients connect; port 0 takes a free one [default: 127.0.0.1:6443]
@@ -84,11 +97,13 @@ pub struct PlaneArgs {
     /// Which events are logged, as in "info" or "warn,setpoint_store=debug" [default: info; up: warn]
     #[arg(long, value_name = "FILTER", env = "SETPOINT_LOG")]
     log: Option<String>,
+    #[command(flatten)]
+    front: FrontArgs,
 }
 
 /// Where a value was said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
+pub(crate) enum Source {
     Flag(&'static str),
     Env(&'static str),
     File(&'static str, PathBuf),
@@ -135,7 +150,8 @@ impl PlaneArgs {
             &self.log,
         ];
         let mut said = Said::default();
-        for (setting, value) in SETTINGS.iter().zip(values) {
+        let values = values.into_iter().chain(self.front.values());
+        for (setting, value) in settings().zip(values) {
             let Some(value) = value else { continue };
             let source = match matches.value_source(&setting.name.replace('-', "_")) {
                 Some(ValueSource::EnvVariable) => Source::Env(setting.env),
@@ -151,7 +167,7 @@ impl Said {
     /// Fills in what was not said otherwise from a file's settings; names the unknown ones.
     pub fn add_file(&mut self, file: &Path, values: BTreeMap<String, String>, problems: &mut Vec<String>) {
         for (name, value) in values {
-            match SETTINGS.iter().find(|setting| setting.name == name) {
+            match settings().find(|setting| setting.name == name) {
                 Some(setting) => {
                     let source = Source::File(setting.name, file.to_owned());
                     self.0.entry(setting.name).or_insert((value, source));
@@ -159,7 +175,10 @@ impl Said {
                 None => problems.push(format!(
                     "{name} in {}: no such setting, there are {}",
                     file.display(),
-                    SETTINGS.map(|setting| setting.name).join(", ")
+                    settings()
+                        .map(|setting| setting.name)
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 )),
             }
         }
@@ -172,9 +191,7 @@ impl Said {
     pub fn resolve(mut self, cwd: &Path, mut problems: Vec<String>) -> Result<Resolved, Vec<String>> {
         let data_dir = self.path(DATA_DIR, cwd, &mut problems);
         let mut plane = PlaneOptions::new(data_dir.unwrap_or_else(|| cwd.join("setpoint-data")));
-        if let Some(addr) = self.address(ETCD_LISTEN, "127.0.0.1:2379", &mut problems) {
-            plane.etcd_listen = addr;
-        }
+        front_args::resolve(&mut self, ETCD_LISTEN, cwd, &mut plane, &mut problems);
         if let Some(addr) = self.address(API_LISTEN, "127.0.0.1:6443", &mut problems) {
             plane.api_listen = addr;
         }
@@ -184,13 +201,7 @@ impl Said {
                 plane.api_listen
             ));
         }
-        if let Some((value, source)) = self.0.remove(ETCD_WRITES_REGISTRY) {
-            match value.as_str() {
-                "true" | "1" => plane.etcd_writes_registry = true,
-                "false" | "0" => plane.etcd_writes_registry = false,
-                _ => problems.push(format!("{source} is {value:?}: write true or false")),
-            }
-        }
+        plane.etcd_writes_registry = self.flag(ETCD_WRITES_REGISTRY, &mut problems);
         let ready_file = self.path(READY_FILE, cwd, &mut problems);
         let log_format = match self.0.remove(LOG_FORMAT) {
             None => Format::Text,
@@ -216,7 +227,31 @@ impl Said {
         }
     }
 
-    fn path(&mut self, name: &str, cwd: &Path, problems: &mut Vec<String>) -> Option<PathBuf> {
+    /// What was said, and where.
+    pub(crate) fn take(&mut self, name: &str) -> Option<(String, Source)> {
+        self.0.remove(name)
+    }
+
+    pub(crate) fn text(&mut self, name: &str) -> Option<String> {
+        self.take(name).map(|(value, _)| value)
+    }
+
+    /// Whether it was said and is true.
+    pub(crate) fn flag(&mut self, name: &str, problems: &mut Vec<String>) -> bool {
+        let Some((value, source)) = self.take(name) else {
+            return false;
+        };
+        match value.as_str() {
+            "true" | "1" => true,
+            "false" | "0" => false,
+            _ => {
+                problems.push(format!("{source} is {value:?}: write true or false"));
+                false
+            }
+        }
+    }
+
+    pub(crate) fn path(&mut self, name: &str, cwd: &Path, problems: &mut Vec<String>) -> Option<PathBuf> {
         let (value, source) = self.0.remove(name)?;
         if value.is_empty() {
             problems.push(format!("{source} is empty: give a path"));
@@ -245,11 +280,11 @@ impl Said {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use clap::{Command, FromArgMatches};
 
-    fn said(args: &[&str]) -> Said {
+    pub(crate) fn said(args: &[&str]) -> Said {
         let command = PlaneArgs::augment_args(Command::new("setpoint"));
         let matches = command.get_matches_from([&["setpoint"], args].concat());
         PlaneArgs::from_arg_matches(&matches).unwrap().said(&matches)

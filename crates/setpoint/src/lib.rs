@@ -15,6 +15,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod envtest;
+mod front_args;
 pub mod plane;
 pub mod ready;
 

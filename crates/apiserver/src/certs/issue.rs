@@ -64,13 +64,31 @@ pub(super) fn server(
 ) -> Result<Issued, rcgen::Error> {
     let mut params = leaf("setpoint", None, now);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    for text in names {
-        params.subject_alt_names.push(match text.parse::<IpAddr>() {
+    params.subject_alt_names = alt_names(names)?;
+    sign(&params, ca)
+}
+
+/// A serving certificate for these names and addresses that only vouches for itself.
+pub(super) fn self_signed(names: &[String], now: Timestamp) -> Result<Issued, rcgen::Error> {
+    let mut params = leaf("setpoint", None, now);
+    params.use_authority_key_identifier_extension = false;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.subject_alt_names = alt_names(names)?;
+    let key = KeyPair::generate()?;
+    Ok(Issued {
+        cert: params.self_signed(&key)?.pem(),
+        key: key.serialize_pem(),
+    })
+}
+
+fn alt_names(names: &[String]) -> Result<Vec<SanType>, rcgen::Error> {
+    let name = |text: &String| {
+        Ok(match text.parse::<IpAddr>() {
             Ok(ip) => SanType::IpAddress(ip),
             Err(_) => SanType::DnsName(text.as_str().try_into()?),
-        });
-    }
-    sign(&params, ca)
+        })
+    };
+    names.iter().map(name).collect()
 }
 
 /// A client certificate for a user in one group.

@@ -14,6 +14,7 @@
 
 mod files;
 pub(crate) mod issue;
+mod self_signed;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use self::files::{PRIVATE, PUBLIC};
 use self::issue::Issued;
+pub use self::self_signed::self_signed;
 
 /// User of the admin certificate.
 const ADMIN_USER: &str = "setpoint-admin";

@@ -44,6 +44,12 @@ pub enum PlaneError {
     /// Certificates or keys are missing, broken or foreign.
     #[error(transparent)]
     Pki(#[from] setpoint_apiserver::PkiError),
+    /// The etcd front cannot speak TLS as it was asked to.
+    #[error("TLS of the etcd front: {detail}")]
+    EtcdTls {
+        /// Which file or option, and why.
+        detail: String,
+    },
     /// The API server could not be opened.
     #[error(transparent)]
     Api(#[from] setpoint_apiserver::OpenError),

@@ -5,6 +5,7 @@
 //! start fast.
 
 mod error;
+mod front;
 pub(crate) mod holder;
 mod options;
 mod store_only;
@@ -20,12 +21,13 @@ use bytes::Bytes;
 use setpoint_apiserver::{ApiServer, Pki, Tls};
 use setpoint_base::{Chain, FsDisk, Stop, SystemClock, TaskGroup};
 use setpoint_store::Store;
-use setpoint_store::etcd::{Front, FrontOptions};
+use setpoint_store::etcd::{Front, FrontOptions, TlsOptions};
 use setpoint_telemetry::Metrics;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use error::PlaneError;
+pub use front::{ListenOn, Place};
 pub use options::PlaneOptions;
 pub use store_only::StoreOnly;
 
@@ -42,7 +44,7 @@ pub struct Plane {
     options: PlaneOptions,
     store: Store,
     api: ApiServer,
-    etcd_addr: SocketAddr,
+    etcd_url: String,
     api_addr: SocketAddr,
     kubeconfig: PathBuf,
     kubeconfig_text: String,
@@ -61,24 +63,23 @@ impl Plane {
     /// An address or a directory that cannot be used, a damaged store, broken certificates: each with its remedy.
     pub async fn start(options: PlaneOptions) -> Result<Self, PlaneError> {
         // Listeners first: the cheapest thing to fail, and early clients wait in the backlog instead of failing.
-        let etcd_listener = bind(options.etcd_listen, "etcd-listen").await?;
+        let etcd = front::bind_etcd(&options).await?;
         let api_listener = bind(options.api_listen, "api-listen").await?;
-        let local = |listener: &TcpListener, flag| {
-            listener
-                .local_addr()
-                .map_err(|cause| PlaneError::listen(options.api_listen, flag, cause))
-        };
-        let etcd_addr = local(&etcd_listener, "etcd-listen")?;
-        let api_addr = local(&api_listener, "api-listen")?;
-        warn_of_open_fronts(etcd_addr);
+        let api_addr = api_listener
+            .local_addr()
+            .map_err(|cause| PlaneError::listen(options.api_listen, "api-listen", cause))?;
+        front::warn_of_open_front(&options, etcd.addr);
 
+        let etcd_url = etcd.urls.first().cloned().unwrap_or_default();
         let metrics = Metrics::new();
         let opened = {
             let options = options.clone();
-            blocking("the store", move || open(&options, api_addr)).await?
+            let etcd_addr = etcd.addr;
+            blocking("the store", move || open(&options, etcd_addr, api_addr)).await?
         };
         let Opened {
             store,
+            etcd_tls,
             pki,
             kubeconfig,
             kubeconfig_text,
@@ -97,11 +98,14 @@ impl Plane {
         };
         let api = ApiServer::open(store.clone(), api_options, SystemClock::shared(), &api_loops).await?;
         let tls = Tls::new(&pki, SystemClock::shared())?;
-        let front = Front::new(store.clone(), front_options(&options, etcd_addr, &metrics));
+        let front = Front::new(
+            store.clone(),
+            front_options(&options, &etcd.urls, etcd_tls, &metrics),
+        );
         let stop = etcd_front.stop().clone();
         run(&etcd_front, "the etcd front", report.clone(), async move {
             front
-                .serve(etcd_listener, stop)
+                .serve_all(etcd.listeners, stop)
                 .await
                 .map_err(|error| Chain(&error).to_string())
         });
@@ -118,7 +122,7 @@ impl Plane {
             options,
             store,
             api,
-            etcd_addr,
+            etcd_url,
             api_addr,
             kubeconfig,
             kubeconfig_text,
@@ -130,10 +134,10 @@ impl Plane {
         })
     }
 
-    /// `http://…`, for etcd clients.
+    /// `http://…` or, with TLS, `https://…`, for etcd clients.
     #[must_use]
     pub fn etcd_url(&self) -> String {
-        format!("http://{}", reachable(self.etcd_addr))
+        self.etcd_url.clone()
     }
 
     /// `https://…`, for Kubernetes clients.
@@ -237,12 +241,13 @@ impl Drop for Plane {
 /// What is opened off the async threads.
 struct Opened {
     store: Store,
+    etcd_tls: Option<TlsOptions>,
     pki: Pki,
     kubeconfig: PathBuf,
     kubeconfig_text: String,
 }
 
-fn open(options: &PlaneOptions, api_addr: SocketAddr) -> Result<Opened, PlaneError> {
+fn open(options: &PlaneOptions, etcd_addr: SocketAddr, api_addr: SocketAddr) -> Result<Opened, PlaneError> {
     let dir = &options.data_dir;
     // Private: the log holds Secrets.
     fs::DirBuilder::new()
@@ -256,6 +261,7 @@ fn open(options: &PlaneOptions, api_addr: SocketAddr) -> Result<Opened, PlaneErr
         })?;
     // The store's lock is taken first: two planes on one directory must not touch each other's certificates.
     let store = Store::open(options.store.clone(), Arc::new(FsDisk), SystemClock::shared())?;
+    let etcd_tls = front::tls(options, etcd_addr)?;
     let names: Vec<String> = match api_addr.ip() {
         ip if ip.is_loopback() || ip.is_unspecified() => Vec::new(),
         ip => vec![ip.to_string()],
@@ -267,16 +273,23 @@ fn open(options: &PlaneOptions, api_addr: SocketAddr) -> Result<Opened, PlaneErr
     let kubeconfig_text = pki.admin_kubeconfig(&url);
     Ok(Opened {
         store,
+        etcd_tls,
         pki,
         kubeconfig,
         kubeconfig_text,
     })
 }
 
-fn front_options(options: &PlaneOptions, etcd_addr: SocketAddr, metrics: &Metrics) -> FrontOptions {
+fn front_options(
+    options: &PlaneOptions,
+    urls: &[String],
+    tls: Option<TlsOptions>,
+    metrics: &Metrics,
+) -> FrontOptions {
     FrontOptions {
         read_only_prefix: (!options.etcd_writes_registry).then(|| Bytes::from_static(REGISTRY_PREFIX)),
-        client_urls: vec![format!("http://{}", reachable(etcd_addr))],
+        client_urls: urls.to_vec(),
+        tls,
         metrics: Some(metrics.clone()),
         ..options.etcd.clone()
     }
@@ -290,15 +303,6 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, addr.port())
-}
-
-fn warn_of_open_fronts(etcd_addr: SocketAddr) {
-    if !etcd_addr.ip().is_loopback() {
-        tracing::warn!(
-            addr = %etcd_addr,
-            "the etcd front is reachable from other machines and asks nobody who they are: keep it on 127.0.0.1"
-        );
-    }
 }
 
 async fn bind(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, PlaneError> {

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use setpoint_apiserver::ServeOptions;
-use setpoint_store::etcd::FrontOptions;
+use setpoint_store::etcd::{FrontOptions, Serves};
+
+use super::front::ListenOn;
 
 /// How long requests in flight may take at a stop. Clients of a plane on one machine retry; Ctrl-C should not wait.
 const API_GRACE: Duration = Duration::from_secs(4);
@@ -17,6 +19,14 @@ pub struct PlaneOptions {
     pub data_dir: PathBuf,
     /// Where etcd clients connect (127.0.0.1:2379); port 0 takes a free one.
     pub etcd_listen: SocketAddr,
+    /// Whether that listener goes without TLS although the front has certificates (no).
+    pub etcd_plain: bool,
+    /// What that listener serves (all).
+    pub etcd_serves: Serves,
+    /// Further listeners of the etcd front (none).
+    pub etcd_listen_more: Vec<ListenOn>,
+    /// Whether a certificate is made for the etcd front, where its options name none (no).
+    pub etcd_auto_tls: bool,
     /// Where Kubernetes clients connect (127.0.0.1:6443); port 0 takes a free one.
     pub api_listen: SocketAddr,
     /// Whether etcd clients may write the API server's keys under `/registry/` (no): such writes pass by
@@ -41,6 +51,10 @@ impl PlaneOptions {
             store: setpoint_store::Options::new(data_dir.join("store")),
             data_dir,
             etcd_listen: SocketAddr::from(([127, 0, 0, 1], 2379)),
+            etcd_plain: false,
+            etcd_serves: Serves::All,
+            etcd_listen_more: Vec::new(),
+            etcd_auto_tls: false,
             api_listen: SocketAddr::from(([127, 0, 0, 1], 6443)),
             etcd_writes_registry: false,
             etcd: FrontOptions::default(),

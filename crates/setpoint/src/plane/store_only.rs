@@ -1,6 +1,5 @@
 //! The store role alone: the log and its etcd front, and no key that anyone else owns. It is an etcd.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use setpoint_base::{Chain, FsDisk, Stop, SystemClock, TaskGroup};
@@ -9,14 +8,15 @@ use setpoint_store::etcd::{Front, FrontOptions};
 use setpoint_telemetry::Metrics;
 use tokio::sync::watch;
 
-use super::{PlaneError, PlaneOptions, STOP_GRACE, bind, blocking, reachable, run, warn_of_open_fronts};
+use super::front::{bind_etcd, tls, warn_of_open_front};
+use super::{PlaneError, PlaneOptions, STOP_GRACE, blocking, run};
 use crate::ready::Ready;
 
 /// A running store. Call [`StoreOnly::stop`] at the end: dropping it ends its tasks without waiting.
 pub struct StoreOnly {
     options: PlaneOptions,
     store: Store,
-    addr: SocketAddr,
+    url: String,
     front: TaskGroup,
     ended: watch::Receiver<Option<(&'static str, String)>>,
 }
@@ -27,23 +27,18 @@ impl StoreOnly {
     /// # Errors
     /// An address or a directory that cannot be used, a damaged store: each with its remedy.
     pub async fn start(options: PlaneOptions) -> Result<Self, PlaneError> {
-        let listener = bind(options.etcd_listen, "etcd-listen").await?;
-        let addr = listener
-            .local_addr()
-            .map_err(|cause| PlaneError::listen(options.etcd_listen, "etcd-listen", cause))?;
-        warn_of_open_fronts(addr);
-        let store_options = options.store.clone();
-        let store = blocking("the store", move || {
-            Ok(Store::open(
-                store_options,
-                Arc::new(FsDisk),
-                SystemClock::shared(),
-            )?)
+        let bound = bind_etcd(&options).await?;
+        warn_of_open_front(&options, bound.addr);
+        let (addr, opening) = (bound.addr, options.clone());
+        let (store, tls) = blocking("the store", move || {
+            let store = Store::open(opening.store.clone(), Arc::new(FsDisk), SystemClock::shared())?;
+            Ok((store, tls(&opening, addr)?))
         })
         .await?;
         let front_options = FrontOptions {
             read_only_prefix: None,
-            client_urls: vec![format!("http://{}", reachable(addr))],
+            client_urls: bound.urls.clone(),
+            tls,
             metrics: Some(Metrics::new()),
             ..options.etcd.clone()
         };
@@ -52,13 +47,13 @@ impl StoreOnly {
         let (report, ended) = watch::channel(None);
         let stop = front.stop().clone();
         run(&front, "the etcd front", report, async move {
-            let served = served.serve(listener, stop).await;
+            let served = served.serve_all(bound.listeners, stop).await;
             served.map_err(|error| Chain(&error).to_string())
         });
         Ok(Self {
             options,
             store,
-            addr,
+            url: bound.urls.into_iter().next().unwrap_or_default(),
             front,
             ended,
         })
@@ -68,7 +63,7 @@ impl StoreOnly {
     #[must_use]
     pub fn ready(&self) -> Ready {
         Ready {
-            etcd: format!("http://{}", reachable(self.addr)),
+            etcd: self.url.clone(),
             api: String::new(),
             kubeconfig: String::new(),
             data_dir: self.options.data_dir.display().to_string(),

@@ -18,6 +18,7 @@ use setpoint_base::{Stop, TraceContext};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
+use super::connection::Client;
 use super::method::{METHODS, Method};
 use super::server::Shared;
 use super::wide::{self, Wide};
@@ -54,6 +55,7 @@ pub(super) struct Call {
 /// Starts a call. What comes back is polled by the connection's task.
 pub(super) fn begin(
     shared: &Arc<Shared>,
+    client: &Client,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     stop: &Stop,
@@ -64,8 +66,8 @@ pub(super) fn begin(
         .headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if !grpc {
-        let response = plain::respond(shared, &head.method, &head.uri);
+    if !(grpc && client.serves.grpc()) {
+        let response = plain::respond(shared, client.serves, &head.method, &head.uri);
         return Box::pin(outbound.plain(response));
     }
     let Some(method) = Method::of(head.uri.path()) else {

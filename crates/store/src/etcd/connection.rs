@@ -8,7 +8,6 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -17,17 +16,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use setpoint_base::Stop;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::cork::Cork;
+use super::listen::{Incoming, Serves};
 use super::server::Shared;
+use super::socket::Socket;
 use super::{call, http};
 
 /// What every HTTP/2 connection begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long a client may take to say what it speaks, and to finish the handshake.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Receive windows: a call may have one large request on its way, a connection a few.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -35,21 +33,73 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 
+/// Who is at the other end of a connection, and what it may ask for here.
+#[derive(Clone)]
+pub(super) struct Client {
+    /// The common name of its certificate, where that names a user.
+    pub(super) common_name: Option<Arc<str>>,
+    pub(super) serves: Serves,
+}
+
 /// Serves one client until it goes, or until `stop` and its calls have ended.
-pub(super) async fn serve(shared: Arc<Shared>, mut socket: TcpStream, stop: Stop) {
-    let Ok(Some((is_http2, prefix))) = timeout(HELLO_TIMEOUT, sniff(&mut socket)).await else {
+pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
+    let Incoming {
+        socket,
+        secure,
+        serves,
+        counted: _counted,
+    } = incoming;
+    let socket = match socket.register() {
+        Ok(socket) => socket,
+        Err(error) => return tracing::warn!(%error, "register etcd client's socket"),
+    };
+    let Some((mut socket, common_name)) = meet(&shared, socket, secure).await else {
         return;
     };
+    let Ok(Some((is_http2, prefix))) = timeout(shared.options.hello_timeout, sniff(&mut socket)).await else {
+        return;
+    };
+    let client = Client { common_name, serves };
+    tracing::debug!(
+        user = client.common_name.as_deref(),
+        secure,
+        is_http2,
+        "etcd client"
+    );
     let cork = Cork::new(socket, prefix);
     if is_http2 {
-        serve_http2(shared, cork, stop).await;
-    } else {
-        serve_http1(shared, cork, stop).await;
+        serve_http2(shared, client, cork, stop).await;
+    } else if serves != Serves::Grpc {
+        serve_http1(shared, client, cork, stop).await;
+    }
+}
+
+/// Speaks TLS where that is asked for; `None` when the client does not.
+async fn meet(shared: &Shared, socket: Socket, secure: bool) -> Option<(Socket, Option<Arc<str>>)> {
+    let (tls, socket) = match (&shared.tls, socket) {
+        (Some(tls), Socket::Tcp(socket)) if secure => (tls, socket),
+        (_, socket) => return Some((socket, None)),
+    };
+    match timeout(shared.options.hello_timeout, tls.accept(socket)).await {
+        Ok(Ok(stream)) => {
+            let user = tls.user(&stream);
+            Some((Socket::Tls(Box::new(stream)), user))
+        }
+        Ok(Err(error)) => {
+            shared.metrics.handshakes_failed.inc();
+            tracing::debug!(%error, "etcd client's TLS handshake");
+            None
+        }
+        Err(_) => {
+            shared.metrics.handshakes_failed.inc();
+            tracing::debug!("etcd client's TLS handshake not finished in time");
+            None
+        }
     }
 }
 
 /// Reads until the preface is whole or broken; `None` when the client leaves before.
-async fn sniff(socket: &mut TcpStream) -> Option<(bool, Bytes)> {
+async fn sniff(socket: &mut Socket) -> Option<(bool, Bytes)> {
     let mut start = BytesMut::with_capacity(PREFACE.len());
     loop {
         if !PREFACE.starts_with(&start) {
@@ -69,9 +119,9 @@ async fn sniff(socket: &mut TcpStream) -> Option<(bool, Bytes)> {
     }
 }
 
-async fn serve_http1(shared: Arc<Shared>, cork: Cork, stop: Stop) {
+async fn serve_http1(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop) {
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        let response = http::respond(&shared, request.method(), request.uri());
+        let response = http::respond(&shared, client.serves, request.method(), request.uri());
         std::future::ready(Ok::<_, std::convert::Infallible>(
             response.map(http_body_util::Full::new),
         ))
@@ -80,7 +130,7 @@ async fn serve_http1(shared: Arc<Shared>, cork: Cork, stop: Stop) {
     let mut connection = pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(hyper_util::rt::TokioTimer::new())
-            .header_read_timeout(HELLO_TIMEOUT)
+            .header_read_timeout(shared.options.hello_timeout)
             .serve_connection(io, service)
     );
     let mut stopped = pin!(stop.cancelled());
@@ -100,7 +150,7 @@ async fn serve_http1(shared: Arc<Shared>, cork: Cork, stop: Stop) {
     .await;
 }
 
-async fn serve_http2(shared: Arc<Shared>, cork: Cork, stop: Stop) {
+async fn serve_http2(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop) {
     let mut settings = Builder::new();
     settings
         .initial_window_size(STREAM_WINDOW)
@@ -116,11 +166,12 @@ async fn serve_http2(shared: Arc<Shared>, cork: Cork, stop: Stop) {
             _ => greeted.map(Result::ok),
         }
     });
-    let Ok(Some(protocol)) = timeout(HELLO_TIMEOUT, greeted).await else {
+    let Ok(Some(protocol)) = timeout(shared.options.hello_timeout, greeted).await else {
         return;
     };
     let mut turns = Turns {
         shared,
+        client,
         protocol,
         cork,
         calls: FuturesUnordered::new(),
@@ -142,6 +193,7 @@ async fn serve_http2(shared: Arc<Shared>, cork: Cork, stop: Stop) {
 /// An HTTP/2 connection and its calls.
 struct Turns {
     shared: Arc<Shared>,
+    client: Client,
     protocol: Connection<Cork, Bytes>,
     cork: Cork,
     calls: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -177,8 +229,8 @@ impl Turns {
             match self.protocol.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     begun = true;
-                    self.calls
-                        .push(call::begin(&self.shared, request, respond, &self.stop));
+                    let call = call::begin(&self.shared, &self.client, request, respond, &self.stop);
+                    self.calls.push(call);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "etcd client's connection");

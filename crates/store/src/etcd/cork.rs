@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use super::socket::Socket;
 
 /// Bytes collected before a write goes out in the middle of a turn.
 const COLLECT_BYTES: usize = 64 << 10;
@@ -25,7 +26,7 @@ const KEEP_BYTES: usize = 4 << 10;
 pub(super) struct Cork(Arc<Mutex<Inner>>);
 
 struct Inner {
-    socket: TcpStream,
+    socket: Socket,
     /// Read while finding out the protocol.
     prefix: Bytes,
     out: Vec<u8>,
@@ -35,7 +36,7 @@ struct Inner {
 
 impl Cork {
     /// `prefix` is read again before the socket.
-    pub(super) fn new(socket: TcpStream, prefix: Bytes) -> Self {
+    pub(super) fn new(socket: Socket, prefix: Bytes) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             socket,
             prefix,
@@ -59,6 +60,7 @@ impl Inner {
             }
             self.written += n;
         }
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         self.written = 0;
         if self.out.capacity() > KEEP_BYTES {
             self.out = Vec::new();

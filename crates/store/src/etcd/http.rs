@@ -7,6 +7,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode, Uri};
 use setpoint_telemetry::Metrics;
 
+use super::listen::Serves;
 use super::server::Shared;
 use super::{CLUSTER_VERSION, ETCD_VERSION};
 use crate::types::Range;
@@ -20,9 +21,9 @@ const READY: [&str; 4] = [
 ];
 
 /// Answers one request.
-pub(super) fn respond(shared: &Shared, method: &Method, uri: &Uri) -> Response<Bytes> {
+pub(super) fn respond(shared: &Shared, serves: Serves, method: &Method, uri: &Uri) -> Response<Bytes> {
     let path = uri.path();
-    let Some(answer) = route(path) else {
+    let Some(answer) = route(path).filter(|_| serves != Serves::Metrics || path != "/version") else {
         return text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
     };
     if method != Method::GET {

@@ -39,6 +39,8 @@ pub(super) struct FrontMetrics {
     pub(super) connections: Gauge,
     /// Connections closed at once because there were too many.
     pub(super) connections_refused: Counter,
+    /// TLS handshakes that came to nothing.
+    pub(super) handshakes_failed: Counter,
     /// Watch streams open now.
     pub(super) watch_streams: Gauge,
 }
@@ -64,6 +66,7 @@ impl FrontMetrics {
             sent_bytes: Counter::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
+            handshakes_failed: Counter::default(),
             watch_streams: Gauge::default(),
         }
     }
@@ -94,6 +97,11 @@ impl FrontMetrics {
             "etcd_front_connections_refused",
             "Connections closed at once because there were too many",
             self.connections_refused.clone(),
+        )?;
+        metrics.register(
+            "etcd_front_tls_handshakes_failed",
+            "TLS handshakes that failed or took too long",
+            self.handshakes_failed.clone(),
         )?;
         metrics.register(
             "etcd_front_watch_streams",

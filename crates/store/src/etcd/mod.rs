@@ -3,7 +3,8 @@
 //! Bytes come in here and nothing of their format goes further: requests become the types of [`crate::types`],
 //! answers and errors become etcd's again. What a request means is the store's business, how it is said is ours.
 //!
-//! - `server`: listener, worker threads, drain. One connection lives on one thread.
+//! - `listen`, `server`: listeners, worker threads, drain. One connection lives on one thread.
+//! - `socket`, `tls`: TCP, TLS or a local socket; certificates, and the user one names.
 //! - `connection`, `cork`: HTTP/1 or HTTP/2, the calls of a connection, few and large writes.
 //! - `call`: one gRPC call: framing, limits, deadline, status. `method`: the calls there are.
 //! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
@@ -30,6 +31,7 @@ mod health;
 mod http;
 mod kv;
 mod lease;
+mod listen;
 mod lock;
 mod maintenance;
 mod method;
@@ -37,15 +39,19 @@ mod metrics;
 mod options;
 mod server;
 mod snapshot;
+mod socket;
 mod status;
+mod tls;
 mod txn;
 mod waits;
 mod watch;
 mod wide;
 mod wire;
 
+pub use listen::{Listener, Serves};
 pub use options::FrontOptions;
 pub use server::Front;
+pub use tls::{TlsError, TlsOptions};
 pub(crate) use wire::RAFT_TERM;
 
 /// The etcd release whose API and behaviour this front has. Clients switch features by it

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use setpoint_telemetry::Metrics;
 
+use super::tls::TlsOptions;
+
 /// Options of the etcd front.
 #[derive(Clone, Debug)]
 pub struct FrontOptions {
@@ -29,6 +31,9 @@ pub struct FrontOptions {
     pub waits_max: usize,
     /// How long a request may wait for its commit (7 s: etcd's 5 s and two elections).
     pub request_timeout: Duration,
+    /// How long a client may take for each step of its greeting: TLS handshake, preface, head of an HTTP/1 request
+    /// (10 s).
+    pub hello_timeout: Duration,
     /// How long a client may leave a response unread before its call is reset (60 s). Watches may wait forever.
     pub stall_timeout: Duration,
     /// How long open calls may take to end at a stop (3 s).
@@ -37,6 +42,8 @@ pub struct FrontOptions {
     pub read_only_prefix: Option<Bytes>,
     /// The URLs members are told to reach this one by; empty: the listener's address.
     pub client_urls: Vec<String>,
+    /// How secure listeners meet clients (none: without TLS).
+    pub tls: Option<TlsOptions>,
     /// Where `/metrics` comes from, and where the front's own metrics go.
     pub metrics: Option<Metrics>,
 }
@@ -53,10 +60,12 @@ impl Default for FrontOptions {
             txn_ops_max: 128,
             waits_max: 10_000,
             request_timeout: Duration::from_secs(7),
+            hello_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(3),
             read_only_prefix: None,
             client_urls: Vec::new(),
+            tls: None,
             metrics: None,
         }
     }

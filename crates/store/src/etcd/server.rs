@@ -7,23 +7,25 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
+use futures_util::future::join_all;
 use setpoint_base::{Stop, TaskGroup};
 use setpoint_telemetry::DuplicateMetric;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use setpoint_proto::etcdserverpb::ResponseHeader;
 use tonic::Status;
 
+use super::connection;
 use super::convert::touches;
+use super::listen::{Incoming, Listener, accept};
 use super::metrics::FrontMetrics;
 use super::options::FrontOptions;
+use super::status;
+use super::tls::Acceptor;
 use super::waits::Waits;
 use super::wire::RAFT_TERM;
-use super::{connection, status};
 use crate::Store;
 use crate::types::{KeyRange, Revision};
 
@@ -37,11 +39,9 @@ const SCANS_MAX: usize = 2;
 const ROOM_UNIT: usize = 4 << 10;
 /// Answers up to this size are not counted.
 const ROOM_FREE: usize = 64 << 10;
-/// Pause after a failed accept: the usual reason is too many open files, which time cures.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// etcd's API in front of a store.
-pub struct Front(Arc<Shared>);
+pub struct Front(Shared);
 
 /// What every connection and call knows.
 pub(super) struct Shared {
@@ -64,6 +64,8 @@ pub(super) struct Shared {
     connections: AtomicUsize,
     /// Who waits for locks and leadership.
     pub(super) waits: Waits,
+    /// Meets clients of secure listeners.
+    pub(super) tls: Option<Arc<Acceptor>>,
 }
 
 impl Shared {
@@ -112,7 +114,17 @@ fn room(options: &FrontOptions) -> Arc<Semaphore> {
 }
 
 /// Counts a connection while it lives.
-struct Counted(Arc<Shared>);
+pub(super) struct Counted(Arc<Shared>);
+
+impl Counted {
+    /// `None` when there are too many.
+    pub(super) fn new(shared: &Arc<Shared>) -> Option<Self> {
+        let before = shared.connections.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.connections.inc();
+        let counted = Self(shared.clone());
+        (before < shared.options.connections_max).then_some(counted)
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -126,7 +138,7 @@ impl Front {
     #[must_use]
     pub fn new(store: Store, options: FrontOptions) -> Self {
         let status = store.status();
-        Self(Arc::new(Shared {
+        Self(Shared {
             store,
             metrics: FrontMetrics::new(),
             cluster_id: status.cluster_id,
@@ -139,108 +151,70 @@ impl Front {
             room_of_few: room(&options),
             connections: AtomicUsize::new(0),
             waits: Waits::new(options.waits_max),
+            tls: None,
             options,
-        }))
+        })
     }
 
     /// Serves `listener` until `stop`; then calls in progress are answered, streams end with UNAVAILABLE, and
     /// what is still open after [`FrontOptions::drain_timeout`] is closed.
     ///
     /// # Errors
-    /// When a worker thread cannot be started, or a metric's name is taken.
+    /// When a worker thread cannot be started, a metric's name is taken, or TLS cannot be set up.
     pub async fn serve(self, listener: TcpListener, stop: Stop) -> io::Result<()> {
+        self.serve_all(vec![Listener::tcp(listener)], stop).await
+    }
+
+    /// As [`Front::serve`], on several listeners.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn serve_all(self, listeners: Vec<Listener>, stop: Stop) -> io::Result<()> {
         let mut shared = self.0;
         if let Some(metrics) = &shared.options.metrics {
             let register = |error: DuplicateMetric| io::Error::new(io::ErrorKind::AlreadyExists, error);
             shared.metrics.register(metrics).map_err(register)?;
         }
-        let addr = listener.local_addr()?;
-        if let Some(shared) = Arc::get_mut(&mut shared)
-            && shared.client_urls.is_empty()
-        {
-            shared.client_urls.push(format!("http://{addr}"));
+        if let Some(options) = shared.options.tls.clone() {
+            shared.tls = Some(Arc::new(Acceptor::new(options).map_err(io::Error::other)?));
         }
+        if shared.client_urls.is_empty() {
+            let tls = shared.tls.is_some();
+            let urls = listeners.iter().map(|listener| listener.url(tls));
+            shared.client_urls = urls.collect::<io::Result<_>>()?;
+        }
+        let shared = Arc::new(shared);
         let mut workers = Vec::new();
         for index in 0..shared.options.workers.max(1) {
             workers.push(Worker::start(index, shared.clone(), stop.clone())?);
         }
         let over = Stop::new();
         let serve = async {
-            accept(&listener, &shared, &workers, &stop).await;
-            drop(listener);
+            join_all(
+                listeners
+                    .iter()
+                    .map(|listener| accept(listener, &shared, &workers, &stop)),
+            )
+            .await;
+            drop(listeners);
             for worker in workers {
                 worker.join().await;
             }
             over.cancel();
         };
-        tokio::join!(serve, shared.waits.sweep(&shared.store, &over));
+        let follow = async {
+            if let Some(tls) = &shared.tls {
+                tls.clone().follow_files(&stop).await;
+            }
+        };
+        tokio::join!(serve, follow, shared.waits.sweep(&shared.store, &over));
         Ok(())
     }
 }
 
-/// Deals connections to the workers until `stop`.
-async fn accept(listener: &TcpListener, shared: &Arc<Shared>, workers: &[Worker], stop: &Stop) {
-    let mut turns = workers.iter().cycle();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
-            Err(error) => {
-                tracing::warn!(%error, "accept etcd client");
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(ACCEPT_RETRY) => continue,
-                }
-            }
-        };
-        let Some(counted) = count(shared) else {
-            shared.metrics.connections_refused.inc();
-            tracing::debug!(
-                max = shared.options.connections_max,
-                "etcd client refused: too many connections"
-            );
-            continue;
-        };
-        if let Err(error) = prepare(&socket) {
-            tracing::debug!(%error, "prepare etcd client's socket");
-            continue;
-        }
-        // The socket leaves this runtime's reactor; the worker registers it with its own.
-        let (Some(worker), Ok(socket)) = (turns.next(), socket.into_std()) else {
-            continue;
-        };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = worker.connections.send((socket, counted)) => (),
-        }
-    }
-}
-
-fn count(shared: &Arc<Shared>) -> Option<Counted> {
-    let before = shared.connections.fetch_add(1, Ordering::Relaxed);
-    shared.metrics.connections.inc();
-    let counted = Counted(shared.clone());
-    (before < shared.options.connections_max).then_some(counted)
-}
-
-/// Small answers leave at once; a peer that vanished is noticed within two minutes.
-fn prepare(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15))
-        .with_retries(4);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive)
-}
-
 /// A thread that serves connections.
-struct Worker {
-    connections: mpsc::Sender<(std::net::TcpStream, Counted)>,
+pub(super) struct Worker {
+    connections: mpsc::Sender<Incoming>,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -257,6 +231,12 @@ impl Worker {
         Ok(Self { connections, thread })
     }
 
+    /// Hands a client over, waiting while too many wait.
+    pub(super) async fn take(&self, incoming: Incoming) {
+        // Refused only after the worker's end, which is the front's.
+        let _ = self.connections.send(incoming).await;
+    }
+
     async fn join(self) {
         drop(self.connections);
         let thread = self.thread;
@@ -268,11 +248,7 @@ impl Worker {
 }
 
 /// A worker's life: takes connections until `stop`, then waits for them to drain.
-async fn work(
-    mut connections: mpsc::Receiver<(std::net::TcpStream, Counted)>,
-    shared: Arc<Shared>,
-    stop: Stop,
-) {
+async fn work(mut connections: mpsc::Receiver<Incoming>, shared: Arc<Shared>, stop: Stop) {
     let tasks = TaskGroup::new(&stop);
     loop {
         let next = tokio::select! {
@@ -280,19 +256,10 @@ async fn work(
             () = stop.cancelled() => None,
             next = connections.recv() => next,
         };
-        let Some((socket, counted)) = next else {
+        let Some(incoming) = next else {
             break;
         };
-        match TcpStream::from_std(socket) {
-            Ok(socket) => {
-                let connection = connection::serve(shared.clone(), socket, tasks.stop().clone());
-                tasks.spawn(async move {
-                    connection.await;
-                    drop(counted);
-                });
-            }
-            Err(error) => tracing::warn!(%error, "register etcd client's socket"),
-        }
+        tasks.spawn(connection::serve(shared.clone(), incoming, tasks.stop().clone()));
     }
     let left = tasks.shutdown(shared.options.drain_timeout).await;
     if left > 0 {

@@ -10,7 +10,7 @@ use setpoint_proto::etcdserverpb::kv_client::KvClient;
 use setpoint_proto::etcdserverpb::lease_client::LeaseClient;
 use setpoint_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use setpoint_proto::etcdserverpb::watch_client::WatchClient;
-use setpoint_store::etcd::{Front, FrontOptions};
+use setpoint_store::etcd::{Front, FrontOptions, Listener};
 use setpoint_store::{Options, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +27,7 @@ use pb::watch_request::RequestUnion;
 mod kv;
 mod maintenance;
 mod raw;
+mod tls;
 mod traps;
 mod waiting;
 mod watch;
@@ -42,6 +43,16 @@ struct Server {
 
 impl Server {
     async fn start(change: impl FnOnce(&mut FrontOptions)) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        Self::start_on(addr, change, vec![Listener::tcp(listener)]).await
+    }
+
+    async fn start_on(
+        addr: std::net::SocketAddr,
+        change: impl FnOnce(&mut FrontOptions),
+        listeners: Vec<Listener>,
+    ) -> Self {
         let dir = TempDir::new();
         let options = Options {
             prefill: false,
@@ -53,12 +64,10 @@ impl Server {
             ..FrontOptions::default()
         };
         change(&mut options);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
         let tasks = TaskGroup::new(&Stop::new());
         let front = Front::new(store.clone(), options);
         let stop = tasks.stop().clone();
-        tasks.spawn(async move { front.serve(listener, stop).await.unwrap() });
+        tasks.spawn(async move { front.serve_all(listeners, stop).await.unwrap() });
         Self {
             addr,
             store,

@@ -1,0 +1,294 @@
+//! What may be said about the etcd front beyond its first address: TLS and further listeners.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use setpoint_store::etcd::{Serves, TlsOptions};
+
+use crate::config::{Said, Setting};
+use crate::plane::{ListenOn, Place, PlaneOptions};
+
+const LISTEN_HTTP: &str = "etcd-listen-http";
+const LISTEN_METRICS: &str = "etcd-listen-metrics";
+const CERT_FILE: &str = "etcd-cert-file";
+const KEY_FILE: &str = "etcd-key-file";
+const TRUSTED_CA_FILE: &str = "etcd-trusted-ca-file";
+const CLIENT_CERT_AUTH: &str = "etcd-client-cert-auth";
+const CLIENT_CRL_FILE: &str = "etcd-client-crl-file";
+const ALLOWED_HOSTNAME: &str = "etcd-client-cert-allowed-hostname";
+const AUTO_TLS: &str = "etcd-auto-tls";
+
+pub(crate) const SETTINGS: [Setting; 9] = [
+    Setting::new(LISTEN_HTTP, "SETPOINT_ETCD_LISTEN_HTTP"),
+    Setting::new(LISTEN_METRICS, "SETPOINT_ETCD_LISTEN_METRICS"),
+    Setting::new(CERT_FILE, "SETPOINT_ETCD_CERT_FILE"),
+    Setting::new(KEY_FILE, "SETPOINT_ETCD_KEY_FILE"),
+    Setting::new(TRUSTED_CA_FILE, "SETPOINT_ETCD_TRUSTED_CA_FILE"),
+    Setting::new(CLIENT_CERT_AUTH, "SETPOINT_ETCD_CLIENT_CERT_AUTH"),
+    Setting::new(CLIENT_CRL_FILE, "SETPOINT_ETCD_CLIENT_CRL_FILE"),
+    Setting::new(ALLOWED_HOSTNAME, "SETPOINT_ETCD_CLIENT_CERT_ALLOWED_HOSTNAME"),
+    Setting::new(AUTO_TLS, "SETPOINT_ETCD_AUTO_TLS"),
+];
+
+/// The flags; names are etcd's behind `etcd-`.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "etcd front")]
+pub(crate) struct FrontArgs {
+    /// Where HTTP is served apart: then --etcd-listen serves gRPC alone; addresses, separated by commas
+    #[arg(long, value_name = "ADDR", env = "SETPOINT_ETCD_LISTEN_HTTP")]
+    etcd_listen_http: Option<String>,
+    /// Where /metrics and the health endpoints alone are served; http:// in front leaves TLS out
+    #[arg(long, value_name = "ADDR", env = "SETPOINT_ETCD_LISTEN_METRICS")]
+    etcd_listen_metrics: Option<String>,
+    /// The certificate shown to etcd clients, PEM; with it they have to speak TLS. Read again when it changes
+    #[arg(long, value_name = "FILE", env = "SETPOINT_ETCD_CERT_FILE")]
+    etcd_cert_file: Option<String>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", env = "SETPOINT_ETCD_KEY_FILE")]
+    etcd_key_file: Option<String>,
+    /// Who signs etcd clients' certificates, PEM; with it they have to show one
+    #[arg(long, value_name = "FILE", env = "SETPOINT_ETCD_TRUSTED_CA_FILE")]
+    etcd_trusted_ca_file: Option<String>,
+    /// Whether the common name of a client's certificate is its user
+    #[arg(long, value_name = "BOOL", env = "SETPOINT_ETCD_CLIENT_CERT_AUTH", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    etcd_client_cert_auth: Option<String>,
+    /// Client certificates that were taken back: a revocation list, PEM
+    #[arg(long, value_name = "FILE", env = "SETPOINT_ETCD_CLIENT_CRL_FILE")]
+    etcd_client_crl_file: Option<String>,
+    /// Names, separated by commas, of which a client's certificate must have one
+    #[arg(
+        long,
+        value_name = "NAMES",
+        env = "SETPOINT_ETCD_CLIENT_CERT_ALLOWED_HOSTNAME"
+    )]
+    etcd_client_cert_allowed_hostname: Option<String>,
+    /// Speak TLS with a certificate made for it, in <data-dir>/etcd-tls
+    #[arg(long, value_name = "BOOL", env = "SETPOINT_ETCD_AUTO_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    etcd_auto_tls: Option<String>,
+}
+
+impl FrontArgs {
+    /// In the order of [`SETTINGS`].
+    pub(crate) fn values(&self) -> [&Option<String>; 9] {
+        [
+            &self.etcd_listen_http,
+            &self.etcd_listen_metrics,
+            &self.etcd_cert_file,
+            &self.etcd_key_file,
+            &self.etcd_trusted_ca_file,
+            &self.etcd_client_cert_auth,
+            &self.etcd_client_crl_file,
+            &self.etcd_client_cert_allowed_hostname,
+            &self.etcd_auto_tls,
+        ]
+    }
+}
+
+/// Turns what was said about the front into options. `--etcd-listen` itself may name several addresses.
+pub(crate) fn resolve(
+    said: &mut Said,
+    listen: &'static str,
+    cwd: &Path,
+    plane: &mut PlaneOptions,
+    problems: &mut Vec<String>,
+) {
+    plane.etcd_auto_tls = said.flag(AUTO_TLS, problems);
+    plane.etcd.tls = tls(said, cwd, problems);
+    if plane.etcd_auto_tls && plane.etcd.tls.is_some() {
+        problems.push(format!("--{AUTO_TLS} and --{CERT_FILE}: choose one"));
+    }
+    let secure = plane.etcd_auto_tls || plane.etcd.tls.is_some();
+    let mut first = None;
+    for (flag, serves) in [
+        (listen, Serves::All),
+        (LISTEN_HTTP, Serves::Http),
+        (LISTEN_METRICS, Serves::Metrics),
+    ] {
+        for on in places(said, flag, serves, secure, problems) {
+            match on.place {
+                Place::Tcp(addr) if first.is_none() && flag == listen => {
+                    first = Some((addr, on.plain));
+                }
+                _ => plane.etcd_listen_more.push(on),
+            }
+        }
+    }
+    if let Some((addr, plain)) = first {
+        (plane.etcd_listen, plane.etcd_plain) = (addr, plain);
+    }
+    if plane
+        .etcd_listen_more
+        .iter()
+        .any(|more| more.serves == Serves::Http)
+    {
+        plane.etcd_serves = Serves::Grpc;
+        for more in &mut plane.etcd_listen_more {
+            if more.serves == Serves::All {
+                more.serves = Serves::Grpc;
+            }
+        }
+    }
+}
+
+fn tls(said: &mut Said, cwd: &Path, problems: &mut Vec<String>) -> Option<TlsOptions> {
+    let cert = said.path(CERT_FILE, cwd, problems);
+    let key = said.path(KEY_FILE, cwd, problems);
+    let trusted_ca = said.path(TRUSTED_CA_FILE, cwd, problems);
+    let crl = said.path(CLIENT_CRL_FILE, cwd, problems);
+    let client_cert_auth = said.flag(CLIENT_CERT_AUTH, problems);
+    let names = said.text(ALLOWED_HOSTNAME).unwrap_or_default();
+    let allowed_hostnames: Vec<String> = list(&names).map(str::to_owned).collect();
+    let about_clients = crl.is_some() || client_cert_auth || !allowed_hostnames.is_empty();
+    if about_clients && trusted_ca.is_none() {
+        problems.push(format!(
+            "client certificates are checked against --{TRUSTED_CA_FILE}: give it"
+        ));
+    }
+    match (cert, key) {
+        (Some(cert), Some(key)) => Some(TlsOptions {
+            trusted_ca,
+            client_cert_auth,
+            crl,
+            allowed_hostnames,
+            ..TlsOptions::new(cert, key)
+        }),
+        (None, None) if trusted_ca.is_none() => None,
+        _ => {
+            problems.push(format!("TLS needs both --{CERT_FILE} and --{KEY_FILE}"));
+            None
+        }
+    }
+}
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn places(
+    said: &mut Said,
+    flag: &'static str,
+    serves: Serves,
+    secure: bool,
+    problems: &mut Vec<String>,
+) -> Vec<ListenOn> {
+    let Some((value, source)) = said.take(flag) else {
+        return Vec::new();
+    };
+    let mut places = Vec::new();
+    for item in list(&value) {
+        match place(item) {
+            Some((_, Some(true))) if !secure => problems.push(format!(
+                "{source} has {item}, which needs a certificate: give --{CERT_FILE} and --{KEY_FILE}, or --{AUTO_TLS}"
+            )),
+            Some((place, tls)) => places.push(ListenOn {
+                place,
+                plain: tls == Some(false),
+                serves,
+            }),
+            None => problems.push(format!(
+                "{source} is {value:?}: write ADDRESS:PORT, for example 127.0.0.1:2379; port 0 takes a free one"
+            )),
+        }
+    }
+    if flag == "etcd-listen"
+        && !places.iter().any(|on| matches!(on.place, Place::Tcp(_)))
+        && problems.is_empty()
+    {
+        problems.push(format!("{source} names no TCP address: one is needed"));
+    }
+    places
+}
+
+/// A place, and whether TLS was asked for or ruled out.
+fn place(item: &str) -> Option<(Place, Option<bool>)> {
+    if let Some(path) = item.strip_prefix("unix://") {
+        return (!path.is_empty()).then(|| (Place::Unix(PathBuf::from(path)), None));
+    }
+    let (tls, addr) = match item.split_once("://") {
+        Some(("http", addr)) => (Some(false), addr),
+        Some(("https", addr)) => (Some(true), addr),
+        Some(_) => return None,
+        None => (None, item),
+    };
+    let addr: SocketAddr = addr.replace("localhost:", "127.0.0.1:").parse().ok()?;
+    Some((Place::Tcp(addr), tls))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::said;
+
+    fn plane(args: &[&str]) -> Result<PlaneOptions, Vec<String>> {
+        let resolved = said(args).resolve(Path::new("/home/me"), Vec::new())?;
+        Ok(resolved.plane)
+    }
+
+    #[test]
+    fn certificates_of_the_front_come_from_flags() {
+        let plane = plane(&[
+            "--etcd-cert-file=server.crt",
+            "--etcd-key-file=/keys/server.key",
+            "--etcd-trusted-ca-file=ca.crt",
+            "--etcd-client-cert-auth",
+            "--etcd-client-cert-allowed-hostname=a.example, b.example",
+        ])
+        .unwrap();
+        let tls = plane.etcd.tls.unwrap();
+        assert_eq!(tls.cert, Path::new("/home/me/server.crt"));
+        assert_eq!(tls.key, Path::new("/keys/server.key"));
+        assert_eq!(tls.trusted_ca.unwrap(), Path::new("/home/me/ca.crt"));
+        assert!(tls.client_cert_auth);
+        assert_eq!(tls.allowed_hostnames, ["a.example", "b.example"]);
+    }
+
+    #[test]
+    fn half_a_pair_and_checks_without_an_authority_are_problems() {
+        for (args, expected) in [
+            (
+                &["--etcd-cert-file=a"][..],
+                "both --etcd-cert-file and --etcd-key-file",
+            ),
+            (
+                &["--etcd-trusted-ca-file=a"],
+                "both --etcd-cert-file and --etcd-key-file",
+            ),
+            (&["--etcd-client-cert-auth"], "--etcd-trusted-ca-file: give it"),
+            (&["--etcd-listen=https://127.0.0.1:1"], "needs a certificate"),
+            (&["--etcd-listen=unix:///x"], "names no TCP address"),
+            (&["--etcd-listen=ftp://127.0.0.1:1"], "write ADDRESS:PORT"),
+            (&["--etcd-auto-tls=maybe"], "write true or false"),
+        ] {
+            let problems = plane(args).unwrap_err();
+            assert!(
+                problems.iter().any(|problem| problem.contains(expected)),
+                "{problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_listeners_each_say_what_they_serve() {
+        let plane = plane(&[
+            "--etcd-listen=unix:///run/etcd.sock,localhost:1,http://127.0.0.1:2",
+            "--etcd-listen-http=127.0.0.1:3",
+            "--etcd-listen-metrics=http://0.0.0.0:4",
+            "--etcd-auto-tls",
+        ])
+        .unwrap();
+        assert_eq!((plane.etcd_listen.port(), plane.etcd_plain), (1, false));
+        assert_eq!(plane.etcd_serves, Serves::Grpc);
+        let on = |place, plain, serves| ListenOn { place, plain, serves };
+        let tcp = |addr: &str| Place::Tcp(addr.parse().unwrap());
+        assert_eq!(
+            plane.etcd_listen_more,
+            [
+                on(Place::Unix("/run/etcd.sock".into()), false, Serves::Grpc),
+                on(tcp("127.0.0.1:2"), true, Serves::Grpc),
+                on(tcp("127.0.0.1:3"), false, Serves::Http),
+                on(tcp("0.0.0.0:4"), true, Serves::Metrics),
+            ]
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! The etcd front of a plane: its listeners, its TLS, and what clients are told to connect to.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use setpoint_base::{Chain, SystemClock, WallClock};
+use setpoint_store::etcd::{Listener, Serves, TlsOptions};
+use tokio::net::UnixListener;
+
+use super::{PlaneError, PlaneOptions, bind, reachable};
+
+/// Where a listener is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A socket file.
+    Unix(PathBuf),
+}
+
+/// A further listener of the etcd front.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenOn {
+    /// Where.
+    pub place: Place,
+    /// Without TLS, also when the front has certificates.
+    pub plain: bool,
+    /// What is served there.
+    pub serves: Serves,
+}
+
+/// The bound listeners.
+pub(super) struct EtcdListeners {
+    pub(super) listeners: Vec<Listener>,
+    /// Of the first one.
+    pub(super) addr: SocketAddr,
+    /// Where gRPC clients connect, the first one first.
+    pub(super) urls: Vec<String>,
+}
+
+/// Binds all listeners of the etcd front.
+pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, PlaneError> {
+    let secure = options.etcd_auto_tls || options.etcd.tls.is_some();
+    let socket = bind(options.etcd_listen, "etcd-listen").await?;
+    let addr = socket
+        .local_addr()
+        .map_err(|cause| PlaneError::listen(options.etcd_listen, "etcd-listen", cause))?;
+    let first = Listener::tcp(socket).only(options.etcd_serves);
+    let mut bound = EtcdListeners {
+        listeners: vec![if options.etcd_plain { first.plain() } else { first }],
+        addr,
+        urls: vec![url(addr, secure && !options.etcd_plain)],
+    };
+    for more in &options.etcd_listen_more {
+        let (listener, url) = match &more.place {
+            Place::Tcp(at) => {
+                let socket = bind(*at, "etcd-listen").await?;
+                let addr = socket.local_addr().unwrap_or(*at);
+                (Listener::tcp(socket), url(addr, secure && !more.plain))
+            }
+            Place::Unix(path) => (
+                Listener::unix(bind_unix(path).await?),
+                format!("unix://{}", path.display()),
+            ),
+        };
+        let listener = if more.plain { listener.plain() } else { listener };
+        bound.listeners.push(listener.only(more.serves));
+        if matches!(more.serves, Serves::All | Serves::Grpc) {
+            bound.urls.push(url);
+        }
+    }
+    Ok(bound)
+}
+
+fn url(addr: SocketAddr, secure: bool) -> String {
+    let scheme = if secure { "https" } else { "http" };
+    format!("{scheme}://{}", reachable(addr))
+}
+
+/// A socket file that a dead process left is taken over; one that answers is not.
+async fn bind_unix(path: &Path) -> Result<UnixListener, PlaneError> {
+    let refused = |cause| PlaneError::DataDir {
+        step: "listen on",
+        path: path.to_owned(),
+        cause,
+    };
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket && tokio::net::UnixStream::connect(path).await.is_err() {
+        std::fs::remove_file(path).map_err(refused)?;
+    }
+    UnixListener::bind(path).map_err(refused)
+}
+
+/// The front's TLS, with a certificate of our own where that is asked for. Reads the files, so it may block.
+pub(super) fn tls(options: &PlaneOptions, addr: SocketAddr) -> Result<Option<TlsOptions>, PlaneError> {
+    let tls = match &options.etcd.tls {
+        Some(tls) => tls.clone(),
+        None if options.etcd_auto_tls => {
+            let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+            if !addr.ip().is_loopback() && !addr.ip().is_unspecified() {
+                hosts.push(addr.ip().to_string());
+            }
+            let dir = options.data_dir.join("etcd-tls");
+            let (cert, key) = setpoint_apiserver::self_signed(&dir, "etcd", &hosts, SystemClock.now())?;
+            TlsOptions::new(cert, key)
+        }
+        None => return Ok(None),
+    };
+    tls.check().map_err(|error| PlaneError::EtcdTls {
+        detail: Chain(&error).to_string(),
+    })?;
+    Ok(Some(tls))
+}
+
+/// Says so when the front can be reached by anybody from other machines.
+pub(super) fn warn_of_open_front(options: &PlaneOptions, addr: SocketAddr) {
+    let guarded = options
+        .etcd
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.trusted_ca.is_some());
+    let open = |addr: &SocketAddr, plain: bool| !addr.ip().is_loopback() && (plain || !guarded);
+    let more = options
+        .etcd_listen_more
+        .iter()
+        .filter_map(|more| match &more.place {
+            Place::Tcp(addr) if more.serves != Serves::Metrics => Some((*addr, more.plain)),
+            _ => None,
+        });
+    for (addr, _) in std::iter::once((addr, options.etcd_plain))
+        .chain(more)
+        .filter(|(addr, plain)| open(addr, *plain))
+    {
+        tracing::warn!(
+            %addr,
+            "the etcd front is reachable from other machines and asks for no certificate: keep it on 127.0.0.1, or \
+             give --etcd-trusted-ca-file"
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! Where clients arrive: listeners, what is served on each, and the budget of connections.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use setpoint_base::Stop;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::server::{Counted, Shared, Worker};
+use super::socket::Socket;
+
+/// Pause after a failed accept: the usual reason is too many open files, which time cures.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// A socket that clients connect to.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Bound,
+    secure: bool,
+    serves: Serves,
+}
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// What is served on a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serves {
+    /// gRPC and HTTP.
+    #[default]
+    All,
+    /// gRPC alone.
+    Grpc,
+    /// HTTP alone: the JSON gateway, health, metrics.
+    Http,
+    /// `/metrics`, `/health`, `/livez` and `/readyz` alone (etcd's `--listen-metrics-urls`).
+    Metrics,
+}
+
+impl Serves {
+    pub(super) fn grpc(self) -> bool {
+        matches!(self, Self::All | Self::Grpc)
+    }
+}
+
+impl Listener {
+    /// Serves everything on `socket`, over TLS when the front has TLS options.
+    #[must_use]
+    pub fn tcp(socket: TcpListener) -> Self {
+        Self {
+            socket: Bound::Tcp(socket),
+            secure: true,
+            serves: Serves::All,
+        }
+    }
+
+    /// Serves everything on a socket of this machine, without TLS.
+    #[must_use]
+    pub fn unix(socket: UnixListener) -> Self {
+        Self {
+            socket: Bound::Unix(socket),
+            secure: false,
+            serves: Serves::All,
+        }
+    }
+
+    /// Without TLS, also when the front has TLS options.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.secure = false;
+        self
+    }
+
+    /// Serves only a part.
+    #[must_use]
+    pub fn only(mut self, serves: Serves) -> Self {
+        self.serves = serves;
+        self
+    }
+
+    /// `scheme://address` of the listener, as clients write it.
+    pub(super) fn url(&self, tls: bool) -> io::Result<String> {
+        Ok(match &self.socket {
+            Bound::Tcp(socket) => {
+                let scheme = if self.secure && tls { "https" } else { "http" };
+                format!("{scheme}://{}", socket.local_addr()?)
+            }
+            Bound::Unix(socket) => {
+                let addr = socket.local_addr()?;
+                let path = addr.as_pathname().unwrap_or_else(|| "".as_ref());
+                format!("unix://{}", path.display())
+            }
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Arrived> {
+        match &self.socket {
+            Bound::Tcp(socket) => {
+                let (socket, _) = socket.accept().await?;
+                prepare(&socket)?;
+                Ok(Arrived::Tcp(socket.into_std()?))
+            }
+            Bound::Unix(socket) => Ok(Arrived::Unix(socket.accept().await?.0.into_std()?)),
+        }
+    }
+}
+
+/// A socket between two runtimes: it has left the acceptor's reactor, the worker registers it with its own.
+pub(super) enum Arrived {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Arrived {
+    pub(super) fn register(self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(socket) => Socket::Tcp(TcpStream::from_std(socket)?),
+            Self::Unix(socket) => Socket::Unix(UnixStream::from_std(socket)?),
+        })
+    }
+}
+
+/// A client at the door.
+pub(super) struct Incoming {
+    pub(super) socket: Arrived,
+    /// Whether it has to speak TLS.
+    pub(super) secure: bool,
+    pub(super) serves: Serves,
+    pub(super) counted: Counted,
+}
+
+/// Deals connections to the workers until `stop`.
+pub(super) async fn accept(listener: &Listener, shared: &Arc<Shared>, workers: &[Worker], stop: &Stop) {
+    let mut turns = workers.iter().cycle();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let socket = match accepted {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "accept etcd client");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(ACCEPT_RETRY) => continue,
+                }
+            }
+        };
+        let Some(counted) = Counted::new(shared) else {
+            shared.metrics.connections_refused.inc();
+            tracing::debug!(
+                max = shared.options.connections_max,
+                "etcd client refused: too many connections"
+            );
+            continue;
+        };
+        let Some(worker) = turns.next() else {
+            continue;
+        };
+        let incoming = Incoming {
+            socket,
+            secure: listener.secure,
+            serves: listener.serves,
+            counted,
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = worker.take(incoming) => (),
+        }
+    }
+}
+
+/// Small answers leave at once; a peer that vanished is noticed within two minutes.
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}

@@ -1,11 +1,10 @@
 //! The side-by-side benchmarks: us and the peer in one go on the same machine.
 //!
-//! Starts the release binary and, where it has been built (`conformance/bin/etcd`), a real etcd, both on
-//! free ports and on the same disk; `setpoint bench` drives them in turns. The raw result goes to
-//! `bench/results/` with the machine's facts in it.
+//! Builds the release binary, which starts itself and, where it has been built (`conformance/bin/etcd`), a real etcd
+//! for each scenario, on free ports and the same disk, and drives them in turns. Raw results go to `bench/results/` with
+//! the machine's facts in them.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -14,57 +13,136 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::shell::{root, run, say, target_dir};
+use crate::shell::{command, output, root, run, say, target_dir};
 
 /// How long a server may take to answer, in tenths of a second.
 const READY_TENTHS: u32 = 200;
+/// What drives the API server; everything else is a scenario of `bench store`.
+const API: &str = "api";
 
-/// Runs `bench store` and `bench api`; `--quick` makes it a smoke test, other arguments are handed on.
-pub(crate) fn run_all(args: &[String]) -> Result<()> {
-    run("cargo", &["build", "--release"])?;
-    let scratch = Scratch::new()?;
-    let us = Setpoint::start(&scratch.0)?;
-    let peer = Etcd::start(&scratch.0)?;
-    let quick = args.iter().any(|arg| arg == "--quick");
-    let rest: Vec<&str> = args
-        .iter()
-        .map(String::as_str)
-        .filter(|arg| *arg != "--quick")
-        .collect();
-
-    let mut store = vec!["bench", "store", "--endpoint", &us.etcd];
-    if let Some(peer) = &peer {
-        store.extend(["--vs", &peer.endpoint]);
-    }
-    if quick {
-        store.extend(["--clients", "1,64", "--seconds", "1", "--rounds", "1"]);
-    }
-    store.extend(&rest);
-    measure("store", &store)?;
-
-    let mut api = vec!["bench", "api", "--kubeconfig", &us.kubeconfig];
-    if quick {
-        api.extend(["--seconds", "1", "--rounds", "1"]);
-    }
-    measure("api", &api)
+/// What was asked for.
+#[derive(Default)]
+struct Asked {
+    /// Nothing is everything.
+    only: Vec<String>,
+    quick: bool,
+    allow_load: bool,
 }
 
-/// Shows the table, then keeps the JSON.
-fn measure(name: &str, args: &[&str]) -> Result<()> {
+impl Asked {
+    fn read(args: &[String]) -> Result<Self> {
+        let mut asked = Self::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--quick" => asked.quick = true,
+                "--allow-load" => asked.allow_load = true,
+                "--only" => {
+                    let names = args.next().context("--only needs names: --only puts,fanout")?;
+                    asked.only.extend(names.split(',').map(str::to_owned));
+                }
+                other => bail!("{other} is no argument of bench: give --only NAME,…, --quick, --allow-load"),
+            }
+        }
+        Ok(asked)
+    }
+
+    fn api(&self) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == API)
+    }
+
+    /// The scenarios as `bench store` is told of them; `None` when none is wanted.
+    fn scenarios(&self) -> Option<Vec<String>> {
+        if self.only.is_empty() {
+            return Some(vec!["--all".to_owned()]);
+        }
+        let names: Vec<&str> = self
+            .only
+            .iter()
+            .map(String::as_str)
+            .filter(|name| *name != API)
+            .collect();
+        (!names.is_empty()).then(|| vec!["--scenario".to_owned(), names.join(",")])
+    }
+}
+
+/// Runs the scenarios of `bench store`, then `bench api`.
+pub(crate) fn run_all(args: &[String]) -> Result<()> {
+    let asked = Asked::read(args)?;
+    run("cargo", &["build", "--release"])?;
     let results = root().join("bench/results");
     fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
-    let commit = crate::shell::output("git", &["rev-parse", "--short", "HEAD"])?;
-    let file = results.join(format!("{name}-{}.json", commit.trim()));
-    let status = Command::new(binary())
-        .args(args)
-        .arg("--json-file")
-        .arg(&file)
-        .status()
-        .with_context(|| format!("start setpoint {args:?}"))?;
-    if !status.success() {
-        bail!("setpoint {args:?} ended with {status}");
+    let commit = output("git", &["rev-parse", "--short", "HEAD"])?
+        .trim()
+        .to_owned();
+    let scratch = Scratch::new()?;
+    if let Some(scenarios) = asked.scenarios() {
+        store(&asked, scenarios, &scratch.0, &results, &commit)?;
     }
-    say(&format!("raw result: {}", file.display()));
+    if asked.api() {
+        api(&asked, &scratch.0, &results.join(format!("api-{commit}.json")))?;
+    }
+    say(&format!("raw results: {}", results.display()));
+    Ok(())
+}
+
+fn store(asked: &Asked, scenarios: Vec<String>, scratch: &Path, results: &Path, commit: &str) -> Result<()> {
+    let mut bench = Command::new(binary());
+    bench
+        .args(["bench", "store", "--spawn", "--commit", commit])
+        .args(scenarios);
+    bench.arg("--scratch").arg(scratch.join("servers"));
+    bench.arg("--json-dir").arg(results);
+    let etcd = root().join("conformance/bin/etcd");
+    if etcd.is_file() {
+        bench.arg("--etcd").arg(etcd);
+    } else {
+        say("no peer: conformance/bin/etcd is missing (run `cargo xtask conformance etcdctl` once, with Go)");
+    }
+    if let Some(tool) = official() {
+        bench.arg("--official").arg(tool);
+    }
+    if asked.quick {
+        bench.arg("--quick");
+    }
+    if asked.allow_load {
+        bench.arg("--allow-load");
+    }
+    succeed(&mut bench)
+}
+
+/// Builds etcd's own load generator; `None`, with a message, where that cannot be done.
+fn official() -> Option<PathBuf> {
+    let tool = root().join("conformance/bin/benchmark");
+    let mut go = command("go", &["build", "-trimpath", "-ldflags", "-s -w", "-o"]);
+    go.arg(&tool).arg(".").current_dir(root().join("bench/official"));
+    match go.status() {
+        Ok(status) if status.success() => Some(tool),
+        _ => {
+            say("no second opinion: bench/official needs Go");
+            None
+        }
+    }
+}
+
+fn api(asked: &Asked, scratch: &Path, file: &Path) -> Result<()> {
+    let plane = Plane::start(scratch)?;
+    let mut bench = Command::new(binary());
+    bench.args(["bench", "api", "--kubeconfig", &plane.kubeconfig]);
+    bench.args(if asked.quick {
+        ["--seconds", "1", "--rounds", "1"]
+    } else {
+        ["--seconds", "2", "--rounds", "3"]
+    });
+    bench.arg("--json-file").arg(file);
+    succeed(&mut bench)
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
     Ok(())
 }
 
@@ -99,85 +177,29 @@ impl Drop for Server {
     }
 }
 
-struct Setpoint {
-    etcd: String,
+/// A whole plane.
+struct Plane {
     kubeconfig: String,
     _server: Server,
 }
 
-impl Setpoint {
+impl Plane {
     fn start(scratch: &Path) -> Result<Self> {
         let ready = scratch.join("ready.json");
         let mut command = Command::new(binary());
-        command.args([
-            "server",
-            "--etcd-listen",
-            "127.0.0.1:0",
-            "--api-listen",
-            "127.0.0.1:0",
-        ]);
-        command
-            .arg("--data-dir")
-            .arg(scratch.join("setpoint"))
-            .arg("--ready-file")
-            .arg(&ready);
-        command.args(["--log", "warn"]);
-        let server = Server(
-            command
-                .stdin(Stdio::null())
-                .spawn()
-                .context("start setpoint server")?,
-        );
+        let listen = ["--etcd-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"];
+        command.arg("server").args(listen).args(["--log", "warn"]);
+        command.arg("--data-dir").arg(scratch.join("plane"));
+        command.arg("--ready-file").arg(&ready);
+        let server = command.stdin(Stdio::null()).spawn();
+        let server = Server(server.context("start setpoint server")?);
         let text = wait_for("setpoint", || fs::read_to_string(&ready).ok())?;
         let facts: Value = serde_json::from_str(&text).context("read the ready file")?;
-        let field = |name: &str| facts[name].as_str().unwrap_or_default().to_owned();
         Ok(Self {
-            etcd: field("etcd"),
-            kubeconfig: field("kubeconfig"),
+            kubeconfig: facts["kubeconfig"].as_str().unwrap_or_default().to_owned(),
             _server: server,
         })
     }
-}
-
-struct Etcd {
-    endpoint: String,
-    _server: Server,
-}
-
-impl Etcd {
-    /// `None`, with a message, where no etcd has been built.
-    fn start(scratch: &Path) -> Result<Option<Self>> {
-        let program = root().join("conformance/bin/etcd");
-        if !program.is_file() {
-            say(
-                "no peer: conformance/bin/etcd is missing (run `cargo xtask conformance etcdctl` once, with Go)",
-            );
-            return Ok(None);
-        }
-        let (client, peer) = (free_url()?, free_url()?);
-        let mut command = Command::new(program);
-        command.arg("--data-dir").arg(scratch.join("etcd"));
-        command.args([
-            "--listen-client-urls",
-            &client,
-            "--advertise-client-urls",
-            &client,
-        ]);
-        command.args(["--listen-peer-urls", &peer, "--log-level", "error"]);
-        let server = Server(command.stdin(Stdio::null()).spawn().context("start etcd")?);
-        let address = client.trim_start_matches("http://").to_owned();
-        wait_for("etcd", || std::net::TcpStream::connect(&address).ok())?;
-        sleep(Duration::from_secs(1));
-        Ok(Some(Self {
-            endpoint: client,
-            _server: server,
-        }))
-    }
-}
-
-fn free_url() -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
-    Ok(format!("http://{}", listener.local_addr()?))
 }
 
 fn wait_for<T>(name: &str, mut probe: impl FnMut() -> Option<T>) -> Result<T> {

@@ -18,13 +18,16 @@ Commands:
   ci                    everything: check, all tests, release build, stock clients against the binary
   tidy                  crate arrows, bans, file sizes, licences, links
   conformance [NAME…]   stock clients against the built binary; all of conformance/ without a name
-  bench [ARGS…]         the side-by-side benchmarks; writes bench/results/
+  bench [ARGS…]         the side-by-side benchmarks, about 20 minutes; writes bench/results/
+                        --only NAME,… (puts, reads, isolation, fanout, idle, size, leases, drop, official, api),
+                        --quick (a smoke test), --allow-load (measure on a busy machine, marked)
   help                  this text
 
 Examples:
   cargo xtask check
   cargo xtask conformance etcdctl
   cargo xtask bench --quick
+  cargo xtask bench --only isolation,fanout
 ";
 
 fn main() -> ExitCode {

@@ -11,7 +11,7 @@ use serde_json::json;
 use setpoint_runtime::client::{Api, Client, ListParams, Resource};
 use tokio::time::Instant;
 
-use super::h2load::histogram;
+use super::h2load::{Measured, histogram};
 use super::machine::{self, Facts};
 use super::report::{Cell, Report, Round, Server, name};
 
@@ -182,7 +182,8 @@ async fn round(apis: &[Api], args: &ApiBenchArgs, op: ApiOp, clients: usize, num
         failed += failures;
     }
     let rss_mib = args.pid.and_then(machine::rss_mib);
-    Ok(Round::new(&latency, failed, args.seconds, &cost, rss_mib))
+    let measured = Measured { latency, failed };
+    Ok(Round::new(&measured, args.seconds as f64, &cost, rss_mib))
 }
 
 /// One client: a request after the other until `end`.

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
@@ -35,6 +36,8 @@ const END_HEADERS: u8 = 4;
 const DEFAULT_WINDOW: i64 = 65_535;
 /// Largest frame a peer has to take.
 const FRAME_BYTES_MAX: usize = 16_384;
+/// How long calls that were due may be late at the end before they count as failed.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// We let the server send this much before it hears from us again.
 const OUR_WINDOW: u32 = 1 << 30;
 
@@ -44,6 +47,16 @@ pub(super) struct Measured {
     pub(super) latency: Histogram<u64>,
     /// Calls that failed.
     pub(super) failed: u64,
+}
+
+impl Measured {
+    /// Counts a call, unless it began before `start`.
+    fn count(&mut self, began: Instant, now: Instant, start: Instant) {
+        if began >= start {
+            let micros = now.saturating_duration_since(began).as_micros() as u64;
+            self.latency.saturating_record(micros.max(1));
+        }
+    }
 }
 
 /// A new histogram: 1 µs to 100 s, three digits.
@@ -103,6 +116,13 @@ impl Connection {
             window: DEFAULT_WINDOW,
             received: 0,
         })
+    }
+
+    /// Sends what a connection begins with and waits for the server's side of it.
+    pub(super) async fn hello(&mut self) -> Result<()> {
+        self.flush().await?;
+        self.receive(|_| ()).await?;
+        Ok(self.flush().await?)
     }
 
     /// Begins a call with the request in `body`; `end` when there is no more to say on it.
@@ -258,26 +278,34 @@ impl Connection {
         }
     }
 
-    /// Opens `streams` streams with one watch each and hands every whole message to `each` until `end`.
+    /// Opens `streams` streams with `watchers` watchers each and hands every whole message to `each`, until `end` or
+    /// until it says `false`.
     pub(super) async fn watch(
         mut self,
-        streams: usize,
+        (streams, watchers): (usize, usize),
         mut template: Template,
         end: Instant,
-        mut each: impl FnMut(&[u8]),
+        mut each: impl FnMut(&[u8]) -> bool,
     ) -> Result<()> {
         let mut waiting: HashMap<u32, Vec<u8>> = HashMap::with_capacity(streams);
         for _ in 0..streams {
             let stream = self.begin(template.len(), false, |out| template.write(0, 0, out));
             waiting.insert(stream, Vec::new());
+            for _ in 1..watchers {
+                while self.window < template.len() as i64 {
+                    self.flush().await?;
+                    self.receive(|_| ()).await?;
+                }
+                self.more(stream, template.len(), |out| template.write(0, 0, out));
+            }
         }
-        let mut broken = false;
-        while Instant::now() < end && !broken {
+        let (mut broken, mut wanted) = (false, true);
+        while Instant::now() < end && !broken && wanted {
             self.flush().await?;
             let received = self.receive(|happened| match happened {
                 Happened::Data(stream, data) => {
                     if let Some(buffer) = waiting.get_mut(&stream) {
-                        whole_messages(buffer, data, &mut each);
+                        whole_messages(buffer, data, &mut |message: &[u8]| wanted &= each(message));
                     }
                 }
                 Happened::Ended(..) => broken = true,
@@ -293,50 +321,96 @@ impl Connection {
         Ok(())
     }
 
-    /// Puts at a steady rate until `end`, each stamped with the microseconds since `epoch`. Calls what was missed when
-    /// the server is slower.
+    /// Another message on a stream that is open.
+    fn more(&mut self, stream: u32, body_len: usize, body: impl FnOnce(&mut Vec<u8>)) {
+        frame_head(&mut self.out, DATA, 0, stream, body_len);
+        body(&mut self.out);
+        self.window -= body_len as i64;
+    }
+
+    /// Calls at a steady rate until `end`, each stamped with the microseconds since `epoch`. Calls go out whether
+    /// or not those before were answered, so a server that stalls is charged for every call it keeps waiting, and for
+    /// one that it never answers all the time until the end.
     pub(super) async fn pace(
         mut self,
         mut template: Template,
         keys: u64,
-        per_second: u32,
+        per_second: f64,
         epoch: Instant,
-        end: Instant,
-    ) -> Result<()> {
+        (start, end): (Instant, Instant),
+    ) -> Result<Measured> {
+        let mut measured = Measured {
+            latency: histogram()?,
+            failed: 0,
+        };
         let mut rng = fastrand::Rng::with_seed(1);
-        let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1) / per_second.max(1));
+        let gap = Duration::from_secs_f64(1.0 / per_second.max(1e-3));
+        let mut due = Instant::now();
+        let mut calls: HashMap<u32, Instant> = HashMap::new();
+        let mut ended = Vec::new();
         loop {
-            tokio::select! {
-                tick = ticks.tick() => {
-                    if tick >= end {
-                        return Ok(());
-                    }
-                    let stamp = epoch.elapsed().as_micros() as u64;
-                    let n = rng.u64(..keys);
-                    if self.window >= template.len() as i64 {
-                        self.begin(template.len(), true, |out| template.write(n, stamp, out));
-                    }
-                }
-                received = self.receive(|_| ()) => received?,
+            let now = Instant::now();
+            while due <= now && due < end && self.window >= template.len() as i64 {
+                let stamp = now.saturating_duration_since(epoch).as_micros() as u64;
+                let n = rng.u64(..keys);
+                let stream = self.begin(template.len(), true, |out| template.write(n, stamp, out));
+                calls.insert(stream, now);
+                due += gap;
             }
             self.flush().await?;
+            if now >= end && (calls.is_empty() || now >= end + PATIENCE) {
+                break;
+            }
+            let wake = if due < end { due } else { end + PATIENCE };
+            let received = self.receive(|happened| {
+                if let Happened::Ended(stream, well) = happened {
+                    ended.push((stream, well));
+                }
+            });
+            if let Ok(result) = tokio::time::timeout_at(wake, received).await {
+                result?;
+            }
+            let now = Instant::now();
+            for (stream, well) in ended.drain(..) {
+                if let Some(began) = calls.remove(&stream) {
+                    measured.failed += u64::from(!well);
+                    measured.count(began, now, start);
+                }
+            }
         }
+        let now = Instant::now();
+        measured.failed += calls.len() as u64;
+        calls
+            .into_values()
+            .for_each(|began| measured.count(began, now, start));
+        Ok(measured)
     }
 }
 
-/// Cuts gRPC messages out of a stream's data.
+/// Cuts gRPC messages out of a stream's data; `buffer` keeps the beginning of one that is not whole yet.
 fn whole_messages(buffer: &mut Vec<u8>, data: &[u8], each: &mut impl FnMut(&[u8])) {
-    buffer.extend_from_slice(data);
+    if buffer.is_empty() {
+        let used = split_messages(data, each);
+        buffer.extend_from_slice(&data[used..]);
+    } else {
+        buffer.extend_from_slice(data);
+        let used = split_messages(buffer, each);
+        buffer.drain(..used);
+    }
+}
+
+/// Hands over the whole messages at the beginning of `bytes`; how many bytes these are.
+fn split_messages(bytes: &[u8], each: &mut impl FnMut(&[u8])) -> usize {
     let mut at = 0;
-    while let Some(head) = buffer.get(at..at + 5) {
+    while let Some(head) = bytes.get(at..at + 5) {
         let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        let Some(message) = buffer.get(at + 5..at + 5 + len) else {
+        let Some(message) = bytes.get(at + 5..at + 5 + len) else {
             break;
         };
         each(message);
         at += 5 + len;
     }
-    buffer.drain(..at);
+    at
 }
 
 #[derive(Clone, Copy)]

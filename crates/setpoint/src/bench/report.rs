@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::h2load::Measured;
 use super::machine::{Cost, FOREIGN_CORES_MAX, Facts};
 
 /// One round against one server.
@@ -67,21 +67,16 @@ pub(super) struct Server {
 
 impl Round {
     /// A round of `seconds` from its latencies and its cost.
-    pub(super) fn new(
-        latency: &Histogram<u64>,
-        failed: u64,
-        seconds: u64,
-        cost: &Cost,
-        rss_mib: Option<f64>,
-    ) -> Self {
+    pub(super) fn new(measured: &Measured, seconds: f64, cost: &Cost, rss_mib: Option<f64>) -> Self {
+        let Measured { latency, failed } = measured;
         let calls = latency.len();
         Self {
-            per_second: calls as f64 / seconds as f64,
+            per_second: calls as f64 / seconds,
             p50_us: latency.value_at_quantile(0.5),
             p99_us: latency.value_at_quantile(0.99),
             p999_us: latency.value_at_quantile(0.999),
             max_us: latency.max(),
-            failed,
+            failed: *failed,
             server_cpu_seconds: cost.server,
             server_cpu_us: cost
                 .server

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use setpoint_proto::etcdserverpb as pb;
+use tokio::time::Instant;
 
 /// All keys of a benchmark begin so.
 pub(super) const PREFIX: &[u8] = b"setpoint-bench/";
@@ -39,6 +40,11 @@ impl Op {
     }
 }
 
+/// Lease number `n` has this id and `n` more; so all ids take equally many bytes on the wire.
+pub(super) const LEASES: i64 = 1 << 35;
+/// Bytes of such an id as a varint.
+const LEASE_BYTES: usize = 6;
+
 /// A framed request whose key's digits are filled in for each use.
 #[derive(Clone)]
 pub(super) struct Template {
@@ -47,73 +53,113 @@ pub(super) struct Template {
     digits: Vec<(usize, u64)>,
     /// Where the value begins.
     value: Option<usize>,
+    /// Where the number of a lease is.
+    lease: Option<usize>,
+    /// Where a time to live of less than 128 s is, and when the life has to end.
+    until: Option<(usize, Instant)>,
 }
 
 impl Template {
     /// The request of `op`, with a value of `value_bytes` that does not compress.
     pub(super) fn of(op: Op, value_bytes: usize) -> Self {
-        let key = Bytes::from(key(0));
+        let key = Bytes::from(key(PREFIX, 0));
         match op {
-            Op::Put => {
-                let mut rng = fastrand::Rng::with_seed(7);
-                let value: Vec<u8> = (0..value_bytes).map(|_| rng.u8(..)).collect();
-                let request = pb::PutRequest {
-                    key,
-                    value: value.clone().into(),
-                    ..Default::default()
-                };
-                let mut template = Self::new(framed(&request), &[0]);
-                template.value = find(&template.bytes, &value);
-                template
-            }
+            Op::Put => Self::put(PREFIX, value_bytes, false),
             Op::Get | Op::GetLinearizable => {
                 let request = pb::RangeRequest {
                     key,
                     serializable: op == Op::Get,
                     ..Default::default()
                 };
-                Self::new(framed(&request), &[0])
+                Self::new(framed(&request), PREFIX, &[0])
             }
-            Op::Range => {
-                let request = pb::RangeRequest {
-                    key,
-                    range_end: self::key(0).into(),
-                    serializable: true,
-                    ..Default::default()
-                };
-                Self::new(framed(&request), &[0, RANGE_KEYS])
-            }
-            Op::Watch => {
-                let mut range_end = PREFIX.to_vec();
-                if let Some(last) = range_end.last_mut() {
-                    *last += 1;
-                }
-                let create = pb::WatchCreateRequest {
-                    key: Bytes::from_static(PREFIX),
-                    range_end: range_end.into(),
-                    ..Default::default()
-                };
-                let request = pb::WatchRequest {
-                    request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)),
-                };
-                Self::new(framed(&request), &[])
-            }
+            Op::Range => Self::range(RANGE_KEYS),
+            Op::Watch => Self::watch(PREFIX, 0),
         }
     }
 
-    fn new(bytes: Vec<u8>, offsets: &[u64]) -> Self {
+    /// A put under `prefix`; with `lease`, on the lease of the key's number.
+    pub(super) fn put(prefix: &[u8], value_bytes: usize, lease: bool) -> Self {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let value: Vec<u8> = (0..value_bytes).map(|_| rng.u8(..)).collect();
+        let request = pb::PutRequest {
+            key: key(prefix, 0).into(),
+            value: value.clone().into(),
+            lease: if lease { LEASES } else { 0 },
+            ..Default::default()
+        };
+        let mut template = Self::new(framed(&request), prefix, &[0]);
+        template.value = find(&template.bytes, &value);
+        // The lease is the last field that a put has.
+        template.lease = lease.then(|| template.bytes.len() - LEASE_BYTES);
+        template
+    }
+
+    /// A read of `keys` keys in a row.
+    pub(super) fn range(keys: u64) -> Self {
+        let request = pb::RangeRequest {
+            key: key(PREFIX, 0).into(),
+            range_end: key(PREFIX, 0).into(),
+            serializable: true,
+            ..Default::default()
+        };
+        Self::new(framed(&request), PREFIX, &[0, keys])
+    }
+
+    /// A read of every key under a prefix, or only of their number.
+    pub(super) fn all(prefix: &'static [u8], count_only: bool) -> Self {
+        let request = pb::RangeRequest {
+            key: Bytes::from_static(prefix),
+            range_end: prefix_end(prefix).into(),
+            serializable: true,
+            count_only,
+            ..Default::default()
+        };
+        Self::new(framed(&request), prefix, &[])
+    }
+
+    /// A watcher of every key under a prefix from revision `start` on; 0 is now.
+    pub(super) fn watch(prefix: &'static [u8], start: i64) -> Self {
+        let create = pb::WatchCreateRequest {
+            key: Bytes::from_static(prefix),
+            range_end: prefix_end(prefix).into(),
+            start_revision: start,
+            ..Default::default()
+        };
+        let request = pb::WatchRequest {
+            request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)),
+        };
+        Self::new(framed(&request), prefix, &[])
+    }
+
+    /// The grant of the lease of a number, such that it ends at `until`, less than 127 s away, or up to a second
+    /// later: leases live for whole seconds.
+    pub(super) fn grant(until: Instant) -> Self {
+        let request = pb::LeaseGrantRequest { ttl: 1, id: LEASES };
+        let bytes = framed(&request);
+        // The time is the first field and the id the last one.
+        let ttl = bytes.len() - LEASE_BYTES - 2;
+        let lease = Some(bytes.len() - LEASE_BYTES);
+        let mut template = Self::new(bytes, PREFIX, &[]);
+        (template.until, template.lease) = (Some((ttl, until)), lease);
+        template
+    }
+
+    fn new(bytes: Vec<u8>, prefix: &[u8], offsets: &[u64]) -> Self {
         let mut digits = Vec::new();
         let mut from = 0;
         for offset in offsets {
-            if let Some(at) = find(&bytes[from..], &key(0)) {
-                digits.push((from + at + PREFIX.len(), *offset));
-                from += at + PREFIX.len() + DIGITS;
+            if let Some(at) = find(&bytes[from..], &key(prefix, 0)) {
+                digits.push((from + at + prefix.len(), *offset));
+                from += at + prefix.len() + DIGITS;
             }
         }
         Self {
             bytes,
             digits,
             value: None,
+            lease: None,
+            until: None,
         }
     }
 
@@ -131,6 +177,18 @@ impl Template {
         {
             place.copy_from_slice(&stamp.to_be_bytes());
         }
+        if let Some(at) = self.lease {
+            let mut id = LEASES as u64 + n;
+            for byte in &mut self.bytes[at..at + LEASE_BYTES] {
+                *byte = 0x80 | (id & 0x7f) as u8;
+                id >>= 7;
+            }
+            self.bytes[at + LEASE_BYTES - 1] &= 0x7f;
+        }
+        if let Some((at, until)) = self.until {
+            let left = until.saturating_duration_since(Instant::now());
+            self.bytes[at] = left.as_millis().div_ceil(1000).clamp(1, 127) as u8;
+        }
         out.extend_from_slice(&self.bytes);
     }
 
@@ -140,10 +198,25 @@ impl Template {
     }
 }
 
-fn key(n: u64) -> Vec<u8> {
-    let mut key = PREFIX.to_vec();
+fn key(prefix: &[u8], n: u64) -> Vec<u8> {
+    let mut key = prefix.to_vec();
     key.extend_from_slice(format!("{n:0DIGITS$}").as_bytes());
     key
+}
+
+/// The number of a key that a template made.
+pub(super) fn number(key: &[u8]) -> Option<u64> {
+    let digits = key.get(key.len().checked_sub(DIGITS)?..)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The first key behind all that begin with `prefix`.
+fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
 }
 
 fn framed(message: &impl Message) -> Vec<u8> {
@@ -159,21 +232,6 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
         return None;
     }
     haystack.windows(needle.len()).position(|window| window == needle)
-}
-
-/// The stamps of the put events in a framed WatchResponse.
-pub(super) fn stamps(message: &[u8]) -> Vec<u64> {
-    let Ok(response) = pb::WatchResponse::decode(message) else {
-        return Vec::new();
-    };
-    response
-        .events
-        .iter()
-        .filter_map(|event| {
-            let value = &event.kv.as_ref()?.value;
-            Some(u64::from_be_bytes(value.get(..8)?.try_into().ok()?))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -194,5 +252,19 @@ mod tests {
         let range = pb::RangeRequest::decode(&out[5..]).unwrap();
         assert_eq!(range.key, "setpoint-bench/000000000007");
         assert_eq!(range.range_end, "setpoint-bench/000000000507");
+    }
+    #[test]
+    fn a_lease_has_the_number_of_its_key() {
+        let until = Instant::now() + std::time::Duration::from_millis(9_500);
+        for n in [0, 1, 300_000] {
+            let mut out = Vec::new();
+            Template::grant(until).write(n, 0, &mut out);
+            let grant = pb::LeaseGrantRequest::decode(&out[5..]).unwrap();
+            assert_eq!((grant.id, grant.ttl), (LEASES + n as i64, 10));
+            out.clear();
+            Template::put(b"lease/", 16, true).write(n, 0, &mut out);
+            let put = pb::PutRequest::decode(&out[5..]).unwrap();
+            assert_eq!((put.lease, number(&put.key)), (LEASES + n as i64, Some(n)));
+        }
     }
 }

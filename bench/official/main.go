@@ -1,0 +1,16 @@
+// etcd's own load generator, as its official module has it: a second opinion beside ours.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"go.etcd.io/etcd/v3/tools/benchmark/cmd"
+)
+
+func main() {
+	if err := cmd.RootCmd.Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

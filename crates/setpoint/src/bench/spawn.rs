@@ -1,0 +1,183 @@
+//! Servers that a benchmark starts, kills and starts again by itself: this program's store, and a real etcd.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal};
+use tokio::time::{Instant, sleep};
+
+use super::h2load::Connection;
+use super::requests::{Op, Template};
+use super::target::Target;
+
+/// How long a server may take to answer its first read.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Between two attempts to read.
+const ATTEMPT: Duration = Duration::from_millis(2);
+/// How long one may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A server of our own, killed when it is dropped.
+pub(super) struct Spawned {
+    name: &'static str,
+    program: PathBuf,
+    arguments: Vec<String>,
+    address: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Spawned {
+    /// This program's store, with its data under `dir`.
+    pub(super) async fn setpoint(dir: &Path) -> Result<Self> {
+        let address = free_address()?;
+        let data = dir.join("a").display().to_string();
+        let listen = address.to_string();
+        let arguments = ["server", "--roles", "store", "--log", "warn", "--data-dir", &data];
+        let arguments = arguments.into_iter().chain(["--etcd-listen", &listen]);
+        let program = std::env::current_exe().context("find this program")?;
+        Self::start("a", program, arguments.map(str::to_owned).collect(), address).await
+    }
+
+    /// The etcd at `program`.
+    pub(super) async fn etcd(program: &Path, dir: &Path) -> Result<Self> {
+        let (address, peer) = (free_address()?, free_address()?);
+        let client = format!("http://{address}");
+        let peer = format!("http://{peer}");
+        let data = dir.join("b").display().to_string();
+        let arguments = ["--data-dir", &data, "--log-level", "fatal"].into_iter();
+        // As much room as etcd advises at most, so that no scenario meets its quota.
+        let arguments = arguments.chain(["--quota-backend-bytes", "8589934592"]);
+        let arguments = arguments.chain([
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ]);
+        let arguments = arguments.chain([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]);
+        let cluster = format!("default={peer}");
+        let arguments = arguments.chain(["--initial-cluster", &cluster]);
+        let arguments = arguments.map(str::to_owned).collect();
+        Self::start("b", program.to_path_buf(), arguments, address).await
+    }
+
+    async fn start(
+        name: &'static str,
+        program: PathBuf,
+        arguments: Vec<String>,
+        address: SocketAddr,
+    ) -> Result<Self> {
+        let mut server = Self {
+            name,
+            program,
+            arguments,
+            address,
+            child: None,
+        };
+        server.begin().await?;
+        Ok(server)
+    }
+
+    /// Starts the process; how long it took until a read of key 0 was answered.
+    pub(super) async fn begin(&mut self) -> Result<Duration> {
+        let started = Instant::now();
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null());
+        let child = command.spawn();
+        self.child = Some(child.with_context(|| format!("start {}", self.program.display()))?);
+        while started.elapsed() < READY_TIMEOUT {
+            if self.read_one().await.is_ok_and(|read| read) {
+                return Ok(started.elapsed());
+            }
+            let child = self.child.as_mut().context("it was started")?;
+            if let Some(status) = child.try_wait().context("look after the server")? {
+                bail!("{} ended with {status}", self.program.display());
+            }
+            sleep(ATTEMPT).await;
+        }
+        bail!(
+            "{} did not answer within {READY_TIMEOUT:?}",
+            self.program.display()
+        )
+    }
+
+    async fn read_one(&self) -> Result<bool> {
+        let connection = Connection::open(self.address, Op::GetLinearizable.path()).await?;
+        let time = (Instant::now(), Instant::now() + READY_TIMEOUT);
+        let template = Template::of(Op::GetLinearizable, 0);
+        let measured = connection.run(1, template, std::iter::once(0), time).await?;
+        Ok(measured.failed == 0 && !measured.latency.is_empty())
+    }
+
+    /// The server as a target. Its process changes with every start.
+    pub(super) async fn target(&self) -> Result<Target> {
+        let pid = self.child.as_ref().map(Child::id);
+        Target::find(self.name, &format!("http://{}", self.address), pid).await
+    }
+
+    /// Ends the process, orderly or at once, and waits for it.
+    pub(super) async fn end(&mut self, orderly: bool) -> Result<()> {
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
+        if orderly && let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            rustix::process::kill_process(pid, Signal::TERM).context("stop the server")?;
+            let asked = Instant::now();
+            while asked.elapsed() < STOP_TIMEOUT {
+                if child.try_wait().context("wait for the server")?.is_some() {
+                    return Ok(());
+                }
+                sleep(ATTEMPT).await;
+            }
+        }
+        let _ = child.kill();
+        child.wait().context("wait for the server")?;
+        if orderly {
+            bail!("{} did not stop within {STOP_TIMEOUT:?}", self.program.display());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    listener.local_addr().context("find a free port")
+}
+
+/// A directory that is removed at the end.
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes `dir` anew.
+    pub(super) fn new(dir: PathBuf) -> Result<Self> {
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        Ok(Self(dir))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -71,6 +71,9 @@ pub enum Error {
     /// A write or sync of the log failed; the store serves no more writes until it is restarted.
     #[error("the log failed and accepts no more writes: {0}; check the disk, then restart")]
     Poisoned(String),
+    /// A fact on which the request rested has changed: see [`Store::expecting`](crate::Store::expecting).
+    #[error("what the request rested on has changed: try again")]
+    FactChanged,
     /// A record could not be read back.
     #[error("read the log: {0}")]
     Read(String),

@@ -17,7 +17,11 @@ use crate::watch::WatchStream;
 
 /// A store. Cloning is cheap; all clones are the same store, and dropping the last one stops it.
 #[derive(Clone)]
-pub struct Store(Arc<Engine>);
+pub struct Store {
+    engine: Arc<Engine>,
+    /// See [`Store::expecting`].
+    expect: Option<MetaWrite>,
+}
 
 impl Store {
     /// Opens or makes the store in `options.dir`: takes its lock, recovers, starts its threads. Blocks.
@@ -27,11 +31,22 @@ impl Store {
     pub fn open(options: Options, disk: Arc<dyn Disk>, clock: Arc<dyn WallClock>) -> Result<Self, OpenError> {
         // The log carries no calendar time: order is the revision's business.
         drop(clock);
-        engine::open(options, disk).map(|engine| Self(Arc::new(engine)))
+        let engine = Arc::new(engine::open(options, disk)?);
+        Ok(Self { engine, expect: None })
     }
 
     fn shared(&self) -> &Shared {
-        &self.0.shared
+        &self.engine.shared
+    }
+
+    /// The same store, for writes that rest on a fact of a side table: one whose turn comes when the fact is another
+    /// is refused with [`Error::FactChanged`]. So a permission that was taken away is never used afterwards.
+    #[must_use]
+    pub fn expecting(&self, fact: MetaWrite) -> Self {
+        Self {
+            engine: Arc::clone(&self.engine),
+            expect: Some(fact),
+        }
     }
 
     /// Reads keys at one revision.
@@ -57,7 +72,7 @@ impl Store {
 
     /// Begins a read whose answer is taken piece by piece; see [`Scan::begin`].
     pub(crate) fn scan(&self, range: Range, show: &mut dyn FnMut(usize, &Version)) -> Result<Scan, Error> {
-        Scan::begin(&self.0.shared, range, show)
+        Scan::begin(&self.engine.shared, range, show)
     }
 
     /// Writes one key. Returns once the write is durable.
@@ -115,7 +130,7 @@ impl Store {
     /// A new watch stream.
     #[must_use]
     pub fn watch(&self) -> WatchStream {
-        self.0.hub.stream()
+        self.engine.hub.stream()
     }
 
     /// Grants a lease of `ttl` seconds (raised to the minimum of 2).
@@ -203,6 +218,14 @@ impl Store {
         self.shared().tables.read().get(table, key).cloned()
     }
 
+    /// A number that grows whenever a side table changes, before the change is acknowledged.
+    #[must_use]
+    pub fn meta_version(&self) -> u64 {
+        self.shared()
+            .tables_version
+            .load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Changes side tables, all or nothing, without a revision; `false`, and no change, if something is not as
     /// expected. Returns once the change is durable. Goes on when the disk is full.
     ///
@@ -234,7 +257,7 @@ impl Store {
     /// # Errors
     /// [`Error::Read`] when the log does not read back.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        Snapshot::take(Dump::begin(&self.0.shared))
+        Snapshot::take(Dump::begin(&self.engine.shared))
     }
 
     /// etcd's hash over the versions up to `at` (0 is now). Reads the log, so it blocks.
@@ -242,7 +265,7 @@ impl Store {
     /// # Errors
     /// [`Error::Compacted`], [`Error::FutureRevision`], [`Error::Read`].
     pub fn hash_kv(&self, at: Revision) -> Result<KvHash, Error> {
-        snapshot::hash_kv(&self.0.shared, at)
+        snapshot::hash_kv(&self.engine.shared, at)
     }
 
     /// Adds the store's metrics to a registry.
@@ -253,7 +276,7 @@ impl Store {
         &self,
         registry: &setpoint_telemetry::Metrics,
     ) -> Result<(), setpoint_telemetry::DuplicateMetric> {
-        crate::metrics::register(&self.0.shared, registry)
+        crate::metrics::register(&self.engine.shared, registry)
     }
 
     /// Refuses new writes, commits those that wait, writes a checkpoint, ends all watch streams and threads.
@@ -261,7 +284,7 @@ impl Store {
     /// # Errors
     /// [`Error::Poisoned`] when the log had failed before.
     pub async fn close(&self) -> Result<(), Error> {
-        let engine = Arc::clone(&self.0);
+        let engine = Arc::clone(&self.engine);
         let stopped = tokio::task::spawn_blocking(move || engine.stop(true)).await;
         stopped.map_err(|_| Error::Stopped)?;
         self.shared().poisoned().map_or(Ok(()), Err)
@@ -280,6 +303,7 @@ impl Store {
         let proposal = Proposal {
             command: command(reply),
             trace,
+            expect: self.expect.clone(),
             bytes,
         };
         self.shared().queue.push(proposal).inspect_err(|_| {

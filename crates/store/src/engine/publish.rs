@@ -132,6 +132,7 @@ fn apply(shared: &Shared, commits: &[Commit], segment: &crate::log::files::Segme
             if !commit.meta.is_empty() {
                 let mut tables = shared.tables.write();
                 commit.meta.iter().for_each(|write| tables.apply(&write.entry()));
+                shared.tables_version.fetch_add(1, Ordering::Release);
             }
             shared.committed.store(commit.revision, Ordering::Release);
         }

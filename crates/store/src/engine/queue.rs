@@ -8,7 +8,9 @@ use setpoint_base::TraceContext;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
-use crate::types::{Delete, DeleteResult, LeaseId, MetaTxn, Put, PutResult, Revision, Txn, TxnResult};
+use crate::types::{
+    Delete, DeleteResult, LeaseId, MetaTxn, MetaWrite, Put, PutResult, Revision, Txn, TxnResult,
+};
 
 /// How often the sequencer looks at the line before it sleeps: waking a sleeping thread costs more than
 /// 30 µs on a virtual machine, so a short wait is cheaper awake.
@@ -35,6 +37,8 @@ pub(crate) enum Command {
 pub(crate) struct Proposal {
     pub(crate) command: Command,
     pub(crate) trace: Option<TraceContext>,
+    /// What a side table must say when the proposal's turn comes.
+    pub(crate) expect: Option<MetaWrite>,
     /// What it counts for in the line.
     pub(crate) bytes: usize,
 }
@@ -139,6 +143,7 @@ mod tests {
         Proposal {
             command: Command::Expire(vec![]),
             trace: None,
+            expect: None,
             bytes,
         }
     }

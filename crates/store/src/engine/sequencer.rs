@@ -157,6 +157,14 @@ impl Draft {
             refuse(proposal.command, error);
             return;
         }
+        if let Some(expect) = &proposal.expect
+            && !self
+                .tables
+                .holds(&shared.tables.read(), std::slice::from_ref(expect))
+        {
+            refuse(proposal.command, Error::FactChanged);
+            return;
+        }
         match proposal.command {
             Command::Put(put, reply) => {
                 shared.metrics.puts.inc();

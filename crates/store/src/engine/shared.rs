@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) leases: Mutex<Leases>,
     /// Side tables, as of the newest commit.
     pub(crate) tables: RwLock<Tables>,
+    /// Commits that changed a side table since the start.
+    pub(crate) tables_version: AtomicU64,
     /// Changes only under the write lock of `index`, so that a reader's view and its revision agree.
     pub(crate) committed: AtomicI64,
     pub(crate) floor: AtomicI64,
@@ -91,6 +93,7 @@ impl Shared {
             index: RwLock::new(start.index),
             leases: Mutex::new(start.leases),
             tables: RwLock::new(start.tables),
+            tables_version: AtomicU64::new(0),
             committed: AtomicI64::new(start.tip.revision),
             floor: AtomicI64::new(start.floor),
             tip: Mutex::new(start.tip),

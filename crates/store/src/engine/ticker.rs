@@ -61,6 +61,7 @@ fn expire(shared: &Shared, ended: &mut Vec<i64>, now: Instant) {
         .push(Proposal {
             command: Command::Expire(ids),
             trace: None,
+            expect: None,
             bytes: 0,
         })
         .is_ok()

@@ -18,6 +18,7 @@ use setpoint_base::{Stop, TraceContext};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
+use super::auth::{self, Access, Caller};
 use super::connection::Client;
 use super::method::{METHODS, Method};
 use super::server::Shared;
@@ -46,6 +47,7 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) inbound: Inbound,
     pub(super) outbound: Outbound,
+    pub(super) caller: Caller,
     /// The trace the client is in, from its `traceparent`.
     pub(super) trace: Option<TraceContext>,
     /// How long the client waits, from `grpc-timeout`.
@@ -75,11 +77,18 @@ pub(super) fn begin(
         return Box::pin(async move { outbound.fail(&status) });
     };
     shared.metrics.began(method);
+    // Who stays may still be there when authentication is switched on.
+    let asks = method.is_stream() || method.waits() || shared.auth.is_on();
     let call = Call {
         shared: shared.clone(),
         method,
         inbound: Inbound::new(shared.clone(), body),
         outbound,
+        caller: if asks {
+            Caller::of(&head.headers, client.common_name.as_ref())
+        } else {
+            Caller::default()
+        },
         trace: text(&head.headers, "traceparent").and_then(|value| value.parse().ok()),
         patience: text(&head.headers, "grpc-timeout").and_then(patience),
     };
@@ -111,6 +120,7 @@ async fn waiting(mut call: Call, stop: Stop) {
         method,
         inbound,
         outbound,
+        caller,
         trace,
         ..
     } = &mut call;
@@ -118,7 +128,7 @@ async fn waiting(mut call: Call, stop: Stop) {
         biased;
         () = stop.cancelled() => Err(status::stopped()),
         () = outbound.reset() => Err(Status::cancelled("context canceled")),
-        result = timeout(patience, receive_and_wait(shared, *method, inbound, *trace)) => {
+        result = timeout(patience, receive_and_wait(shared, *method, inbound, (*trace, &*caller))) => {
             result.unwrap_or_else(|_| Err(out_of_patience()))
         }
     };
@@ -134,13 +144,15 @@ async fn receive_and_wait(
     shared: &Arc<Shared>,
     method: Method,
     inbound: &mut Inbound,
-    trace: Option<TraceContext>,
+    (trace, caller): (Option<TraceContext>, &Caller),
 ) -> Result<Reply, Status> {
     let limit = shared.options.request_timeout;
     let request = timeout(limit, inbound.message()).await;
     let request = request
         .map_err(|_| status::timed_out())??
         .ok_or_else(|| Status::internal("unexpected EOF"))?;
+    let access = shared.auth.access(caller);
+    access.gate(&shared.store, method, &request)?;
     match method {
         Method::Lock => lock::lock(shared, request, trace).await,
         Method::Campaign => election::campaign(shared, request, trace).await,
@@ -176,6 +188,11 @@ async fn serve_stream(call: &mut Call) -> Result<(), Status> {
 }
 
 impl Call {
+    /// What the caller may do now.
+    pub(super) fn access(&self) -> Access {
+        self.shared.auth.access(&self.caller)
+    }
+
     /// Receives the one request and answers it, within the client's and our own patience.
     async fn answer(&mut self) -> Result<Reply, Status> {
         let limit = self.shared.options.request_timeout;
@@ -198,28 +215,29 @@ impl Call {
             .message()
             .await?
             .ok_or_else(|| Status::internal("unexpected EOF"))?;
-        let (shared, trace) = (&self.shared, self.trace);
+        let (shared, trace, access) = (&self.shared, self.trace, &self.access());
+        access.gate(&shared.store, self.method, &request)?;
         match self.method {
-            Method::Range => kv::range(shared, request).await,
-            Method::Put => kv::put(shared, request, trace).await,
-            Method::DeleteRange => kv::delete(shared, request, trace).await,
-            Method::Txn => kv::txn(shared, request, trace).await,
+            Method::Range => kv::range(shared, request, access).await,
+            Method::Put => kv::put(shared, request, trace, access).await,
+            Method::DeleteRange => kv::delete(shared, request, trace, access).await,
+            Method::Txn => kv::txn(shared, request, trace, access).await,
             Method::Compact => kv::compact(shared, request).await,
             Method::LeaseGrant => lease::grant(shared, request).await,
-            Method::LeaseRevoke => lease::revoke(shared, request).await,
-            Method::LeaseTimeToLive => lease::time_to_live(shared, request),
-            Method::LeaseLeases => lease::leases(shared),
+            Method::LeaseRevoke => lease::revoke(shared, request, access).await,
+            Method::LeaseTimeToLive => lease::time_to_live(shared, request, access),
+            Method::LeaseLeases => lease::leases(shared, access),
             Method::MemberList => maintenance::member_list(shared),
             Method::Alarm => maintenance::alarm(shared, request),
             Method::Status => maintenance::status(shared),
             Method::Hash => snapshot::hash_all(shared).await,
             Method::HashKv => snapshot::hash_kv(shared, request).await,
-            Method::AuthStatus => maintenance::auth_status(shared),
             Method::Unlock => lock::unlock(shared, request, trace).await,
             Method::Proclaim => election::proclaim(shared, request, trace).await,
             Method::Leader => election::leader(shared, request).await,
             Method::Resign => election::resign(shared, request, trace).await,
             Method::HealthCheck => health::check(request),
+            method if method.is_auth() => auth::serve(shared, method, request, access).await,
             method => Err(unimplemented(method)),
         }
     }

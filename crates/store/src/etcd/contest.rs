@@ -219,7 +219,7 @@ pub(super) fn rivals(name: &[u8]) -> KeyRange {
 }
 
 /// `NAME/LEASE`, a negative lease with its sign.
-fn key(name: &[u8], lease: LeaseId) -> Bytes {
+pub(super) fn key(name: &[u8], lease: LeaseId) -> Bytes {
     let sign = if lease.0 < 0 { "-" } else { "" };
     let lease = format!("/{sign}{:x}", lease.0.unsigned_abs());
     let mut key = BytesMut::with_capacity(name.len() + lease.len());

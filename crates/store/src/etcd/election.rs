@@ -127,6 +127,7 @@ fn response(shared: &Arc<Shared>, revision: Revision, kv: KeyValue) -> Bytes {
 pub(super) async fn observe(call: &mut Call) -> Result<(), Status> {
     let request = call.inbound.message().await?;
     let request = request.ok_or_else(|| Status::internal("unexpected EOF"))?;
+    call.access().gate(&call.shared.store, call.method, &request)?;
     let request: pb::LeaderRequest = convert::decode(request)?;
     call.outbound.greet().map_err(cancelled)?;
     loop {

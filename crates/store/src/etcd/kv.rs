@@ -8,6 +8,7 @@ use setpoint_proto::etcdserverpb as pb;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
+use super::auth::Access;
 use super::convert;
 use super::server::Shared;
 use super::status::{self, status as of};
@@ -23,8 +24,15 @@ const INLINE_BYTES_MAX: usize = 512 << 10;
 pub(super) const FAILED: &str = "the read failed: see the server's log";
 
 /// Range: linearizable and serializable reads are the same here, as nothing is readable before it is durable.
-pub(super) async fn range(shared: &Arc<Shared>, request: Bytes) -> Result<Reply, Status> {
+pub(super) async fn range(shared: &Arc<Shared>, request: Bytes, access: &Access) -> Result<Reply, Status> {
     let range = convert::range(convert::decode(request)?)?;
+    access.range(&range.keys)?;
+    let reply = answer(shared, range).await?;
+    shared.auth.still(access)?;
+    Ok(reply)
+}
+
+async fn answer(shared: &Arc<Shared>, range: Range) -> Result<Reply, Status> {
     if range.count_only || matches!(range.keys, KeyRange::Key(_)) {
         let result = shared.store.range(&range).map_err(|error| of(&error))?;
         let room = shared.room_now(size(&result))?;
@@ -67,12 +75,15 @@ pub(super) async fn put(
     shared: &Arc<Shared>,
     request: Bytes,
     trace: Option<TraceContext>,
+    access: &Access,
 ) -> Result<Reply, Status> {
     let size = request.clone();
     let put = convert::put(convert::decode(request)?)?;
     convert::check_size(&size, shared.options.request_bytes_max)?;
     shared.may_write(&KeyRange::Key(put.key.clone()))?;
-    let result = shared.store.put(put, trace).await.map_err(|error| of(&error))?;
+    access.put(&shared.store, &put)?;
+    let store = access.store(&shared.store);
+    let result = store.put(put, trace).await.map_err(|error| of(&error))?;
     let header = shared.header(result.revision);
     Ok(Reply::Whole(wire::put(&header, result.prev_kv.as_ref())))
 }
@@ -82,16 +93,15 @@ pub(super) async fn delete(
     shared: &Arc<Shared>,
     request: Bytes,
     trace: Option<TraceContext>,
+    access: &Access,
 ) -> Result<Reply, Status> {
     let size = request.clone();
     let delete = convert::delete(convert::decode(request)?)?;
     convert::check_size(&size, shared.options.request_bytes_max)?;
     shared.may_write(&delete.keys)?;
-    let result = shared
-        .store
-        .delete(delete, trace)
-        .await
-        .map_err(|error| of(&error))?;
+    access.delete(&delete)?;
+    let store = access.store(&shared.store);
+    let result = store.delete(delete, trace).await.map_err(|error| of(&error))?;
     let header = shared.header(result.revision);
     Ok(Reply::Whole(wire::message(&txn::delete_response(
         Some(header),
@@ -104,6 +114,7 @@ pub(super) async fn txn(
     shared: &Arc<Shared>,
     request: Bytes,
     trace: Option<TraceContext>,
+    access: &Access,
 ) -> Result<Reply, Status> {
     let size = request.clone();
     let request: pb::TxnRequest = convert::decode(request)?;
@@ -117,17 +128,23 @@ pub(super) async fn txn(
     {
         return Err(status::read_only(prefix));
     }
+    access.txn(&shared.store, &txn)?;
+    let store = access.store(&shared.store);
+    let only_reads = txn::only_reads(&txn);
     let mut permit = None;
     let result = if txn::reads_widely(&txn) {
         // As for ranges: it leaves the worker thread, and few run at a time.
         permit = shared.large_reads.clone().acquire_owned().await.ok();
-        let (store, runtime) = (shared.store.clone(), tokio::runtime::Handle::current());
+        let (store, runtime) = (store.into_owned(), tokio::runtime::Handle::current());
         let read = tokio::task::spawn_blocking(move || runtime.block_on(store.txn(txn, trace)));
         read.await.map_err(|_| Status::internal(FAILED))?
     } else {
-        shared.store.txn(txn, trace).await
+        store.txn(txn, trace).await
     };
     let result = result.map_err(|error| of(&error))?;
+    if only_reads {
+        shared.auth.still(access)?;
+    }
     let header = shared.header(result.revision);
     let message = wire::message(&txn::response(header, result));
     let room = shared.room(message.len()).await;

@@ -7,6 +7,7 @@ use setpoint_proto::etcdserverpb as pb;
 use tokio::time::timeout;
 use tonic::Status;
 
+use super::auth::Access;
 use super::call::{Call, Gone};
 use super::convert;
 use super::server::Shared;
@@ -32,24 +33,29 @@ pub(super) async fn grant(shared: &Arc<Shared>, request: Bytes) -> Result<Reply,
 }
 
 /// LeaseRevoke: its keys go with it.
-pub(super) async fn revoke(shared: &Arc<Shared>, request: Bytes) -> Result<Reply, Status> {
+pub(super) async fn revoke(shared: &Arc<Shared>, request: Bytes, access: &Access) -> Result<Reply, Status> {
     let request: pb::LeaseRevokeRequest = convert::decode(request)?;
     let id = LeaseId(request.id);
+    access.lease_writes(&shared.store, id)?;
     if shared.options.read_only_prefix.is_some() {
         let lease = shared.store.lease(id, true);
         for key in lease.into_iter().flat_map(|lease| lease.keys) {
             shared.may_write(&KeyRange::Key(key))?;
         }
     }
-    let revision = shared.store.lease_revoke(id).await.map_err(|error| of(&error))?;
+    let store = access.store(&shared.store);
+    let revision = store.lease_revoke(id).await.map_err(|error| of(&error))?;
     Ok(Reply::Whole(wire::message(&pb::LeaseRevokeResponse {
         header: Some(shared.header(revision)),
     })))
 }
 
 /// LeaseTimeToLive: a lease that is gone is no error, its TTL is -1.
-pub(super) fn time_to_live(shared: &Arc<Shared>, request: Bytes) -> Result<Reply, Status> {
+pub(super) fn time_to_live(shared: &Arc<Shared>, request: Bytes, access: &Access) -> Result<Reply, Status> {
     let request: pb::LeaseTimeToLiveRequest = convert::decode(request)?;
+    if request.keys {
+        access.lease_reads(&shared.store, LeaseId(request.id))?;
+    }
     let header = Some(shared.header(shared.store.revision()));
     let response = match shared.store.lease(LeaseId(request.id), request.keys) {
         Some(lease) => pb::LeaseTimeToLiveResponse {
@@ -71,8 +77,14 @@ pub(super) fn time_to_live(shared: &Arc<Shared>, request: Bytes) -> Result<Reply
 }
 
 /// LeaseLeases: soonest to expire first.
-pub(super) fn leases(shared: &Arc<Shared>) -> Result<Reply, Status> {
+pub(super) fn leases(shared: &Arc<Shared>, access: &Access) -> Result<Reply, Status> {
+    access.named()?;
     let leases = shared.store.leases().into_iter();
+    if access.admin().is_err() {
+        for lease in leases.clone() {
+            access.lease_reads(&shared.store, lease)?;
+        }
+    }
     Ok(Reply::Whole(wire::message(&pb::LeaseLeasesResponse {
         header: Some(shared.header(shared.store.revision())),
         leases: leases.map(|id| pb::LeaseStatus { id: id.0 }).collect(),
@@ -83,6 +95,8 @@ pub(super) fn leases(shared: &Arc<Shared>) -> Result<Reply, Status> {
 pub(super) async fn keep_alive(call: &mut Call) -> Result<(), Status> {
     while let Some(request) = call.inbound.message().await? {
         let request: pb::LeaseKeepAliveRequest = convert::decode(request)?;
+        call.access()
+            .lease_writes(&call.shared.store, LeaseId(request.id))?;
         // Read before the renewal: were the lease revoked in between, the revocation's revision is not below it.
         let header = call.shared.header(call.shared.store.revision());
         let renewed = call.shared.store.lease_keep_alive(LeaseId(request.id));

@@ -1,4 +1,4 @@
-//! What clients ask about the server itself: Maintenance, Cluster, Auth, health.
+//! What clients ask about the server itself: Maintenance and Cluster.
 
 use std::sync::Arc;
 
@@ -75,14 +75,5 @@ pub(super) fn member_list(shared: &Arc<Shared>) -> Result<Reply, Status> {
             client_ur_ls: shared.client_urls.clone(),
             is_learner: false,
         }],
-    })))
-}
-
-/// Auth.AuthStatus: authentication is off.
-pub(super) fn auth_status(shared: &Arc<Shared>) -> Result<Reply, Status> {
-    Ok(Reply::Whole(wire::message(&pb::AuthStatusResponse {
-        header: Some(shared.header(shared.store.revision())),
-        enabled: false,
-        auth_revision: 1,
     })))
 }

@@ -134,6 +134,11 @@ impl Method {
             .map(|(method, ..)| *method)
     }
 
+    /// Whether it is one of the Auth service's.
+    pub(super) fn is_auth(self) -> bool {
+        METHODS[self as usize].1 == "etcdserverpb.Auth"
+    }
+
     /// Whether its answer is more than one message.
     pub(super) fn is_stream(self) -> bool {
         matches!(

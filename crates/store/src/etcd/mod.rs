@@ -18,8 +18,11 @@
 //!
 //! - `snapshot`: what reads the whole log: snapshots and hashes.
 //!
-//! Absent: authentication, cluster membership changes and defragmentation. They answer UNIMPLEMENTED.
+//! - `auth`: who calls, and what they may do.
+//!
+//! Absent: cluster membership changes and defragmentation. They answer UNIMPLEMENTED.
 
+mod auth;
 mod call;
 mod connection;
 mod contest;
@@ -48,6 +51,7 @@ mod watch;
 mod wide;
 mod wire;
 
+pub use auth::{AuthOptions, TokenOptions};
 pub use listen::{Listener, Serves};
 pub use options::FrontOptions;
 pub use server::Front;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::auth::AuthOptions;
 use bytes::Bytes;
 use setpoint_telemetry::Metrics;
 
@@ -44,6 +45,8 @@ pub struct FrontOptions {
     pub client_urls: Vec<String>,
     /// How secure listeners meet clients (none: without TLS).
     pub tls: Option<TlsOptions>,
+    /// Tokens and passwords, for when authentication is switched on.
+    pub auth: AuthOptions,
     /// Where `/metrics` comes from, and where the front's own metrics go.
     pub metrics: Option<Metrics>,
 }
@@ -66,6 +69,7 @@ impl Default for FrontOptions {
             read_only_prefix: None,
             client_urls: Vec::new(),
             tls: None,
+            auth: AuthOptions::default(),
             metrics: None,
         }
     }

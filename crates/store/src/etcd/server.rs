@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use setpoint_proto::etcdserverpb::ResponseHeader;
 use tonic::Status;
 
+use super::auth::Auth;
 use super::connection;
 use super::convert::touches;
 use super::listen::{Incoming, Listener, accept};
@@ -47,6 +48,7 @@ pub struct Front(Shared);
 pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) options: FrontOptions,
+    pub(super) auth: Auth,
     pub(super) metrics: FrontMetrics,
     pub(super) cluster_id: u64,
     pub(super) member_id: u64,
@@ -139,6 +141,7 @@ impl Front {
     pub fn new(store: Store, options: FrontOptions) -> Self {
         let status = store.status();
         Self(Shared {
+            auth: Auth::new(store.clone(), &options.auth),
             store,
             metrics: FrontMetrics::new(),
             cluster_id: status.cluster_id,

@@ -26,6 +26,7 @@ const AHEAD: usize = 16;
 /// the store from giving space back.
 pub(super) async fn snapshot(call: &mut Call) -> Result<(), Status> {
     let request = call.inbound.message().await?;
+    call.access().admin()?;
     let _: pb::SnapshotRequest = convert::decode(request.unwrap_or_default())?;
     let permit = permit(&call.shared).await?;
     let (messages, mut ready) = mpsc::channel(AHEAD);

@@ -49,6 +49,7 @@ fn code_and_text(error: &Error) -> (Code, &'static str) {
         // (`server/etcdserver/api/v3rpc/util.go`). Clients go by the text.
         Error::TooManyRequests => (Code::Unknown, "etcdserver: too many requests"),
         Error::Stopped | Error::Poisoned(_) => (Code::Unavailable, STOPPED),
+        Error::FactChanged => (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
         Error::Read(_) => (Code::DataLoss, "etcdserver: corrupt cluster"),
         Error::DuplicateWatchId(_) => (
             Code::InvalidArgument,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use setpoint_proto::etcdserverpb as pb;
 use tonic::{Code, Status};
 
+use super::auth::Caller;
 use super::call::{Call, Gone};
 use super::server::Shared;
 use super::{convert, status, wire};
@@ -28,7 +29,8 @@ pub(super) async fn serve(call: &mut Call) -> Result<(), Status> {
     call.outbound.greet().map_err(cancelled)?;
     let gauge = call.shared.metrics.watch_streams.clone();
     gauge.inc();
-    let result = Watchers::new(call.shared.clone()).serve(call).await;
+    let watchers = Watchers::new(call.shared.clone(), call.caller.clone());
+    let result = watchers.serve(call).await;
     gauge.dec();
     result
 }
@@ -36,6 +38,7 @@ pub(super) async fn serve(call: &mut Call) -> Result<(), Status> {
 /// The watchers of one stream.
 struct Watchers {
     shared: Arc<Shared>,
+    caller: Caller,
     updates: WatchStream,
     /// Watchers whose events carry the previous version.
     prev_kv: HashSet<i64>,
@@ -50,10 +53,11 @@ enum Next {
 }
 
 impl Watchers {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>, caller: Caller) -> Self {
         Self {
             updates: shared.store.watch(),
             shared,
+            caller,
             prev_kv: HashSet::new(),
             fragment: HashSet::new(),
         }
@@ -105,8 +109,13 @@ impl Watchers {
         if request.start_revision < 0 {
             return self.refused(status::COMPACTED);
         }
+        let spec = spec(request);
+        // As in etcd, a watcher is asked for its permission when it is made, and keeps what it has.
+        if let Err(error) = self.shared.auth.access(&self.caller).range(&spec.keys) {
+            return self.refused(Status::from(error).message());
+        }
         let (prev_kv, fragment) = (request.prev_kv, request.fragment);
-        match self.updates.create(spec(request)) {
+        match self.updates.create(spec) {
             Ok((id, revision)) => {
                 if prev_kv {
                     self.prev_kv.insert(id);

@@ -130,6 +130,8 @@ pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
         .await?
         .ok_or_else(|| Status::internal("unexpected EOF"))?;
     let range = convert::range(streamable(convert::decode(request)?)?)?;
+    let access = call.access();
+    access.range(&range.keys)?;
     let bytes_max = call.shared.options.request_bytes_max;
     let (mut reader, _) = Reader::begin(&call.shared, range).await?;
     let measure = reader.scan().measure();

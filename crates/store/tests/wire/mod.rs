@@ -24,6 +24,7 @@ use crate::support::TempDir;
 use pb::request_op::Request as Op;
 use pb::watch_request::RequestUnion;
 
+mod auth;
 mod kv;
 mod maintenance;
 mod raw;

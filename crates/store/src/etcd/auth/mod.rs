@@ -116,7 +116,7 @@ impl Auth {
             }
             let table = |table| self.store.meta(table);
             let policy = Policy::load(
-                table(Table::AUTH),
+                &table(Table::AUTH),
                 table(Table::AUTH_USERS),
                 table(Table::AUTH_ROLES),
             );

@@ -62,7 +62,7 @@ pub(super) enum Verb {
 
 impl Policy {
     /// From the tables `auth`, `authUsers` and `authRoles`. What does not decode is left out: it allows nothing.
-    pub(super) fn load(auth: Entries, users: Entries, roles: Entries) -> Self {
+    pub(super) fn load(auth: &Entries, users: Entries, roles: Entries) -> Self {
         let stored = [ENABLED, REVISION].map(|name| {
             let found = auth.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| value.clone())

@@ -32,9 +32,9 @@ pub(in crate::etcd) async fn serve(
     match method {
         Method::AuthStatus => return Ok(status(shared)),
         Method::Authenticate => return authenticate(shared, decode(request)?).await,
-        Method::UserGet => return user_get(shared, access, decode(request)?),
+        Method::UserGet => return user_get(shared, access, &decode(request)?),
         Method::UserList => return Ok(user_list(shared)),
-        Method::RoleGet => return role_get(shared, access, decode(request)?),
+        Method::RoleGet => return role_get(shared, access, &decode(request)?),
         Method::RoleList => return Ok(role_list(shared)),
         Method::AuthEnable => auth.change(access, Policy::enable).await?,
         Method::AuthDisable => auth.change(access, |policy| Ok(policy.disable())).await?,
@@ -218,7 +218,7 @@ async fn authenticate(shared: &Shared, request: pb::AuthenticateRequest) -> Resu
     })))
 }
 
-fn user_get(shared: &Shared, access: &Access, request: pb::AuthUserGetRequest) -> Result<Reply, Status> {
+fn user_get(shared: &Shared, access: &Access, request: &pb::AuthUserGetRequest) -> Result<Reply, Status> {
     access.user_get(&request.name)?;
     Ok(Reply::Whole(wire::message(&pb::AuthUserGetResponse {
         roles: shared.auth.policy().roles_of(&request.name)?,
@@ -233,7 +233,7 @@ fn user_list(shared: &Shared) -> Reply {
     }))
 }
 
-fn role_get(shared: &Shared, access: &Access, request: pb::AuthRoleGetRequest) -> Result<Reply, Status> {
+fn role_get(shared: &Shared, access: &Access, request: &pb::AuthRoleGetRequest) -> Result<Reply, Status> {
     access.role_get(&request.role)?;
     Ok(Reply::Whole(wire::message(&pb::AuthRoleGetResponse {
         perm: shared.auth.policy().permissions_of(&request.role)?,

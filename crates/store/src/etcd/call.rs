@@ -1,45 +1,32 @@
-//! One gRPC call: messages in and out, limits, deadline, and the status it ends with.
-//!
-//! The framing is gRPC over HTTP/2 (`grpc/doc/PROTOCOL-HTTP2.md`): each message is a flag byte, its length in four
-//! bytes, and itself; the status comes in the trailers, or alone in the headers when nothing was said before.
+//! One call: who serves it, how long it may take, and the status it ends with.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request};
 use setpoint_base::{Stop, TraceContext};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::auth::{self, Access, Caller};
 use super::connection::Client;
+use super::gateway::{Answers, Requests};
+use super::inbound::{Inbound, Source};
 use super::method::{METHODS, Method};
+use super::outbound::{Http2, Outbound, Sink};
 use super::server::Shared;
-use super::wide::{self, Wide};
+use super::web::{self, Body};
 use super::wire::Reply;
-use super::{election, health, http as plain, kv, lease, lock, maintenance, snapshot, status, watch};
-
-const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-/// The flag byte and the length before each message.
-pub(super) const FRAME_BYTES: usize = 5;
-/// A message larger than this is counted while it is on its way.
-const COUNTED_BYTES: usize = 64 << 10;
-/// Answers up to this size are handed to the protocol without asking for room.
-const SMALL_BYTES: usize = 16 << 10;
+use super::{election, health, kv, lease, lock, maintenance, snapshot, status, watch, wide};
 
 /// The patience of a client that names none: 100 years, which timers can count.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-/// The client has gone; nothing can be said to it.
-#[derive(Debug)]
-pub(super) struct Gone;
 
 /// A call as its handler sees it.
 pub(super) struct Call {
@@ -54,6 +41,9 @@ pub(super) struct Call {
     patience: Option<Duration>,
 }
 
+/// A call's future, polled by its connection's task.
+pub(super) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Starts a call. What comes back is polled by the connection's task.
 pub(super) fn begin(
     shared: &Arc<Shared>,
@@ -61,44 +51,42 @@ pub(super) fn begin(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     stop: &Stop,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+) -> Running {
     let (head, body) = request.into_parts();
-    let outbound = Outbound::new(shared.clone(), respond);
+    let sink = Http2::new(respond);
     let grpc = head
         .headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if !(grpc && client.serves.grpc()) {
-        let response = plain::respond(shared, client.serves, &head.method, &head.uri);
-        return Box::pin(outbound.plain(response));
+        let (shared, client, stop) = (shared.clone(), client.clone(), stop.clone());
+        return Box::pin(async move {
+            let response = web::respond(&shared, &client, &head, Body::Http2(body), &stop).await;
+            web::send(&shared, response, sink).await;
+        });
     }
+    let outbound = Outbound::new(shared.clone(), Sink::Http2(sink));
     let Some(method) = Method::of(head.uri.path()) else {
         let status = unknown(head.uri.path());
         return Box::pin(async move { outbound.fail(&status) });
     };
-    shared.metrics.began(method);
-    // Who stays may still be there when authentication is switched on.
-    let asks = method.is_stream() || method.waits() || shared.auth.is_on();
-    let call = Call {
-        shared: shared.clone(),
-        method,
-        inbound: Inbound::new(shared.clone(), body),
-        outbound,
-        caller: if asks {
-            Caller::of(&head.headers, client.common_name.as_ref())
-        } else {
-            Caller::default()
-        },
-        trace: text(&head.headers, "traceparent").and_then(|value| value.parse().ok()),
-        patience: text(&head.headers, "grpc-timeout").and_then(patience),
-    };
-    if method.is_stream() {
-        Box::pin(stream(call, stop.clone()))
-    } else if method.waits() {
-        Box::pin(waiting(call, stop.clone()))
-    } else {
-        Box::pin(unary(call))
-    }
+    let inbound = Inbound::new(shared.clone(), Source::Http2(body));
+    let user = client.common_name.as_ref();
+    Call::new(shared, method, &head.headers, user, inbound, outbound).run(stop)
+}
+
+/// Starts a call that came as JSON. A client's certificate names no user here, as in etcd.
+pub(super) fn begin_gateway(
+    shared: &Arc<Shared>,
+    method: Method,
+    metadata: &HeaderMap,
+    requests: Requests,
+    answers: Answers,
+    stop: &Stop,
+) -> Running {
+    let inbound = Inbound::new(shared.clone(), Source::Gateway(Box::new(requests)));
+    let outbound = Outbound::new(shared.clone(), Sink::Gateway(answers));
+    Call::new(shared, method, metadata, None, inbound, outbound).run(stop)
 }
 
 async fn unary(mut call: Call) {
@@ -193,6 +181,42 @@ impl Call {
         self.shared.auth.access(&self.caller)
     }
 
+    fn new(
+        shared: &Arc<Shared>,
+        method: Method,
+        metadata: &HeaderMap,
+        user: Option<&Arc<str>>,
+        inbound: Inbound,
+        outbound: Outbound,
+    ) -> Self {
+        shared.metrics.began(method);
+        // Who stays may still be there when authentication is switched on.
+        let asks = method.is_stream() || method.waits() || shared.auth.is_on();
+        Self {
+            shared: shared.clone(),
+            method,
+            inbound,
+            outbound,
+            caller: if asks {
+                Caller::of(metadata, user)
+            } else {
+                Caller::default()
+            },
+            trace: text(metadata, "traceparent").and_then(|value| value.parse().ok()),
+            patience: text(metadata, "grpc-timeout").and_then(patience),
+        }
+    }
+
+    fn run(self, stop: &Stop) -> Running {
+        if self.method.is_stream() {
+            Box::pin(stream(self, stop.clone()))
+        } else if self.method.waits() {
+            Box::pin(waiting(self, stop.clone()))
+        } else {
+            Box::pin(unary(self))
+        }
+    }
+
     /// Receives the one request and answers it, within the client's and our own patience.
     async fn answer(&mut self) -> Result<Reply, Status> {
         let limit = self.shared.options.request_timeout;
@@ -280,271 +304,6 @@ fn unknown(path: &str) -> Status {
         Status::unimplemented(format!("method {method} not implemented"))
     } else {
         Status::unimplemented(format!("unknown service {service}"))
-    }
-}
-
-/// The messages a client sends.
-pub(super) struct Inbound {
-    shared: Arc<Shared>,
-    body: RecvStream,
-    /// What has arrived of messages not yet whole.
-    waiting: BytesMut,
-    /// How much of the front's budget this call holds.
-    counted: usize,
-}
-
-impl Inbound {
-    fn new(shared: Arc<Shared>, body: RecvStream) -> Self {
-        Self {
-            shared,
-            body,
-            waiting: BytesMut::new(),
-            counted: 0,
-        }
-    }
-
-    /// The next message, `None` once the client has said all. Cancel-safe.
-    pub(super) async fn message(&mut self) -> Result<Option<Bytes>, Status> {
-        self.uncount();
-        loop {
-            if self.waiting.len() >= FRAME_BYTES {
-                let len = self.message_len(&self.waiting)?;
-                if self.waiting.len() >= FRAME_BYTES + len {
-                    self.waiting.advance(FRAME_BYTES);
-                    return Ok(Some(self.waiting.split_to(len).freeze()));
-                }
-                self.count(len)?;
-            }
-            let Some(chunk) = self.chunk().await? else {
-                return if self.waiting.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(Status::internal("unexpected EOF"))
-                };
-            };
-            if self.waiting.is_empty() && chunk.len() >= FRAME_BYTES {
-                // The usual case: the frame is the message, and is not copied.
-                let len = self.message_len(&chunk)?;
-                if chunk.len() == FRAME_BYTES + len {
-                    return Ok(Some(chunk.slice(FRAME_BYTES..)));
-                }
-            }
-            self.waiting.extend_from_slice(&chunk);
-        }
-    }
-
-    /// The next bytes, given back to the client's window at once: what they add up to is bounded by
-    /// [`FrontOptions::inbound_bytes_max`](super::FrontOptions::inbound_bytes_max).
-    async fn chunk(&mut self) -> Result<Option<Bytes>, Status> {
-        match self.body.data().await {
-            Some(Ok(chunk)) => {
-                let _ = self.body.flow_control().release_capacity(chunk.len());
-                self.shared.metrics.received_bytes.inc_by(chunk.len() as u64);
-                Ok(Some(chunk))
-            }
-            Some(Err(_)) => Err(Status::cancelled("context canceled")),
-            None => Ok(None),
-        }
-    }
-
-    fn message_len(&self, frame: &[u8]) -> Result<usize, Status> {
-        let [flag, a, b, c, d, ..] = frame else {
-            return Ok(0);
-        };
-        if *flag != 0 {
-            return Err(Status::unimplemented(
-                "grpc: Decompressor is not installed for grpc-encoding",
-            ));
-        }
-        let len = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        let max = self.shared.options.message_bytes_max();
-        if len > max {
-            return Err(Status::resource_exhausted(format!(
-                "grpc: received message larger than max ({len} vs. {max})"
-            )));
-        }
-        Ok(len)
-    }
-
-    /// Takes a large message's bytes from the front's budget, once.
-    fn count(&mut self, len: usize) -> Result<(), Status> {
-        if self.counted > 0 || len <= COUNTED_BYTES {
-            return Ok(());
-        }
-        self.counted = len;
-        let before = self.shared.inbound_bytes.fetch_add(len, Ordering::Relaxed);
-        if before + len > self.shared.options.inbound_bytes_max {
-            return Err(status::overloaded());
-        }
-        self.waiting.reserve(FRAME_BYTES + len - self.waiting.len());
-        Ok(())
-    }
-
-    fn uncount(&mut self) {
-        self.shared
-            .inbound_bytes
-            .fetch_sub(std::mem::take(&mut self.counted), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Inbound {
-    fn drop(&mut self) {
-        self.uncount();
-    }
-}
-
-/// The messages a client gets.
-pub(super) struct Outbound {
-    shared: Arc<Shared>,
-    respond: SendResponse<Bytes>,
-    stream: Option<h2::SendStream<Bytes>>,
-}
-
-impl Outbound {
-    fn new(shared: Arc<Shared>, respond: SendResponse<Bytes>) -> Self {
-        Self {
-            shared,
-            respond,
-            stream: None,
-        }
-    }
-
-    /// Sends the response headers, once.
-    fn open(&mut self) -> Result<&mut h2::SendStream<Bytes>, Gone> {
-        if self.stream.is_none() {
-            let mut head = Response::new(());
-            head.headers_mut().insert(CONTENT_TYPE, GRPC);
-            self.stream = Some(self.respond.send_response(head, false).map_err(|_| Gone)?);
-        }
-        self.stream.as_mut().ok_or(Gone)
-    }
-
-    /// Sends response headers without a message, so that the client knows the stream is up.
-    pub(super) fn greet(&mut self) -> Result<(), Gone> {
-        self.open().map(drop)
-    }
-
-    /// Sends bytes of framed messages, as fast as the client reads them.
-    pub(super) async fn send(&mut self, mut data: Bytes) -> Result<(), Gone> {
-        self.shared.metrics.sent_bytes.inc_by(data.len() as u64);
-        let stream = self.open()?;
-        while !data.is_empty() {
-            stream.reserve_capacity(data.len());
-            while stream.capacity() == 0 {
-                match poll_fn(|cx| stream.poll_capacity(cx)).await {
-                    Some(Ok(_)) => (),
-                    _ => return Err(Gone),
-                }
-            }
-            let part = data.split_to(data.len().min(stream.capacity()));
-            stream.send_data(part, false).map_err(|_| Gone)?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the client gives the call up.
-    pub(super) async fn reset(&mut self) {
-        if let Some(stream) = &mut self.stream {
-            let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
-        } else {
-            let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
-        }
-    }
-
-    /// Sends the one answer and ends well. A client that does not read loses the call.
-    async fn reply(mut self, reply: Reply) {
-        let stall = self.shared.options.stall_timeout;
-        let (reply, _room) = match reply {
-            Reply::Held(reply, room) => (*reply, Some(room)),
-            reply => (reply, None),
-        };
-        let sent = match reply {
-            Reply::Whole(message) if message.len() <= SMALL_BYTES => self.send_small(message),
-            Reply::Whole(message) => timeout(stall, self.send(message)).await.unwrap_or(Err(Gone)),
-            Reply::Parts(parts) => self.send_parts(parts, stall).await,
-            Reply::Wide(wide) => self.send_wide(*wide, stall).await,
-            Reply::Held(..) => Err(Gone),
-        };
-        match sent {
-            Ok(()) => self.succeed(),
-            Err(Gone) => self.abandon(),
-        }
-    }
-
-    fn send_small(&mut self, message: Bytes) -> Result<(), Gone> {
-        self.shared.metrics.sent_bytes.inc_by(message.len() as u64);
-        self.open()?.send_data(message, false).map_err(|_| Gone)
-    }
-
-    async fn send_parts(&mut self, parts: impl Iterator<Item = Bytes>, stall: Duration) -> Result<(), Gone> {
-        for part in parts {
-            timeout(stall, self.send(part)).await.unwrap_or(Err(Gone))?;
-        }
-        Ok(())
-    }
-
-    async fn send_wide(&mut self, mut wide: Wide, stall: Duration) -> Result<(), Gone> {
-        loop {
-            match wide.next().await {
-                Ok(Some(parts)) => self.send_parts(parts, stall).await?,
-                Ok(None) => return Ok(()),
-                Err(status) => {
-                    tracing::error!(error = %status, "read the rest of a range");
-                    return Err(Gone);
-                }
-            }
-        }
-    }
-
-    fn abandon(mut self) {
-        match &mut self.stream {
-            Some(stream) => stream.send_reset(h2::Reason::CANCEL),
-            None => self.respond.send_reset(h2::Reason::CANCEL),
-        }
-    }
-
-    /// Ends with status OK.
-    pub(super) fn succeed(mut self) {
-        let mut trailers = HeaderMap::with_capacity(1);
-        trailers.insert("grpc-status", HeaderValue::from_static("0"));
-        if let Ok(stream) = self.open() {
-            let _ = stream.send_trailers(trailers);
-        }
-    }
-
-    /// Ends with an error: in the trailers, or in the headers alone when there was no message.
-    pub(super) fn fail(mut self, status: &Status) {
-        let mut headers = HeaderMap::with_capacity(4);
-        if status.add_header(&mut headers).is_err() {
-            return self.abandon();
-        }
-        if let Some(stream) = &mut self.stream {
-            let _ = stream.send_trailers(headers);
-            return;
-        }
-        headers.insert(CONTENT_TYPE, GRPC);
-        let mut head = Response::new(());
-        *head.headers_mut() = headers;
-        let _ = self.respond.send_response(head, true);
-    }
-
-    /// Answers a request that is not gRPC.
-    async fn plain(mut self, response: Response<Bytes>) {
-        let (head, body) = response.into_parts();
-        let Ok(stream) = self
-            .respond
-            .send_response(Response::from_parts(head, ()), body.is_empty())
-        else {
-            return;
-        };
-        self.stream = Some(stream);
-        let stall = self.shared.options.stall_timeout;
-        if !body.is_empty()
-            && matches!(timeout(stall, self.send(body)).await, Ok(Ok(())))
-            && let Some(stream) = &mut self.stream
-        {
-            let _ = stream.send_data(Bytes::new(), true);
-        }
     }
 }
 

@@ -18,11 +18,12 @@ use setpoint_base::Stop;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
+use super::call;
 use super::cork::Cork;
 use super::listen::{Incoming, Serves};
 use super::server::Shared;
 use super::socket::Socket;
-use super::{call, http};
+use super::web::{self, Body};
 
 /// What every HTTP/2 connection begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -121,10 +122,12 @@ async fn sniff(socket: &mut Socket) -> Option<(bool, Bytes)> {
 
 async fn serve_http1(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop) {
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        let response = http::respond(&shared, client.serves, request.method(), request.uri());
-        std::future::ready(Ok::<_, std::convert::Infallible>(
-            response.map(http_body_util::Full::new),
-        ))
+        let (head, body) = request.into_parts();
+        let (shared, client, stop) = (&shared, &client, &stop);
+        async move {
+            let response = web::respond(shared, client, &head, Body::Http1(body), stop).await;
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     let io = TokioIo::new(cork.clone());
     let mut connection = pin!(

@@ -8,8 +8,9 @@ use setpoint_proto::v3electionpb as pb;
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::call::{Call, Gone};
+use super::call::Call;
 use super::contest::{self, told};
+use super::outbound::Gone;
 use super::server::Shared;
 use super::waits::removal;
 use super::wire::{self, Reply};

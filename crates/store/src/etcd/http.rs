@@ -144,7 +144,7 @@ fn metrics(shared: &Shared) -> Response<Bytes> {
     response
 }
 
-fn text(status: StatusCode, body: String) -> Response<Bytes> {
+pub(super) fn text(status: StatusCode, body: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     set(&mut response, CONTENT_TYPE, "text/plain; charset=utf-8");

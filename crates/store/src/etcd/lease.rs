@@ -8,8 +8,9 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::auth::Access;
-use super::call::{Call, Gone};
+use super::call::Call;
 use super::convert;
+use super::outbound::Gone;
 use super::server::Shared;
 use super::status::{self, status as of};
 use super::wire::{self, Reply};

@@ -6,19 +6,19 @@
 //! - `listen`, `server`: listeners, worker threads, drain. One connection lives on one thread.
 //! - `socket`, `tls`: TCP, TLS or a local socket; certificates, and the user one names.
 //! - `connection`, `cork`: HTTP/1 or HTTP/2, the calls of a connection, few and large writes.
-//! - `call`: one gRPC call: framing, limits, deadline, status. `method`: the calls there are.
+//! - `call`: one call: who serves it, deadline, status. `inbound`, `outbound`: its messages, within limits. `method`:
+//!   the calls there are.
 //! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
 //! - `lock`, `election`: waiting for others; `contest` is what they share, `waits` who may wait and what is taken back.
 //!   `health`: gRPC's own health service.
+//! - `snapshot`: what reads the whole log: snapshots and hashes.
+//! - `auth`: who calls, and what they may do.
 //! - `wide`: ranges of many keys, read as they are sent.
 //! - `wire`: answers to bytes, without copying large values. `status`: errors to etcd's codes and texts.
-//! - `http`: `/health`, `/livez`, `/readyz`, `/version`, `/metrics`. `metrics`: every metric of the front.
+//! - `web`: HTTP that is not gRPC. `gateway`: the same calls as JSON. `http`: `/health`, `/livez`, `/readyz`,
+//!   `/version`, `/metrics`. `metrics`: every metric of the front.
 //!
 //! gRPC is spoken here over the `h2` crate, without a gRPC server library (`docs/adr/0003-grpc-stack.md`).
-//!
-//! - `snapshot`: what reads the whole log: snapshots and hashes.
-//!
-//! - `auth`: who calls, and what they may do.
 //!
 //! Absent: cluster membership changes and defragmentation. They answer UNIMPLEMENTED.
 
@@ -30,8 +30,10 @@ mod convert;
 mod cork;
 mod election;
 pub(crate) mod fuzzing;
+mod gateway;
 mod health;
 mod http;
+mod inbound;
 mod kv;
 mod lease;
 mod listen;
@@ -40,6 +42,7 @@ mod maintenance;
 mod method;
 mod metrics;
 mod options;
+mod outbound;
 mod server;
 mod snapshot;
 mod socket;
@@ -48,6 +51,7 @@ mod tls;
 mod txn;
 mod waits;
 mod watch;
+mod web;
 mod wide;
 mod wire;
 

@@ -9,7 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::call::{Call, Gone};
+use super::call::Call;
+use super::outbound::Gone;
 use super::server::Shared;
 use super::status::{self, status as of};
 use super::wire::{self, Reply};

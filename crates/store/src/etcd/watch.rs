@@ -8,11 +8,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
 use setpoint_proto::etcdserverpb as pb;
 use tonic::{Code, Status};
 
 use super::auth::Caller;
-use super::call::{Call, Gone};
+use super::call::Call;
+use super::outbound::Gone;
 use super::server::Shared;
 use super::{convert, status, wire};
 use crate::WatchStream;
@@ -27,12 +29,25 @@ const NO_ID: i64 = -1;
 pub(super) async fn serve(call: &mut Call) -> Result<(), Status> {
     // Clients wait for the headers before they send the first request.
     call.outbound.greet().map_err(cancelled)?;
-    let gauge = call.shared.metrics.watch_streams.clone();
-    gauge.inc();
+    let _counted = Counted::new(call.shared.metrics.watch_streams.clone());
     let watchers = Watchers::new(call.shared.clone(), call.caller.clone());
-    let result = watchers.serve(call).await;
-    gauge.dec();
-    result
+    watchers.serve(call).await
+}
+
+/// Counts a stream while it lives, also one whose client goes away.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// The watchers of one stream.

@@ -15,9 +15,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::call::{Call, Gone};
+use super::call::Call;
 use super::convert;
 use super::kv::FAILED;
+use super::outbound::Gone;
 use super::server::Shared;
 use super::status::status as of;
 use super::wire::{self, Around, RangeParts, Reply};

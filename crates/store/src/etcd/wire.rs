@@ -11,7 +11,7 @@ use setpoint_proto::etcdserverpb as pb;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
-use super::call::FRAME_BYTES;
+use super::inbound::FRAME_BYTES;
 use super::wide::Wide;
 use crate::core::index::Version;
 use crate::types::{Event, EventKind, KeyValue, RangeResult};

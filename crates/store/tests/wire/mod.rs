@@ -25,6 +25,7 @@ use pb::request_op::Request as Op;
 use pb::watch_request::RequestUnion;
 
 mod auth;
+mod gateway;
 mod kv;
 mod maintenance;
 mod raw;

@@ -99,7 +99,7 @@ async fn hostile_bytes_end_the_call_and_nothing_else() {
 }
 
 /// One HTTP/1 request; status line and body.
-async fn http(server: &Server, request: &str) -> (String, String) {
+pub(super) async fn http(server: &Server, request: &str) -> (String, String) {
     let mut socket = TcpStream::connect(server.addr).await.unwrap();
     let request = format!("{request} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();

@@ -1,0 +1,239 @@
+//! The messages a client gets, as fast as it reads them, and the status a call ends with.
+//!
+//! gRPC's status comes in the trailers, or alone in the headers when nothing was said before.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::server::SendResponse;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Response};
+use tokio::time::timeout;
+use tonic::Status;
+
+use super::gateway::Answers;
+use super::server::Shared;
+use super::wide::Wide;
+use super::wire::Reply;
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// Answers up to this size are handed to the protocol without asking for room.
+const SMALL_BYTES: usize = 16 << 10;
+
+/// The client has gone; nothing can be said to it.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+/// Where framed messages go.
+pub(super) enum Sink {
+    Http2(Http2),
+    /// They become JSON.
+    Gateway(Answers),
+}
+
+/// The messages a client gets.
+pub(super) struct Outbound {
+    shared: Arc<Shared>,
+    sink: Sink,
+}
+
+impl Outbound {
+    pub(super) fn new(shared: Arc<Shared>, sink: Sink) -> Self {
+        Self { shared, sink }
+    }
+
+    /// Sends response headers without a message, so that the client knows the stream is up.
+    pub(super) fn greet(&mut self) -> Result<(), Gone> {
+        match &mut self.sink {
+            Sink::Http2(sink) => sink.open().map(drop),
+            // The first message brings them.
+            Sink::Gateway(_) => Ok(()),
+        }
+    }
+
+    /// Sends bytes of framed messages, as fast as the client reads them.
+    pub(super) async fn send(&mut self, data: Bytes) -> Result<(), Gone> {
+        self.shared.metrics.sent_bytes.inc_by(data.len() as u64);
+        match &mut self.sink {
+            Sink::Http2(sink) => sink.send(data).await,
+            Sink::Gateway(sink) => sink.send(&data).await,
+        }
+    }
+
+    /// Waits until the client gives the call up.
+    pub(super) async fn reset(&mut self) {
+        match &mut self.sink {
+            Sink::Http2(sink) => sink.reset().await,
+            // The call is dropped with the answer that its client no longer reads.
+            Sink::Gateway(_) => std::future::pending().await,
+        }
+    }
+
+    /// Sends the one answer and ends well. A client that does not read loses the call.
+    pub(super) async fn reply(mut self, reply: Reply) {
+        let stall = self.shared.options.stall_timeout;
+        let (reply, _room) = match reply {
+            Reply::Held(reply, room) => (*reply, Some(room)),
+            reply => (reply, None),
+        };
+        let sent = match reply {
+            Reply::Whole(message) => self.send_whole(message, stall).await,
+            Reply::Parts(parts) => self.send_parts(parts, stall).await,
+            Reply::Wide(wide) => self.send_wide(*wide, stall).await,
+            Reply::Held(..) => Err(Gone),
+        };
+        match sent {
+            Ok(()) => self.succeed(),
+            Err(Gone) => self.abandon(),
+        }
+    }
+
+    async fn send_whole(&mut self, message: Bytes, stall: Duration) -> Result<(), Gone> {
+        if let Sink::Http2(sink) = &mut self.sink
+            && message.len() <= SMALL_BYTES
+        {
+            self.shared.metrics.sent_bytes.inc_by(message.len() as u64);
+            return sink.open()?.send_data(message, false).map_err(|_| Gone);
+        }
+        timeout(stall, self.send(message)).await.unwrap_or(Err(Gone))
+    }
+
+    async fn send_parts(&mut self, parts: impl Iterator<Item = Bytes>, stall: Duration) -> Result<(), Gone> {
+        for part in parts {
+            timeout(stall, self.send(part)).await.unwrap_or(Err(Gone))?;
+        }
+        Ok(())
+    }
+
+    async fn send_wide(&mut self, mut wide: Wide, stall: Duration) -> Result<(), Gone> {
+        loop {
+            match wide.next().await {
+                Ok(Some(parts)) => self.send_parts(parts, stall).await?,
+                Ok(None) => return Ok(()),
+                Err(status) => {
+                    tracing::error!(error = %status, "read the rest of a range");
+                    return Err(Gone);
+                }
+            }
+        }
+    }
+
+    fn abandon(self) {
+        match self.sink {
+            Sink::Http2(sink) => sink.abandon(),
+            Sink::Gateway(sink) => sink.end(Err(Status::internal("the answer could not be completed"))),
+        }
+    }
+
+    /// Ends with status OK.
+    pub(super) fn succeed(self) {
+        match self.sink {
+            Sink::Http2(sink) => sink.succeed(),
+            Sink::Gateway(sink) => sink.end(Ok(())),
+        }
+    }
+
+    /// Ends with an error.
+    pub(super) fn fail(self, status: &Status) {
+        match self.sink {
+            Sink::Http2(sink) => sink.fail(status),
+            Sink::Gateway(sink) => sink.end(Err(status.clone())),
+        }
+    }
+}
+
+/// The answering half of an HTTP/2 stream.
+pub(super) struct Http2 {
+    respond: SendResponse<Bytes>,
+    stream: Option<SendStream<Bytes>>,
+}
+
+impl Http2 {
+    pub(super) fn new(respond: SendResponse<Bytes>) -> Self {
+        Self {
+            respond,
+            stream: None,
+        }
+    }
+
+    /// Sends the headers of a gRPC response, once.
+    fn open(&mut self) -> Result<&mut SendStream<Bytes>, Gone> {
+        if self.stream.is_none() {
+            let mut head = Response::new(());
+            head.headers_mut().insert(CONTENT_TYPE, GRPC);
+            self.start(head, false)?;
+        }
+        self.stream.as_mut().ok_or(Gone)
+    }
+
+    /// Sends response headers.
+    pub(super) fn start(&mut self, head: Response<()>, end: bool) -> Result<(), Gone> {
+        self.stream = Some(self.respond.send_response(head, end).map_err(|_| Gone)?);
+        Ok(())
+    }
+
+    pub(super) async fn send(&mut self, mut data: Bytes) -> Result<(), Gone> {
+        let stream = self.open()?;
+        while !data.is_empty() {
+            stream.reserve_capacity(data.len());
+            while stream.capacity() == 0 {
+                match poll_fn(|cx| stream.poll_capacity(cx)).await {
+                    Some(Ok(_)) => (),
+                    _ => return Err(Gone),
+                }
+            }
+            let part = data.split_to(data.len().min(stream.capacity()));
+            stream.send_data(part, false).map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a response that is not gRPC.
+    pub(super) fn finish(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            let _ = stream.send_data(Bytes::new(), true);
+        }
+    }
+
+    async fn reset(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
+        } else {
+            let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+        }
+    }
+
+    pub(super) fn abandon(mut self) {
+        match &mut self.stream {
+            Some(stream) => stream.send_reset(h2::Reason::CANCEL),
+            None => self.respond.send_reset(h2::Reason::CANCEL),
+        }
+    }
+
+    fn succeed(mut self) {
+        let mut trailers = HeaderMap::with_capacity(1);
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        if let Ok(stream) = self.open() {
+            let _ = stream.send_trailers(trailers);
+        }
+    }
+
+    /// In the trailers, or in the headers alone when there was no message.
+    fn fail(mut self, status: &Status) {
+        let mut headers = HeaderMap::with_capacity(4);
+        if status.add_header(&mut headers).is_err() {
+            return self.abandon();
+        }
+        if let Some(stream) = &mut self.stream {
+            let _ = stream.send_trailers(headers);
+            return;
+        }
+        headers.insert(CONTENT_TYPE, GRPC);
+        let mut head = Response::new(());
+        *head.headers_mut() = headers;
+        let _ = self.start(head, true);
+    }
+}

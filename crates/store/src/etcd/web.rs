@@ -1,0 +1,186 @@
+//! HTTP that is not gRPC: requests of both protocols in, answers out.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LENGTH,
+};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use setpoint_base::Stop;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tonic::Status;
+
+use super::connection::Client;
+use super::gateway::{self, Lines};
+use super::http as plain;
+use super::listen::Serves;
+use super::outbound::{Gone, Http2};
+use super::server::Shared;
+
+/// A certificate names no user to the gateway: refused, so that nobody believes it does.
+const NO_USER: &str =
+    "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
+
+/// A request's body.
+pub(super) enum Body {
+    Http1(hyper::body::Incoming),
+    Http2(RecvStream),
+}
+
+impl Body {
+    /// The next bytes; `None` after the last.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Status> {
+        let gone = || Status::cancelled("context canceled");
+        match self {
+            Self::Http1(body) => loop {
+                match body.frame().await {
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Ok(Some(data));
+                        }
+                    }
+                    Some(Err(_)) => return Err(gone()),
+                    None => return Ok(None),
+                }
+            },
+            Self::Http2(body) => match body.data().await {
+                Some(Ok(data)) => {
+                    let _ = body.flow_control().release_capacity(data.len());
+                    Ok(Some(data))
+                }
+                Some(Err(_)) => Err(gone()),
+                None => Ok(None),
+            },
+        }
+    }
+}
+
+/// An answer's body.
+pub(super) enum AnswerBody {
+    /// All of it.
+    Full {
+        data: Option<Bytes>,
+        /// The room it takes until it has been sent.
+        _room: Option<OwnedSemaphorePermit>,
+    },
+    /// A stream's messages, as they come.
+    Lines(Box<Lines>),
+}
+
+impl AnswerBody {
+    pub(super) fn full(data: impl Into<Bytes>, room: Option<OwnedSemaphorePermit>) -> Self {
+        let data: Bytes = data.into();
+        Self::Full {
+            data: (!data.is_empty()).then_some(data),
+            _room: room,
+        }
+    }
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = match self.get_mut() {
+            Self::Full { data, .. } => Poll::Ready(data.take()),
+            Self::Lines(lines) => lines.poll_line(cx),
+        };
+        data.map(|data| data.map(|data| Ok(Frame::data(data))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full { data, .. } => SizeHint::with_exact(data.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Lines(_) => SizeHint::default(),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Full { data: None, .. })
+    }
+}
+
+/// Answers a request that is not gRPC.
+pub(super) async fn respond(
+    shared: &Arc<Shared>,
+    client: &Client,
+    head: &Parts,
+    body: Body,
+    stop: &Stop,
+) -> Response<AnswerBody> {
+    let path = head.uri.path();
+    let mut response = if head.method == Method::OPTIONS {
+        Response::new(AnswerBody::full("", None))
+    } else if client.serves != Serves::Metrics && (path.starts_with("/v3/") || path.starts_with("/v3beta/")) {
+        if client.common_name.is_some() && shared.auth.is_on() {
+            plain::text(StatusCode::BAD_REQUEST, NO_USER.to_owned()).map(|body| AnswerBody::full(body, None))
+        } else {
+            gateway::respond(shared, head, body, stop).await
+        }
+    } else {
+        let mut response = plain::respond(shared, client.serves, &head.method, &head.uri);
+        if head.method == Method::HEAD {
+            // The headers alone, as they would be.
+            let len = std::mem::take(response.body_mut()).len();
+            response.headers_mut().insert(CONTENT_LENGTH, len.into());
+        }
+        response.map(|body| AnswerBody::full(body, None))
+    };
+    allow_origins(&mut response);
+    response
+}
+
+/// etcd's `--cors` allows every origin unless it is set.
+fn allow_origins(response: &mut Response<AnswerBody>) {
+    for (name, value) in [
+        (ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
+        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            "accept, content-type, authorization",
+        ),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+}
+
+/// Sends an answer on an HTTP/2 stream. A client that does not read a whole one loses it; lines may wait.
+pub(super) async fn send(shared: &Shared, response: Response<AnswerBody>, mut sink: Http2) {
+    let (head, mut body) = response.into_parts();
+    let end = http_body::Body::is_end_stream(&body);
+    if sink.start(Response::from_parts(head, ()), end).is_err() || end {
+        return;
+    }
+    let patient = matches!(body, AnswerBody::Lines(_));
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        shared.metrics.sent_bytes.inc_by(data.len() as u64);
+        let sent = if patient {
+            sink.send(data).await
+        } else {
+            let sending = timeout(shared.options.stall_timeout, sink.send(data));
+            sending.await.unwrap_or(Err(Gone))
+        };
+        if sent.is_err() {
+            return sink.abandon();
+        }
+    }
+    sink.finish();
+}

@@ -15,6 +15,7 @@ mod disk;
 mod error;
 mod task;
 mod trace;
+mod unsynced;
 
 pub use backoff::{Backoff, BackoffPolicy};
 pub use clock::{FixedClock, SystemClock, WallClock};
@@ -22,3 +23,4 @@ pub use disk::{Disk, DiskFile, DiskLock, FsDisk};
 pub use error::Chain;
 pub use task::{Stop, TaskGroup};
 pub use trace::{InvalidTraceparent, TraceContext};
+pub use unsynced::UnsyncedDisk;

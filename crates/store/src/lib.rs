@@ -8,6 +8,7 @@ pub mod fuzzing;
 pub mod types;
 
 mod bolt;
+mod autocompact;
 mod core;
 mod engine;
 mod error;
@@ -19,6 +20,7 @@ mod seam;
 mod snapshot;
 mod watch;
 
+pub use autocompact::AutoCompaction;
 pub use error::{Error, OpenError};
 pub use handle::Store;
 pub use options::Options;

@@ -125,15 +125,15 @@ where
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
 /// An event's fields as the inside of a JSON object, its message aside.
 #[derive(Default)]
-struct JsonFields {
-    message: String,
-    rest: String,
+pub(crate) struct JsonFields {
+    pub(crate) message: String,
+    pub(crate) rest: String,
 }
 
 impl JsonFields {
@@ -142,10 +142,14 @@ impl JsonFields {
             self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             return;
         }
+        self.add(field.name(), value);
+    }
+
+    pub(crate) fn add(&mut self, name: &str, value: &serde_json::Value) {
         if !self.rest.is_empty() {
             self.rest.push(',');
         }
-        let _ = write!(self.rest, "{}:{value}", quoted(field.name()));
+        let _ = write!(self.rest, "{}:{value}", quoted(name));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Logs, metrics and traces: names, set-up, exporters.
 //!
-//! - [`Setup`]: installs the process's one subscriber; text or JSON lines on standard error, spans to an
+//! - [`Setup`]: installs the process's one subscriber; text or JSON lines on standard error or elsewhere, spans to an
 //!   OpenTelemetry collector when [`Otlp`] says so.
 //! - [`trace`]: which W3C trace a span belongs to. A [`TraceContext`](setpoint_base::TraceContext) comes in with
 //!   a request, is stored with the revision it makes, and goes on to whoever reacts to that revision.
@@ -23,16 +23,19 @@
 //! assert!(metrics.encode().contains("process_start_time_seconds"));
 //! ```
 //!
-//! Reading order: `trace`, `setup`, `format`, `otlp`, `metrics`, `process`.
+//! Reading order: `trace`, `setup`, `format`, `zap`, `output`, `otlp`, `metrics`, `process`.
 
 mod format;
 mod metrics;
 mod otlp;
+mod output;
 mod process;
 mod setup;
+mod zap;
 
 pub mod trace;
 
 pub use metrics::{DuplicateMetric, Metrics};
 pub use otlp::Otlp;
+pub use output::Output;
 pub use setup::{Format, Guard, Setup, SetupError};

@@ -1,6 +1,7 @@
 //! Installs the process's one subscriber.
 
 use std::io;
+use std::path::PathBuf;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
@@ -10,7 +11,9 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 
 use crate::format;
 use crate::otlp::{Exporter, Otlp, Pipeline};
+use crate::output::{Output, Outputs};
 use crate::trace::TraceLayer;
+use crate::zap;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +23,10 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+    /// One JSON object a line, in the shape that etcd's logger gives it.
+    Zap,
+    /// etcd's lines for people.
+    ZapConsole,
 }
 
 /// What to log, how, and where spans go.
@@ -32,6 +39,8 @@ pub struct Setup {
     pub filter: String,
     /// Whether text lines are coloured; say so only for a terminal.
     pub color: bool,
+    /// Where lines go; standard error when empty.
+    pub outputs: Vec<Output>,
     /// Where finished spans are sent; `None` sends them nowhere.
     pub otlp: Option<Otlp>,
 }
@@ -50,6 +59,14 @@ pub enum SetupError {
         /// What is wrong in it.
         #[source]
         source: tracing_subscriber::filter::ParseError,
+    },
+    /// A file for log lines cannot be opened.
+    #[error("write the log to {}: {cause}; choose a file in a directory you may write", .path.display())]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// Why not. Part of the message, before the remedy.
+        cause: io::Error,
     },
     /// The exporter does not accept its settings.
     #[error("export traces to {endpoint}: {detail}")]
@@ -84,7 +101,9 @@ impl Setup {
     /// # Errors
     /// A filter that does not parse, an exporter that cannot be built, or a second call.
     pub fn install(self) -> Result<Guard, SetupError> {
-        let (subscriber, guard) = self.build(io::stderr)?;
+        let outputs =
+            Outputs::open(&self.outputs).map_err(|(path, cause)| SetupError::Output { path, cause })?;
+        let (subscriber, guard) = self.build(outputs)?;
         tracing::subscriber::set_global_default(subscriber).map_err(|_| SetupError::Installed)?;
         Ok(guard)
     }
@@ -124,6 +143,16 @@ impl Setup {
                 .with_ansi(false)
                 .fmt_fields(JsonFields::new())
                 .event_format(format::Json)
+                .boxed(),
+            Format::Zap => lines
+                .with_ansi(false)
+                .fmt_fields(JsonFields::new())
+                .event_format(zap::Zap)
+                .boxed(),
+            Format::ZapConsole => lines
+                .with_ansi(false)
+                .fmt_fields(JsonFields::new())
+                .event_format(zap::ZapConsole)
                 .boxed(),
         };
         // The trace layer lies below: a line is written after the span's context is known.
@@ -193,6 +222,47 @@ mod tests {
         assert_eq!(value["span"]["attempt"], 2);
         assert_eq!(value["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
         assert!(value["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn a_line_for_readers_of_etcds_log_has_its_keys() {
+        let line = logged(Format::Zap, "info", reconcile_something);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert!(line.starts_with(r#"{"level":"warn","ts":""#), "{line}");
+        assert_eq!(value["msg"], "port \"taken\"");
+        assert_eq!((&value["port"], &value["bound"]), (&8080.into(), &true.into()));
+        assert!(
+            value["caller"].as_str().unwrap().starts_with("src/setup.rs:"),
+            "{line}"
+        );
+        let ts = value["ts"].as_str().unwrap();
+        assert_eq!(
+            (ts.len(), &ts[ts.len() - 1..]),
+            ("2026-11-26T13:26:06.788657Z".len(), "Z")
+        );
+        let line = logged(Format::ZapConsole, "info", reconcile_something);
+        assert!(line.contains("\twarn\tsrc/setup.rs:"), "{line}");
+        assert!(
+            line.contains("\tport \"taken\"\t{\"port\":8080,\"bound\":true"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn every_output_gets_every_line() {
+        let dir = std::env::temp_dir().join(format!("setpoint-log-{}", std::process::id()));
+        let files = [dir.with_extension("a"), dir.with_extension("b")];
+        let outputs = files.clone().map(Output::File);
+        let mut opened = Outputs::open(&outputs).ok().unwrap();
+        for line in ["one\n", "two\n"] {
+            io::Write::write_all(&mut opened, line.as_bytes()).unwrap();
+        }
+        for file in &files {
+            assert_eq!(std::fs::read_to_string(file).unwrap(), "one\ntwo\n");
+            std::fs::remove_file(file).unwrap();
+        }
+        let nowhere = Output::File(dir.join("nowhere/log"));
+        assert!(Outputs::open(&[nowhere]).is_err());
     }
 
     #[test]

@@ -7,8 +7,8 @@ pub mod etcd;
 pub mod fuzzing;
 pub mod types;
 
-mod bolt;
 mod autocompact;
+mod bolt;
 mod core;
 mod engine;
 mod error;

@@ -17,7 +17,7 @@ use crate::trace;
 /// `{"level":"info","ts":"2026-11-26T13:26:06.788657Z","caller":"etcd/serve.rs:12","msg":"…","key":"value"}`.
 pub(crate) struct Zap;
 
-/// `2026-11-26T13:26:06.788657Z	info	etcd/serve.rs:12	message	{"key":"value"}`.
+/// The time, the level, the caller, the message and `{"key":"value"}`, with tabs between them.
 pub(crate) struct ZapConsole;
 
 fn level(level: Level) -> &'static str {

@@ -64,6 +64,7 @@ fn telemetry() -> Result<setpoint_telemetry::Guard> {
         },
         filter: var("RUST_LOG").unwrap_or_default(),
         color: false,
+        outputs: Vec::new(),
         otlp: Otlp::from_vars("site-operator", var)
             .map_err(|problems| anyhow::anyhow!(problems.join("; ")))?,
     };

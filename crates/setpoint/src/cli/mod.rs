@@ -4,6 +4,7 @@
 //! signal.
 
 mod bench;
+mod etcd;
 mod server;
 mod start;
 mod up;
@@ -40,6 +41,12 @@ enum Command {
     Up(up::UpArgs),
     /// Start a plane and serve until stopped
     Server(server::ServerArgs),
+    /// Be an etcd of one member, with etcd's own flags: `setpoint etcd --help`; also when called as `etcd`
+    #[command(
+        disable_help_flag = true,
+        after_help = "Examples:\n  setpoint etcd --data-dir /var/lib/etcd\n  ln -s setpoint etcd && ./etcd --version"
+    )]
+    Etcd,
     /// Measure a server's throughput, latency and cost
     Bench(bench::BenchArgs),
     /// Print the version
@@ -72,6 +79,10 @@ impl<E: std::error::Error> From<E> for Failure {
 /// Runs the command that the arguments ask for.
 #[must_use]
 pub fn main() -> ExitCode {
+    let mut args: Vec<_> = std::env::args_os().collect();
+    if let Some(first) = etcd::is_meant(&args) {
+        return etcd::run(args.split_off(first));
+    }
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => error.exit(),
@@ -86,7 +97,8 @@ pub fn main() -> ExitCode {
         (Command::Server(args), Some(matches)) => server::run(&args, matches),
         (Command::Bench(args), _) => bench::run(&args),
         (Command::Version(args), _) => version(&args),
-        (Command::Up(_) | Command::Server(_), None) => Ok(()),
+        // Its own parser has had it.
+        (Command::Etcd, _) | (Command::Up(_) | Command::Server(_), None) => Ok(()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,7 +16,7 @@ use crate::plane::Plane;
 use crate::{ready, signals};
 
 /// How long the last tasks may take once the plane has stopped.
-const TASKS_GRACE: Duration = Duration::from_secs(1);
+pub(super) const TASKS_GRACE: Duration = Duration::from_secs(1);
 
 /// Reads one environment variable.
 #[allow(
@@ -25,6 +25,18 @@ const TASKS_GRACE: Duration = Duration::from_secs(1);
 )]
 pub(super) fn var(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// All environment variables that are text.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the command line is the one place that reads the environment"
+)]
+pub(super) fn vars() -> Vec<(String, String)> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
 }
 
 /// Where relative paths begin.
@@ -83,6 +95,7 @@ fn telemetry(resolved: &Resolved, default_filter: &str) -> Result<Guard, Failure
         format: resolved.log_format,
         filter: filter.to_owned(),
         color: io::stderr().is_terminal() && var("NO_COLOR").is_none(),
+        outputs: Vec::new(),
         otlp,
     };
     setup
@@ -91,7 +104,7 @@ fn telemetry(resolved: &Resolved, default_filter: &str) -> Result<Guard, Failure
 }
 
 /// Connections and watches are files: take as many as the system lets this process have.
-fn raise_file_limit() {
+pub(super) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum {
         // Refused in some sandboxes; the limit that is there still serves.

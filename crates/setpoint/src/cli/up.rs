@@ -60,14 +60,14 @@ async fn show(
 ) -> Result<(), Failure> {
     let color = std::io::stdout().is_terminal() && start::var("NO_COLOR").is_none();
     let style = match (resolved.log_format, color) {
-        (Format::Json, _) => Style::Json,
-        (Format::Text, true) => Style::Color,
-        (Format::Text, false) => Style::Plain,
+        (Format::Text | Format::ZapConsole, true) => Style::Color,
+        (Format::Text | Format::ZapConsole, false) => Style::Plain,
+        (Format::Json | Format::Zap, _) => Style::Json,
     };
     // Programs that know the variable log as we do.
     let format = match resolved.log_format {
-        Format::Text => "text",
-        Format::Json => "json",
+        Format::Text | Format::ZapConsole => "text",
+        Format::Json | Format::Zap => "json",
     };
     project
         .env

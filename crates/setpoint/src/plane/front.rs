@@ -1,14 +1,18 @@
 //! The etcd front of a plane: its listeners, its TLS, and what clients are told to connect to.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use setpoint_base::{Chain, SystemClock, WallClock};
 use setpoint_store::etcd::{Listener, Serves, TlsOptions};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::{PlaneError, PlaneOptions, bind, reachable};
+
+/// Clients that may wait to be accepted, as for other listeners.
+const BACKLOG: u32 = 1024;
 
 /// Where a listener is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +46,7 @@ pub(super) struct EtcdListeners {
 /// Binds all listeners of the etcd front.
 pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, PlaneError> {
     let secure = options.etcd_auto_tls || options.etcd.tls.is_some();
-    let socket = bind(options.etcd_listen, "etcd-listen").await?;
+    let socket = bind_tcp(options, options.etcd_listen).await?;
     let addr = socket
         .local_addr()
         .map_err(|cause| PlaneError::listen(options.etcd_listen, "etcd-listen", cause))?;
@@ -55,7 +59,7 @@ pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, P
     for more in &options.etcd_listen_more {
         let (listener, url) = match &more.place {
             Place::Tcp(at) => {
-                let socket = bind(*at, "etcd-listen").await?;
+                let socket = bind_tcp(options, *at).await?;
                 let addr = socket.local_addr().unwrap_or(*at);
                 (Listener::tcp(socket), url(addr, secure && !more.plain))
             }
@@ -71,6 +75,36 @@ pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, P
         }
     }
     Ok(bound)
+}
+
+/// What clients are told to connect to: what the options say, else where the listeners are.
+pub(super) fn advertised(options: &PlaneOptions, bound: &[String]) -> Vec<String> {
+    if options.etcd.client_urls.is_empty() {
+        bound.to_vec()
+    } else {
+        options.etcd.client_urls.clone()
+    }
+}
+
+async fn bind_tcp(options: &PlaneOptions, addr: SocketAddr) -> Result<TcpListener, PlaneError> {
+    const FLAG: &str = "etcd-listen";
+    if !options.etcd_reuse_port {
+        return bind(addr, FLAG).await;
+    }
+    shared_port(addr).map_err(|cause| PlaneError::listen(addr, FLAG, cause))
+}
+
+/// Listens on a port that other processes may listen on too.
+fn shared_port(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 fn url(addr: SocketAddr, secure: bool) -> String {
@@ -135,7 +169,7 @@ pub(super) fn warn_of_open_front(options: &PlaneOptions, addr: SocketAddr) {
         tracing::warn!(
             %addr,
             "the etcd front is reachable from other machines and asks for no certificate: keep it on 127.0.0.1, or \
-             give --etcd-trusted-ca-file"
+             give it authorities of client certificates"
         );
     }
 }

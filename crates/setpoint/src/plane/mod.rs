@@ -8,18 +8,18 @@ mod error;
 mod front;
 pub(crate) mod holder;
 mod options;
+mod store;
 mod store_only;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use setpoint_apiserver::{ApiServer, Pki, Tls};
-use setpoint_base::{Chain, FsDisk, Stop, SystemClock, TaskGroup};
+use setpoint_base::{Chain, Stop, SystemClock, TaskGroup};
 use setpoint_store::Store;
 use setpoint_store::etcd::{Front, FrontOptions, TlsOptions};
 use setpoint_telemetry::Metrics;
@@ -98,6 +98,7 @@ impl Plane {
         };
         let api = ApiServer::open(store.clone(), api_options, SystemClock::shared(), &api_loops).await?;
         let tls = Tls::new(&pki, SystemClock::shared())?;
+        store::compact(&options, &store, &etcd_front);
         let front = Front::new(
             store.clone(),
             front_options(&options, &etcd.urls, etcd_tls, &metrics),
@@ -260,7 +261,7 @@ fn open(options: &PlaneOptions, etcd_addr: SocketAddr, api_addr: SocketAddr) -> 
             cause,
         })?;
     // The store's lock is taken first: two planes on one directory must not touch each other's certificates.
-    let store = Store::open(options.store.clone(), Arc::new(FsDisk), SystemClock::shared())?;
+    let store = store::open(options)?;
     let etcd_tls = front::tls(options, etcd_addr)?;
     let names: Vec<String> = match api_addr.ip() {
         ip if ip.is_loopback() || ip.is_unspecified() => Vec::new(),
@@ -288,7 +289,7 @@ fn front_options(
 ) -> FrontOptions {
     FrontOptions {
         read_only_prefix: (!options.etcd_writes_registry).then(|| Bytes::from_static(REGISTRY_PREFIX)),
-        client_urls: urls.to_vec(),
+        client_urls: front::advertised(options, urls),
         tls,
         metrics: Some(metrics.clone()),
         ..options.etcd.clone()

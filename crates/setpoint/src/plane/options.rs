@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use setpoint_apiserver::ServeOptions;
+use setpoint_store::AutoCompaction;
 use setpoint_store::etcd::{FrontOptions, Serves};
 
 use super::front::ListenOn;
@@ -27,6 +28,12 @@ pub struct PlaneOptions {
     pub etcd_listen_more: Vec<ListenOn>,
     /// Whether a certificate is made for the etcd front, where its options name none (no).
     pub etcd_auto_tls: bool,
+    /// Whether other processes may listen on the etcd front's ports too (no): `SO_REUSEPORT`.
+    pub etcd_reuse_port: bool,
+    /// History that is forgotten by itself (none).
+    pub auto_compaction: Option<AutoCompaction>,
+    /// Whether writes are not synced (no): a crash of the machine may then lose anything. For tests.
+    pub unsafe_no_fsync: bool,
     /// Where Kubernetes clients connect (127.0.0.1:6443); port 0 takes a free one.
     pub api_listen: SocketAddr,
     /// Whether etcd clients may write the API server's keys under `/registry/` (no): such writes pass by
@@ -34,7 +41,7 @@ pub struct PlaneOptions {
     pub etcd_writes_registry: bool,
     /// The store's options; its directory is `<data_dir>/store`.
     pub store: setpoint_store::Options,
-    /// The etcd front's options. Prefix, URLs and metrics are set by the plane.
+    /// The etcd front's options. Prefix and metrics are set by the plane, and URLs if there are none.
     pub etcd: FrontOptions,
     /// The API server's options.
     pub api: setpoint_apiserver::Options,
@@ -55,6 +62,9 @@ impl PlaneOptions {
             etcd_serves: Serves::All,
             etcd_listen_more: Vec::new(),
             etcd_auto_tls: false,
+            etcd_reuse_port: false,
+            auto_compaction: None,
+            unsafe_no_fsync: false,
             api_listen: SocketAddr::from(([127, 0, 0, 1], 6443)),
             etcd_writes_registry: false,
             etcd: FrontOptions::default(),

@@ -1,14 +1,14 @@
 //! The store role alone: the log and its etcd front, and no key that anyone else owns. It is an etcd.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 
-use setpoint_base::{Chain, FsDisk, Stop, SystemClock, TaskGroup};
+use setpoint_base::{Chain, Stop, TaskGroup};
 use setpoint_store::Store;
 use setpoint_store::etcd::{Front, FrontOptions};
 use setpoint_telemetry::Metrics;
 use tokio::sync::watch;
 
-use super::front::{bind_etcd, tls, warn_of_open_front};
+use super::front::{advertised, bind_etcd, tls, warn_of_open_front};
 use super::{PlaneError, PlaneOptions, STOP_GRACE, blocking, run};
 use crate::ready::Ready;
 
@@ -17,6 +17,7 @@ pub struct StoreOnly {
     options: PlaneOptions,
     store: Store,
     url: String,
+    addr: SocketAddr,
     front: TaskGroup,
     ended: watch::Receiver<Option<(&'static str, String)>>,
 }
@@ -31,19 +32,20 @@ impl StoreOnly {
         warn_of_open_front(&options, bound.addr);
         let (addr, opening) = (bound.addr, options.clone());
         let (store, tls) = blocking("the store", move || {
-            let store = Store::open(opening.store.clone(), Arc::new(FsDisk), SystemClock::shared())?;
+            let store = super::store::open(&opening)?;
             Ok((store, tls(&opening, addr)?))
         })
         .await?;
         let front_options = FrontOptions {
             read_only_prefix: None,
-            client_urls: bound.urls.clone(),
+            client_urls: advertised(&options, &bound.urls),
             tls,
             metrics: Some(Metrics::new()),
             ..options.etcd.clone()
         };
         let served = Front::new(store.clone(), front_options);
         let front = TaskGroup::new(&Stop::new());
+        super::store::compact(&options, &store, &front);
         let (report, ended) = watch::channel(None);
         let stop = front.stop().clone();
         run(&front, "the etcd front", report, async move {
@@ -53,10 +55,17 @@ impl StoreOnly {
         Ok(Self {
             options,
             store,
+            addr,
             url: bound.urls.into_iter().next().unwrap_or_default(),
             front,
             ended,
         })
+    }
+
+    /// Where the first listener is.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     /// What scripts need to know; there is no API and no kubeconfig.

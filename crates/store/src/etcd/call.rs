@@ -11,7 +11,7 @@ use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use setpoint_base::{Stop, TraceContext};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
 use super::auth::{self, Access, Caller};
@@ -90,7 +90,15 @@ pub(super) fn begin_gateway(
 }
 
 async fn unary(mut call: Call) {
+    let began = call.shared.options.slow_call.map(|limit| (limit, Instant::now()));
     let result = call.answer().await;
+    if let Some((limit, began)) = began
+        && began.elapsed() > limit
+    {
+        let (_, service, name) = METHODS[call.method as usize];
+        let (took, expected) = (began.elapsed(), limit);
+        tracing::warn!(service, name, ?took, ?expected, "a call took too long");
+    }
     let code = result.as_ref().err().map_or(Code::Ok, Status::code);
     call.shared.metrics.ended(call.method, code);
     match result {

@@ -70,8 +70,8 @@ pub(super) fn member_list(shared: &Arc<Shared>) -> Result<Reply, Status> {
         header: Some(header),
         members: vec![pb::Member {
             id: shared.member_id,
-            name: "setpoint".to_owned(),
-            peer_ur_ls: Vec::new(),
+            name: shared.options.member_name.clone(),
+            peer_ur_ls: shared.options.peer_urls.clone(),
             client_ur_ls: shared.client_urls.clone(),
             is_learner: false,
         }],

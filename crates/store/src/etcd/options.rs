@@ -43,6 +43,12 @@ pub struct FrontOptions {
     pub read_only_prefix: Option<Bytes>,
     /// The URLs members are told to reach this one by; empty: the listener's address.
     pub client_urls: Vec<String>,
+    /// The member's name (`setpoint`).
+    pub member_name: String,
+    /// The peer URLs that the list of members shows (none). Nothing is served there.
+    pub peer_urls: Vec<String>,
+    /// Calls with one answer that take longer are logged (none).
+    pub slow_call: Option<Duration>,
     /// How secure listeners meet clients (none: without TLS).
     pub tls: Option<TlsOptions>,
     /// Tokens and passwords, for when authentication is switched on.
@@ -68,6 +74,9 @@ impl Default for FrontOptions {
             drain_timeout: Duration::from_secs(3),
             read_only_prefix: None,
             client_urls: Vec::new(),
+            member_name: "setpoint".to_owned(),
+            peer_urls: Vec::new(),
+            slow_call: None,
             tls: None,
             auth: AuthOptions::default(),
             metrics: None,

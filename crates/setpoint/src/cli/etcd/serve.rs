@@ -1,0 +1,156 @@
+//! A member's life, told in the lines that those who start etcd wait for.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use setpoint_base::Chain;
+use setpoint_store::etcd::Serves;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::settings::Settings;
+use super::systemd;
+use crate::cli::start;
+use crate::plane::{ListenOn, Place, PlaneError, PlaneOptions, StoreOnly};
+
+/// How it ended: by itself, or by this signal.
+pub(super) type Signal = i32;
+
+/// Serves until a signal or a failure.
+///
+/// # Errors
+/// Why it did not start, or ended.
+pub(super) async fn serve(settings: &Settings) -> Result<Signal, String> {
+    let plane = &settings.plane;
+    // Installed first: a signal during a long recovery is not lost.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| told(&error))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| told(&error))?;
+    prepare(plane)?;
+    let member = StoreOnly::start(plane.clone())
+        .await
+        .map_err(|error| started(&error))?;
+    announce(settings, &member);
+    let ended = tokio::select! {
+        _ = interrupt.recv() => Ok(SignalKind::interrupt()),
+        _ = terminate.recv() => Ok(SignalKind::terminate()),
+        error = member.failed() => Err(told(&error)),
+    };
+    if let Ok(kind) = ended {
+        let signal = if kind == SignalKind::interrupt() {
+            "interrupt"
+        } else {
+            "terminated"
+        };
+        tracing::info!(signal, "received signal; shutting down");
+    }
+    let left = member.stop().await;
+    if left > 0 {
+        tracing::warn!(tasks = left, "did not end in time");
+    }
+    tracing::info!(
+        name = settings.name,
+        "data-dir" = %plane.data_dir.display(),
+        "closed etcd server"
+    );
+    ended.map(|kind| kind.as_raw_value())
+}
+
+fn told(error: &dyn std::error::Error) -> String {
+    Chain(error).to_string()
+}
+
+/// Go's words for an address that is taken, which scripts look for, and ours behind them.
+fn started(error: &PlaneError) -> String {
+    let ours = told(error).replace("--etcd-listen", "--listen-client-urls");
+    match error {
+        PlaneError::InUse { addr, .. } => format!("listen tcp {addr}: bind: address already in use ({ours})"),
+        PlaneError::Listen { addr, cause, .. } => format!("listen tcp {addr}: bind: {cause} ({ours})"),
+        _ => ours,
+    }
+}
+
+/// Makes the data directory, and looks whose it is.
+fn prepare(plane: &PlaneOptions) -> Result<(), String> {
+    let dir = &plane.data_dir;
+    if is_etcds(dir) {
+        return Err(format!(
+            "{} holds the data of etcd itself: import it with `setpoint store import`, into another --data-dir",
+            dir.display()
+        ));
+    }
+    let kind = if plane.store.dir.exists() {
+        tracing::info!(
+            "data-dir" = %dir.display(),
+            "dir-type" = "member",
+            "server has already been initialized"
+        );
+        return Ok(());
+    } else {
+        "empty"
+    };
+    tracing::info!("data-dir" = %dir.display(), "dir-type" = kind, "Initialize and start etcd server");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| {
+            format!(
+                "cannot access data directory: {}: {error}; choose one you may write with --data-dir",
+                dir.display()
+            )
+        })
+}
+
+/// Whether a directory is that of an etcd member.
+fn is_etcds(dir: &Path) -> bool {
+    ["member/snap/db", "member/wal"]
+        .iter()
+        .any(|name| fs::symlink_metadata(dir.join(name)).is_ok())
+}
+
+/// Says where clients are served, as etcd says it, and that it is ready.
+fn announce(settings: &Settings, member: &StoreOnly) {
+    let plane = &settings.plane;
+    let first = ListenOn {
+        place: Place::Tcp(member.addr()),
+        plain: plane.etcd_plain,
+        serves: plane.etcd_serves,
+    };
+    let secure = plane.etcd.tls.is_some() || plane.etcd_auto_tls;
+    for on in std::iter::once(&first).chain(&plane.etcd_listen_more) {
+        let address = match &on.place {
+            Place::Tcp(addr) => addr.to_string(),
+            Place::Unix(path) => path.display().to_string(),
+        };
+        let traffic = match on.serves {
+            Serves::All => "grpc+http",
+            Serves::Grpc => "grpc",
+            Serves::Http => "http",
+            Serves::Metrics => {
+                tracing::info!(address, "serving metrics");
+                continue;
+            }
+        };
+        tracing::info!("ready to serve client requests");
+        if secure && !on.plain {
+            tracing::info!(traffic, address, "serving client traffic securely");
+        } else {
+            tracing::info!(
+                traffic,
+                address,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
+    }
+    notify_systemd();
+}
+
+fn notify_systemd() {
+    let Some(socket) = start::var("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
+        return;
+    };
+    match systemd::ready(&socket) {
+        Ok(()) => tracing::info!("successfully notified init daemon"),
+        Err(error) => tracing::error!(%error, "failed to notify systemd for readiness"),
+    }
+}

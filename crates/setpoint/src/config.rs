@@ -31,11 +31,13 @@ const DATA_DIR: &str = "data-dir";
 const ETCD_LISTEN: &str = "etcd-listen";
 const API_LISTEN: &str = "api-listen";
 const ETCD_WRITES_REGISTRY: &str = "etcd-writes-registry";
+const QUOTA: &str = "quota-backend-bytes";
+const NO_SPACE_MANUAL: &str = "no-space-manual";
 const READY_FILE: &str = "ready-file";
 const LOG_FORMAT: &str = "log-format";
 const LOG: &str = "log";
 
-const SETTINGS: [Setting; 7] = [
+const SETTINGS: [Setting; 9] = [
     Setting {
         name: DATA_DIR,
         env: "SETPOINT_DATA_DIR",
@@ -51,6 +53,14 @@ const SETTINGS: [Setting; 7] = [
     Setting {
         name: ETCD_WRITES_REGISTRY,
         env: "SETPOINT_ETCD_WRITES_REGISTRY",
+    },
+    Setting {
+        name: QUOTA,
+        env: "SETPOINT_QUOTA_BACKEND_BYTES",
+    },
+    Setting {
+        name: NO_SPACE_MANUAL,
+        env: "SETPOINT_NO_SPACE_MANUAL",
     },
     Setting {
         name: READY_FILE,
@@ -88,6 +98,17 @@ pub struct PlaneArgs {
     /// Let etcd clients write the API server's keys under /registry/ (they are read-only otherwise)
     #[arg(long, value_name = "BOOL", env = "SETPOINT_ETCD_WRITES_REGISTRY", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     etcd_writes_registry: Option<String>,
+    /// Live bytes at which the store refuses to grow; 0 is etcd's 2 GiB, negative leaves it to the disk [default: 0]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "SETPOINT_QUOTA_BACKEND_BYTES",
+        allow_hyphen_values = true
+    )]
+    quota_backend_bytes: Option<String>,
+    /// Keep refusing growth until somebody disarms the alarm, as etcd does, instead of until there is room
+    #[arg(long, value_name = "BOOL", env = "SETPOINT_NO_SPACE_MANUAL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    no_space_manual: Option<String>,
     /// File to write once the plane is ready: JSON with URLs, kubeconfig, pid, version
     #[arg(long, value_name = "FILE", env = "SETPOINT_READY_FILE")]
     ready_file: Option<String>,
@@ -145,6 +166,8 @@ impl PlaneArgs {
             &self.etcd_listen,
             &self.api_listen,
             &self.etcd_writes_registry,
+            &self.quota_backend_bytes,
+            &self.no_space_manual,
             &self.ready_file,
             &self.log_format,
             &self.log,
@@ -202,6 +225,13 @@ impl Said {
             ));
         }
         plane.etcd_writes_registry = self.flag(ETCD_WRITES_REGISTRY, &mut problems);
+        if let Some((value, source)) = self.take(QUOTA) {
+            match value.parse() {
+                Ok(bytes) => plane.store.quota_bytes = bytes,
+                Err(_) => problems.push(format!("{source} is {value:?}: write a number of bytes")),
+            }
+        }
+        plane.store.no_space_manual = self.flag(NO_SPACE_MANUAL, &mut problems);
         let ready_file = self.path(READY_FILE, cwd, &mut problems);
         let log_format = match self.0.remove(LOG_FORMAT) {
             None => Format::Text,

@@ -1,6 +1,7 @@
 //! The handle that everything above the store holds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use setpoint_base::{Disk, TraceContext, WallClock};
 use tokio::sync::oneshot;
@@ -221,9 +222,7 @@ impl Store {
     /// A number that grows whenever a side table changes, before the change is acknowledged.
     #[must_use]
     pub fn meta_version(&self) -> u64 {
-        self.shared()
-            .tables_version
-            .load(std::sync::atomic::Ordering::Acquire)
+        self.shared().tables_version.load(Ordering::Acquire)
     }
 
     /// Changes side tables, all or nothing, without a revision; `false`, and no change, if something is not as
@@ -238,6 +237,47 @@ impl Store {
             return Err(Error::RequestTooLarge);
         }
         self.propose(None, bytes, |reply| Command::Meta(txn, reply)).await
+    }
+
+    /// Raised alarms. A lack of room that ends by itself is among them while it lasts.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.shared().alarms()
+    }
+
+    /// Raises an alarm, which stays until it is disarmed.
+    ///
+    /// # Errors
+    /// As [`Store::meta_write`].
+    pub async fn raise(&self, alarm: Alarm) -> Result<(), Error> {
+        let write = MetaWrite::put(Table::ALARM, alarm.encode(), "");
+        self.meta_write(MetaTxn::new(vec![write])).await.map(drop)
+    }
+
+    /// Disarms an alarm; whether it had been raised. A lack of room that ends by itself is none of these.
+    ///
+    /// # Errors
+    /// As [`Store::meta_write`].
+    pub async fn disarm(&self, alarm: Alarm) -> Result<bool, Error> {
+        let raised = MetaWrite::put(Table::ALARM, alarm.encode(), "");
+        let disarmed = MetaWrite::delete(Table::ALARM, alarm.encode());
+        let txn = MetaTxn {
+            expect: vec![raised],
+            writes: vec![disarmed],
+        };
+        self.meta_write(txn).await
+    }
+
+    /// Whether an alarm says that the data is not to be trusted.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        self.shared().room.is_corrupt()
+    }
+
+    /// Asks for space to be given back to the disk even where it is little. Returns at once; it happens in the
+    /// background, beside everything else.
+    pub fn defragment(&self) {
+        self.shared().thorough.store(true, Ordering::Release);
     }
 
     /// The newest committed revision.

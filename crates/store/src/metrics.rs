@@ -105,8 +105,23 @@ const GAUGES: &[Gauge] = &[
     }),
     (
         "setpoint_store_no_space",
-        "1 while writes are refused because the disk is full",
-        |shared| i64::from(shared.status().no_space),
+        "1 while what makes the store grow is refused: disk full, quota reached, or an alarm",
+        |shared| i64::from(shared.is_full()),
+    ),
+    (
+        "setpoint_store_corrupt",
+        "1 while nothing is served because of a CORRUPT alarm",
+        |shared| i64::from(shared.room.is_corrupt()),
+    ),
+    (
+        "etcd_server_quota_backend_bytes",
+        "Live bytes from which on growth is refused; negative is no limit",
+        |shared| shared.options.quota(),
+    ),
+    (
+        "setpoint_store_quota_used_percent",
+        "Live bytes in parts of a hundred of the quota; 0 without one. Worth an alert from 80 on",
+        |shared| shared.room.used_percent(shared.files.live_bytes()) as i64,
     ),
 ];
 

@@ -26,6 +26,11 @@ pub struct Options {
     pub stream_updates_max: usize,
     /// How often an idle watcher that asked for progress gets it (etcd's default is 10 min).
     pub progress_interval: Duration,
+    /// Live bytes from which on growth is refused: 0 is etcd's default of 2 GiB, negative is no limit but the disk's.
+    pub quota_bytes: i64,
+    /// Whether a store without room stays closed to growth until somebody disarms the alarm, as etcd does. Otherwise
+    /// it accepts writes again when there is room.
+    pub no_space_manual: bool,
     /// Whether new segments are filled with zeros in the background; faster commits, more disk writes.
     pub prefill: bool,
 }
@@ -45,7 +50,19 @@ impl Options {
             stream_watchers_max: 100_000,
             stream_updates_max: 256,
             progress_interval: Duration::from_secs(600),
+            quota_bytes: 0,
+            no_space_manual: false,
             prefill: true,
+        }
+    }
+
+    /// The quota in bytes; negative is none.
+    #[must_use]
+    pub fn quota(&self) -> i64 {
+        if self.quota_bytes == 0 {
+            2 << 30
+        } else {
+            self.quota_bytes
         }
     }
 

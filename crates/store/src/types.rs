@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use setpoint_base::TraceContext;
 
+pub use crate::core::alarm::{Alarm, AlarmKind};
 pub use crate::core::meta::{MetaTxn, MetaWrite, Table};
 
 /// A position in the log: etcd's revision, Kubernetes' `resourceVersion`.
@@ -451,8 +452,12 @@ pub struct StoreStatus {
     pub keys: u64,
     /// Committed log entries since the store was made, for `raftIndex`.
     pub log_index: u64,
-    /// Whether writes are refused because the disk is full.
+    /// Whether what makes the store grow is refused: the disk is full, the quota is reached, or an alarm says so.
     pub no_space: bool,
+    /// Whether an alarm says that the data is not to be trusted.
+    pub corrupt: bool,
+    /// The quota for `live_bytes`; negative is none.
+    pub quota_bytes: i64,
     /// Watchers registered now.
     pub watchers: u64,
     /// Random, made with the store: `cluster_id` and `member_id` on the wire.

@@ -5,6 +5,7 @@ mod engine;
 mod mutation;
 mod recovery;
 mod regressions;
+mod room;
 mod sim;
 mod support;
 mod tables;

@@ -87,6 +87,27 @@ pub(crate) fn put_bytes(put: &Put) -> usize {
     put.key.len() + put.value.as_ref().map_or(0, |value| value.len())
 }
 
+/// What etcd's quota counts for a write beside its key and value (`server/storage/quota.go`).
+const PUT_COST: u64 = 256;
+/// What etcd's quota counts for a lease.
+pub(crate) const LEASE_COST: u64 = 64;
+
+/// What a write costs of the quota, in bytes.
+pub(crate) fn put_cost(put: &Put) -> u64 {
+    PUT_COST + put_bytes(put) as u64
+}
+
+/// What a transaction costs at most, by the larger of its branches; 0 if it cannot make the store grow.
+pub(crate) fn txn_cost(txn: &Txn) -> u64 {
+    let cost = |op: &Op| match op {
+        Op::Put(put) => put_cost(put),
+        Op::Range(_) | Op::Delete(_) => 0,
+        Op::Txn(txn) => txn_cost(txn),
+    };
+    let branch = |ops: &[Op]| ops.iter().map(cost).sum::<u64>();
+    branch(&txn.success).max(branch(&txn.failure))
+}
+
 fn range_bytes(range: &KeyRange) -> usize {
     match range {
         KeyRange::Key(key) | KeyRange::From(key) => key.len(),

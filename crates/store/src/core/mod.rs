@@ -1,5 +1,6 @@
 //! What the store decides, without I/O: values in, values out, `now` as an argument.
 
+pub(crate) mod alarm;
 pub(crate) mod batch;
 pub(crate) mod check;
 pub(crate) mod checkpoint;

@@ -29,12 +29,17 @@ const PAUSE: Duration = Duration::from_millis(500);
 const ROUND: usize = 8;
 /// Places switched under one lock.
 const STEP: usize = 256;
-/// A segment is rewritten when less than one part in this many is alive.
-const WORTH: u64 = 2;
+/// A segment is rewritten when less than this many parts in [`PARTS`] are alive.
+const WORTH: u64 = 8;
+/// The same, when somebody has asked for space.
+const WORTH_THOROUGH: u64 = 14;
+const PARTS: u64 = 16;
 
 /// What cleaning remembers between rounds.
 pub(crate) struct Cleaner {
     next: Instant,
+    /// How much of a segment may be alive.
+    worth: u64,
     /// By segment: the floor at which it was looked at in vain.
     in_vain: HashMap<u32, i64>,
     /// Replaced files, deleted after the next checkpoint.
@@ -47,6 +52,7 @@ impl Cleaner {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             next: now,
+            worth: WORTH,
             in_vain: HashMap::new(),
             replaced: Vec::new(),
             dead: Vec::new(),
@@ -62,13 +68,20 @@ impl Janitor {
             return;
         }
         self.cleaner.next = now + PAUSE;
-        if pruned == self.shared.floor()
-            && pruned > 0
-            && let Err(error) = self.rewrite_some(pruned)
-            && !is_full(&error)
-        {
-            tracing::warn!(error = &error as &dyn std::error::Error, "rewrite a segment");
-            self.cleaner.next = now + 20 * PAUSE;
+        if self.shared.thorough.swap(false, Ordering::AcqRel) {
+            self.cleaner.worth = WORTH_THOROUGH;
+            self.cleaner.in_vain.clear();
+        }
+        if pruned == self.shared.floor() && pruned > 0 {
+            match self.rewrite_some(pruned) {
+                // What was asked for has been done.
+                Ok(0) => self.cleaner.worth = WORTH,
+                Err(error) if !is_full(&error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "rewrite a segment");
+                    self.cleaner.next = now + 20 * PAUSE;
+                }
+                _ => (),
+            }
         }
         if !self.cleaner.replaced.is_empty() && now >= self.retry_at && self.checkpoint() {
             for old in std::mem::take(&mut self.cleaner.replaced) {
@@ -79,10 +92,11 @@ impl Janitor {
         self.delete_leading();
     }
 
-    fn rewrite_some(&mut self, floor: i64) -> io::Result<()> {
+    /// How many segments it rewrote.
+    fn rewrite_some(&mut self, floor: i64) -> io::Result<usize> {
         let table = self.shared.files.table();
         let Some((_, sealed)) = table.chain.split_last() else {
-            return Ok(());
+            return Ok(0);
         };
         let mut older_cleaned = i64::MAX;
         let mut done = 0;
@@ -96,7 +110,7 @@ impl Janitor {
                     // Half of the time is left to others.
                     let pause = Duration::from_millis(1 + (segment.end() >> 20) * 5);
                     if self.shared.stop.wait(pause) {
-                        return Ok(());
+                        return Ok(done);
                     }
                     continue;
                 }
@@ -108,13 +122,13 @@ impl Janitor {
                 older_cleaned = older_cleaned.min(segment.header.cleaned);
             }
         }
-        Ok(())
+        Ok(done)
     }
 
     fn is_candidate(&self, segment: &Arc<Segment>, floor: i64) -> bool {
         let total = segment.end() - u64::from(HEADER);
         let live = segment.live.load(Ordering::Relaxed).max(0).unsigned_abs();
-        live * WORTH < total
+        live * PARTS < total * self.cleaner.worth
             && self
                 .cleaner
                 .in_vain
@@ -144,7 +158,7 @@ impl Janitor {
                 self.cleaner.dead.push((self.retire(segment, floor), floor));
                 return Ok(true);
             }
-        } else if plan.len() as u64 * WORTH > segment.end() {
+        } else if plan.len() as u64 * PARTS > segment.end() * self.cleaner.worth {
             self.cleaner.in_vain.insert(segment.number, floor);
             return Ok(false);
         }

@@ -3,6 +3,7 @@
 //! - `sequencer`: the one thread that writes. Evaluates, encodes, syncs, publishes, acknowledges.
 //! - `reader`: reads on the caller's thread, under short read locks; `scan`: wide ones, piece by piece.
 //! - `history`: events for watchers that lag.
+//! - `room`: quota and alarms.
 //! - `ticker`: ended leases, and the next segment.
 //! - `janitor`: prunes the index, writes checkpoints; `clean` gives space back.
 
@@ -13,6 +14,7 @@ mod open;
 mod publish;
 mod queue;
 mod reader;
+mod room;
 mod scan;
 mod sequencer;
 mod shared;

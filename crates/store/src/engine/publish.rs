@@ -133,6 +133,7 @@ fn apply(shared: &Shared, commits: &[Commit], segment: &crate::log::files::Segme
                 let mut tables = shared.tables.write();
                 commit.meta.iter().for_each(|write| tables.apply(&write.entry()));
                 shared.tables_version.fetch_add(1, Ordering::Release);
+                shared.room.read(&tables);
             }
             shared.committed.store(commit.revision, Ordering::Release);
         }

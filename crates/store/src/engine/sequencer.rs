@@ -13,6 +13,7 @@ use setpoint_base::TraceContext;
 use super::publish::{self, Change, Commit};
 use super::queue::{Command, Proposal};
 use super::shared::Shared;
+use crate::core::check;
 use crate::core::eval::{Eval, PROPOSAL_READ_BYTES_MAX, Write};
 use crate::core::lease::{TTL_MAX, TTL_MIN};
 use crate::core::meta::Pending;
@@ -41,6 +42,8 @@ struct Draft {
     acks: Vec<Ack>,
     floor: i64,
     revision: i64,
+    /// Bytes that are reachable, or will be, for the quota.
+    live: u64,
 }
 
 /// The sequencer's own state.
@@ -86,6 +89,7 @@ impl Sequencer {
         let mut draft = Draft {
             floor: shared.floor(),
             revision: shared.committed(),
+            live: shared.files.live_bytes(),
             ..Draft::default()
         };
         for proposal in proposals {
@@ -168,7 +172,8 @@ impl Draft {
         match proposal.command {
             Command::Put(put, reply) => {
                 shared.metrics.puts.inc();
-                let result = self.evaluate(shared, trace, |eval| eval.put(&put));
+                let room = self.make_room(shared, check::put_cost(&put));
+                let result = room.and_then(|()| self.evaluate(shared, trace, |eval| eval.put(&put)));
                 self.answer(reply, result);
             }
             Command::Delete(delete, reply) => {
@@ -178,7 +183,8 @@ impl Draft {
             }
             Command::Txn(txn, reply) => {
                 shared.metrics.txns.inc();
-                let result = self.evaluate(shared, trace, |eval| eval.txn(&txn));
+                let room = self.make_room(shared, check::txn_cost(&txn));
+                let result = room.and_then(|()| self.evaluate(shared, trace, |eval| eval.txn(&txn)));
                 self.answer(reply, result);
             }
             Command::Compact(at, reply) => {
@@ -211,6 +217,21 @@ impl Draft {
         }
     }
 
+    /// Refuses what would make a full store grow. Deletions cost nothing, so they always pass.
+    fn make_room(&mut self, shared: &Shared, cost: u64) -> Result<(), Error> {
+        if cost == 0 {
+            return Ok(());
+        }
+        if shared.is_full() {
+            return Err(Error::NoSpace);
+        }
+        if shared.room.has_quota() {
+            shared.room.take(self.live, cost)?;
+            self.live += cost;
+        }
+        Ok(())
+    }
+
     /// Keeps an answer until the commit is durable. Even a refusal waits: it may rest on writes before it.
     fn answer<T: Send + 'static>(
         &mut self,
@@ -238,7 +259,7 @@ impl Draft {
             overlay: &mut self.overlay,
             current: self.revision,
             floor: self.floor,
-            full: shared.no_space.load(Ordering::Acquire),
+            full: shared.is_full(),
             writes: Vec::new(),
             left: Cell::new(PROPOSAL_READ_BYTES_MAX),
         };
@@ -341,9 +362,7 @@ impl Draft {
         if ttl > TTL_MAX {
             return Err(Error::LeaseTtlTooLarge);
         }
-        if shared.no_space.load(Ordering::Acquire) {
-            return Err(Error::NoSpace);
-        }
+        self.make_room(shared, check::LEASE_COST)?;
         let exists = self
             .overlay
             .lease(id.0)

@@ -11,6 +11,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::queue::Queue;
+use super::room::{self, Room};
+use crate::core::alarm::{Alarm, AlarmKind};
 use crate::core::check::Limits;
 use crate::core::index::{Index, Location, Version};
 use crate::core::lease::Leases;
@@ -58,7 +60,11 @@ pub(crate) struct Shared {
     pub(crate) pruned: watch::Sender<i64>,
     /// Revisions that a reader is in the middle of, with the number of readers.
     pins: Mutex<BTreeMap<i64, usize>>,
+    /// The disk has no room for the next segment.
     pub(crate) no_space: AtomicBool,
+    pub(crate) room: Room,
+    /// Space is to be given back even where it is little.
+    pub(crate) thorough: AtomicBool,
     poisoned: OnceLock<String>,
     pub(crate) stop: Signal,
     /// Whether the end is an orderly one, with a checkpoint.
@@ -86,12 +92,14 @@ impl Shared {
     pub(crate) fn new(options: Options, files: Arc<Files>, spare: Arc<SpareSlot>, start: Start) -> Self {
         Self {
             hot: Hot::new(options.hot_bytes),
+            room: Room::new(&options, &start.tables),
             queue: Queue::new(options.proposals_max, options.proposal_bytes_max),
             options,
             files,
             spare,
             index: RwLock::new(start.index),
             leases: Mutex::new(start.leases),
+            thorough: AtomicBool::new(false),
             tables: RwLock::new(start.tables),
             tables_version: AtomicU64::new(0),
             committed: AtomicI64::new(start.tip.revision),
@@ -121,11 +129,31 @@ impl Shared {
             live_bytes: self.files.live_bytes(),
             keys: self.index.read().live(),
             log_index: tip.log_index,
-            no_space: self.no_space.load(Ordering::Acquire),
+            no_space: self.is_full(),
+            corrupt: self.room.is_corrupt(),
+            quota_bytes: self.options.quota(),
             watchers: self.feed.watchers(),
             cluster_id: self.cluster_id,
             member_id: self.member_id,
         }
+    }
+
+    /// Whether what makes the store grow is refused.
+    pub(crate) fn is_full(&self) -> bool {
+        self.no_space.load(Ordering::Acquire) || self.room.is_full()
+    }
+
+    /// Raised alarms, and those that stand for a lack of room which ends by itself.
+    pub(crate) fn alarms(&self) -> Vec<Alarm> {
+        let mut alarms: Vec<_> = room::alarms(&self.tables.read()).collect();
+        let own = Alarm {
+            member: self.member_id,
+            kind: AlarmKind::NoSpace,
+        };
+        if self.is_full() && !self.room.is_alarmed() {
+            alarms.push(own);
+        }
+        alarms
     }
 
     /// The value of a version that was seen earlier; `None` when compaction has removed it since. It holds

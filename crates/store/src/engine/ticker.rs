@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 use super::queue::{Command, Proposal};
 use super::shared::Shared;
+use crate::core::alarm::{Alarm, AlarmKind};
+use crate::core::meta::{MetaTxn, MetaWrite, Table};
 use crate::log::files::is_full;
 use crate::log::spare;
 
@@ -32,6 +34,8 @@ pub(crate) fn run(shared: &Arc<Shared>) {
             last_leases = now;
             expire(shared, &mut ended, now);
         }
+        shared.room.look(shared.files.live_bytes());
+        raise(shared);
         if shared.spare.is_empty() && now >= retry_at && shared.poisoned().is_none() {
             prepare(shared);
             retry_at = now + RETRY;
@@ -68,6 +72,27 @@ fn expire(shared: &Shared, ended: &mut Vec<i64>, now: Instant) {
     {
         ended.clear();
     }
+}
+
+/// In manual mode a lack of room becomes an alarm, which outlives it and a restart.
+fn raise(shared: &Shared) {
+    let lacks = shared.room.is_over_quota() || shared.no_space.load(Ordering::Acquire);
+    if !shared.room.manual || !lacks || shared.room.is_alarmed() {
+        return;
+    }
+    let alarm = Alarm {
+        member: shared.member_id,
+        kind: AlarmKind::NoSpace,
+    };
+    let write = MetaWrite::put(Table::ALARM, alarm.encode(), "");
+    // Nobody waits for the answer; if the line is full, the next round tries again.
+    let (reply, _) = tokio::sync::oneshot::channel();
+    let _ = shared.queue.push(Proposal {
+        command: Command::Meta(MetaTxn::new(vec![write]), reply),
+        trace: None,
+        expect: None,
+        bytes: 0,
+    });
 }
 
 fn prepare(shared: &Shared) {

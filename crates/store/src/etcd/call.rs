@@ -23,7 +23,7 @@ use super::outbound::{Http2, Outbound, Sink};
 use super::server::Shared;
 use super::web::{self, Body};
 use super::wire::Reply;
-use super::{election, health, kv, lease, lock, maintenance, snapshot, status, watch, wide};
+use super::{cluster, election, health, kv, lease, lock, maintenance, snapshot, status, watch, wide};
 
 /// The patience of a client that names none: 100 years, which timers can count.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -152,6 +152,8 @@ async fn receive_and_wait(
     match method {
         Method::Lock => lock::lock(shared, request, trace).await,
         Method::Campaign => election::campaign(shared, request, trace).await,
+        Method::Hash => snapshot::hash_all(shared).await,
+        Method::HashKv => snapshot::hash_kv(shared, request).await,
         method => Err(unimplemented(method)),
     }
 }
@@ -216,6 +218,10 @@ impl Call {
     }
 
     fn run(self, stop: &Stop) -> Running {
+        if self.method.needs_trust() && self.shared.store.is_corrupt() {
+            self.shared.metrics.ended(self.method, Code::DataLoss);
+            return Box::pin(async move { self.outbound.fail(&status::corrupt()) });
+        }
         if self.method.is_stream() {
             Box::pin(stream(self, stop.clone()))
         } else if self.method.waits() {
@@ -259,11 +265,16 @@ impl Call {
             Method::LeaseRevoke => lease::revoke(shared, request, access).await,
             Method::LeaseTimeToLive => lease::time_to_live(shared, request, access),
             Method::LeaseLeases => lease::leases(shared, access),
-            Method::MemberList => maintenance::member_list(shared),
-            Method::Alarm => maintenance::alarm(shared, request),
+            Method::MemberList => Ok(cluster::list(shared)),
+            Method::MemberAdd => Err(cluster::add(request)),
+            Method::MemberRemove => Err(cluster::remove(shared, request)),
+            Method::MemberUpdate => Err(cluster::update(shared, request)),
+            Method::MemberPromote => Err(cluster::promote(shared, request)),
+            Method::MoveLeader => cluster::move_leader(shared, request),
+            Method::Alarm => maintenance::alarm(shared, request).await,
+            Method::Defragment => Ok(maintenance::defragment(shared)),
+            Method::Downgrade => maintenance::downgrade(shared, request),
             Method::Status => maintenance::status(shared),
-            Method::Hash => snapshot::hash_all(shared).await,
-            Method::HashKv => snapshot::hash_kv(shared, request).await,
             Method::Unlock => lock::unlock(shared, request, trace).await,
             Method::Proclaim => election::proclaim(shared, request, trace).await,
             Method::Leader => election::leader(shared, request).await,

@@ -152,9 +152,24 @@ impl Method {
         )
     }
 
-    /// Whether its answer may be long in coming: the client waits for others.
+    /// Whether its answer may be long in coming: the client waits for others, or for the whole log to be read.
     pub(super) fn waits(self) -> bool {
-        matches!(self, Self::Lock | Self::Campaign)
+        matches!(self, Self::Lock | Self::Campaign | Self::Hash | Self::HashKv)
+    }
+
+    /// Whether it touches keys or leases, which nobody may do while the data is not to be trusted.
+    pub(super) fn needs_trust(self) -> bool {
+        matches!(
+            self,
+            Self::Range
+                | Self::RangeStream
+                | Self::Put
+                | Self::DeleteRange
+                | Self::Txn
+                | Self::Compact
+                | Self::LeaseGrant
+                | Self::LeaseRevoke
+        )
     }
 }
 

@@ -11,19 +11,17 @@
 //! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
 //! - `lock`, `election`: waiting for others; `contest` is what they share, `waits` who may wait and what is taken back.
 //!   `health`: gRPC's own health service.
-//! - `snapshot`: what reads the whole log: snapshots and hashes.
-//! - `auth`: who calls, and what they may do.
-//! - `wide`: ranges of many keys, read as they are sent.
+//! - `wide`: ranges of many keys, read as they are sent. `snapshot`: what reads the whole log.
+//! - `auth`: who calls, and what they may do. `cluster`: one member, which takes no others.
 //! - `wire`: answers to bytes, without copying large values. `status`: errors to etcd's codes and texts.
 //! - `web`: HTTP that is not gRPC. `gateway`: the same calls as JSON. `http`: `/health`, `/livez`, `/readyz`,
 //!   `/version`, `/metrics`. `metrics`: every metric of the front.
 //!
 //! gRPC is spoken here over the `h2` crate, without a gRPC server library (`docs/adr/0003-grpc-stack.md`).
-//!
-//! Absent: cluster membership changes and defragmentation. They answer UNIMPLEMENTED.
 
 mod auth;
 mod call;
+mod cluster;
 mod connection;
 mod contest;
 mod convert;

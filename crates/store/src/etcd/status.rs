@@ -77,6 +77,11 @@ pub(super) fn timed_out() -> Status {
     Status::unavailable("etcdserver: request timed out")
 }
 
+/// An alarm says that the data is not to be trusted.
+pub(super) fn corrupt() -> Status {
+    Status::data_loss("etcdserver: corrupt cluster")
+}
+
 /// The order of a range request is not one there is.
 pub(super) fn invalid_sort() -> Status {
     Status::invalid_argument("etcdserver: invalid sort option")

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::core::header::HEADER;
 use crate::core::index::Index;
+use crate::core::meta::Tables;
 use crate::core::record::OpRef;
 use crate::engine::{Pin, Shared, Tip};
 use crate::error::Error;
@@ -22,6 +23,7 @@ pub(crate) struct Dump {
     pub(crate) floor: i64,
     /// Ids and TTLs.
     pub(crate) leases: Vec<(i64, i64)>,
+    pub(crate) tables: Tables,
     _pin: Pin<Arc<Shared>>,
 }
 
@@ -33,6 +35,7 @@ impl Dump {
             revision: shared.committed(),
             floor: shared.floor(),
             leases: shared.leases.lock().grants(),
+            tables: shared.tables.read().clone(),
             tip: *shared.tip.lock(),
             table: shared.files.table(),
             _pin: shared.pin_owned(shared.floor()),

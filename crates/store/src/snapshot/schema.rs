@@ -1,21 +1,23 @@
 //! etcd's buckets and what is in them (`server/storage/schema`).
 
-use prost::Message;
-use setpoint_proto::etcdserverpb::AlarmMember;
-
 use crate::core::codec::put_varint;
+use crate::core::meta::{Table, Tables};
 use crate::core::record::OpRef;
 
-pub(crate) const ALARM: &[u8] = b"alarm";
-pub(crate) const AUTH: &[u8] = b"auth";
-pub(crate) const AUTH_ROLES: &[u8] = b"authRoles";
-pub(crate) const AUTH_USERS: &[u8] = b"authUsers";
-pub(crate) const CLUSTER: &[u8] = b"cluster";
 pub(crate) const KEY: &[u8] = b"key";
 pub(crate) const LEASE: &[u8] = b"lease";
-pub(crate) const MEMBERS: &[u8] = b"members";
 pub(crate) const MEMBERS_REMOVED: &[u8] = b"members_removed";
 pub(crate) const META: &[u8] = b"meta";
+/// Side tables and their buckets, whose keys and values are the same.
+pub(crate) const TABLES: [(Table, &[u8]); 6] = [
+    (Table::ALARM, b"alarm"),
+    (Table::AUTH, b"auth"),
+    (Table::AUTH_ROLES, b"authRoles"),
+    (Table::AUTH_USERS, b"authUsers"),
+    (Table::CLUSTER, b"cluster"),
+    (Table::MEMBERS, b"members"),
+];
+const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
 
 /// Bytes of a revision as a key: the main part, `_`, the position within it.
 const REVISION_BYTES: usize = 17;
@@ -163,20 +165,18 @@ pub(crate) fn meta(meta: &Meta) -> Entries {
     entries
 }
 
-/// The `cluster` bucket.
-pub(crate) fn cluster() -> Entries {
-    vec![(
-        b"clusterVersion".to_vec(),
-        crate::etcd::CLUSTER_VERSION.as_bytes().to_vec(),
-    )]
-}
-
-/// The `alarm` bucket: alarms are keys without values.
-pub(crate) fn alarms(alarms: &[AlarmMember]) -> Entries {
-    let mut entries: Entries = alarms
-        .iter()
-        .map(|alarm| (alarm.encode_to_vec(), Vec::new()))
+/// The entries of a side table, which are those of its bucket. Of its version etcd reminds a cluster there.
+pub(crate) fn table(tables: &Tables, table: Table) -> Entries {
+    let entries = tables.table(table);
+    let mut entries: Entries = entries
+        .map(|(key, value)| (key.to_vec(), value.to_vec()))
         .collect();
-    entries.sort_unstable();
+    if table == Table::CLUSTER && entries.iter().all(|(key, _)| key != CLUSTER_VERSION_KEY) {
+        entries.push((
+            CLUSTER_VERSION_KEY.to_vec(),
+            crate::etcd::CLUSTER_VERSION.as_bytes().to_vec(),
+        ));
+        entries.sort_unstable();
+    }
     entries
 }

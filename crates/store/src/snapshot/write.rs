@@ -142,18 +142,17 @@ fn buckets(dump: &Dump) -> Vec<Bucket> {
         term: RAFT_TERM,
         member_id: dump.shared.member_id,
     };
-    vec![
-        (schema::ALARM, Some(schema::alarms(&[]))),
-        (schema::AUTH, Some(Vec::new())),
-        (schema::AUTH_ROLES, Some(Vec::new())),
-        (schema::AUTH_USERS, Some(Vec::new())),
-        (schema::CLUSTER, Some(schema::cluster())),
+    let mut buckets: Vec<Bucket> = vec![
         (schema::KEY, None),
         (schema::LEASE, Some(schema::leases(&dump.leases))),
-        (schema::MEMBERS, Some(Vec::new())),
-        (schema::MEMBERS_REMOVED, Some(Vec::new())),
         (schema::META, Some(schema::meta(&meta))),
-    ]
+        (schema::MEMBERS_REMOVED, Some(Vec::new())),
+    ];
+    for (table, name) in schema::TABLES {
+        buckets.push((name, Some(schema::table(&dump.tables, table))));
+    }
+    buckets.sort_unstable_by_key(|(name, _)| *name);
+    buckets
 }
 
 /// Where pages go when they count, and what they add up to.

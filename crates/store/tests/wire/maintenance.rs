@@ -92,3 +92,125 @@ async fn hash_kv_names_the_revisions_it_was_made_for_and_refuses_those_it_cannot
     refused(hash(7).await, Code::OutOfRange, text);
     server.stop().await;
 }
+
+async fn alarm(
+    client: &mut MaintenanceClient<Channel>,
+    action: pb::alarm_request::AlarmAction,
+    alarm: pb::AlarmType,
+) -> Vec<pb::AlarmMember> {
+    let request = pb::AlarmRequest {
+        action: action as i32,
+        member_id: 42,
+        alarm: alarm as i32,
+    };
+    client.alarm(request).await.unwrap().into_inner().alarms
+}
+
+#[tokio::test]
+async fn a_corrupt_alarm_closes_keys_and_leases_until_it_is_disarmed() {
+    use pb::alarm_request::AlarmAction::{Activate, Deactivate, Get};
+    let server = Server::plain().await;
+    let mut kv = server.kv().await;
+    let mut client = MaintenanceClient::new(server.channel().await);
+    let raised = alarm(&mut client, Activate, pb::AlarmType::Corrupt).await;
+    assert_eq!(raised.len(), 1);
+    assert_eq!((raised[0].member_id, raised[0].alarm), (42, 2));
+    let text = "etcdserver: corrupt cluster";
+    refused(kv.put(put("a", "1")).await, Code::DataLoss, text);
+    refused(kv.range(get("a", "")).await, Code::DataLoss, text);
+    let mut leases = LeaseClient::new(server.channel().await);
+    let grant = pb::LeaseGrantRequest { ttl: 60, id: 0 };
+    refused(leases.lease_grant(grant).await, Code::DataLoss, text);
+    let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.errors, ["memberID:42 alarm:CORRUPT "]);
+    assert_eq!(alarm(&mut client, Get, pb::AlarmType::Nospace).await, []);
+    assert_eq!(alarm(&mut client, Get, pb::AlarmType::None).await, raised);
+    assert_eq!(
+        alarm(&mut client, Deactivate, pb::AlarmType::Corrupt).await,
+        raised
+    );
+    assert_eq!(alarm(&mut client, Deactivate, pb::AlarmType::Corrupt).await, []);
+    kv.put(put("a", "1")).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_single_member_says_why_it_takes_no_others() {
+    use pb::cluster_client::ClusterClient;
+    let server = Server::plain().await;
+    let mut client = ClusterClient::new(server.channel().await);
+    let list = client
+        .member_list(pb::MemberListRequest { linearizable: true })
+        .await;
+    let list = list.unwrap().into_inner();
+    let id = list.members[0].id;
+    assert_eq!(list.header.unwrap().member_id, id);
+    let add = async |urls: &[&str]| {
+        let request = pb::MemberAddRequest {
+            peer_ur_ls: urls.iter().map(|url| (*url).to_owned()).collect(),
+            is_learner: false,
+        };
+        ClusterClient::new(server.channel().await)
+            .member_add(request)
+            .await
+    };
+    for bad in [
+        &[][..],
+        &["localhost:2380"],
+        &["http://localhost"],
+        &["ftp://a:1"],
+    ] {
+        refused(
+            add(bad).await,
+            INVALID,
+            "etcdserver: given member URLs are invalid",
+        );
+    }
+    let status = add(&["http://10.0.0.2:2380"]).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let unknown = "etcdserver: member not found";
+    let remove = client.member_remove(pb::MemberRemoveRequest { id: 1 }).await;
+    refused(remove, Code::NotFound, unknown);
+    let remove = client.member_remove(pb::MemberRemoveRequest { id }).await;
+    let text = "etcdserver: re-configuration failed due to not enough started members";
+    refused(remove, Code::Unknown, text);
+    let promote = client.member_promote(pb::MemberPromoteRequest { id: 1 }).await;
+    refused(promote, Code::NotFound, unknown);
+    let promote = client.member_promote(pb::MemberPromoteRequest { id }).await;
+    let text = "etcdserver: can only promote a learner member";
+    refused(promote, Code::FailedPrecondition, text);
+    let mut client = MaintenanceClient::new(server.channel().await);
+    client
+        .move_leader(pb::MoveLeaderRequest { target_id: id })
+        .await
+        .unwrap();
+    let moved = client.move_leader(pb::MoveLeaderRequest { target_id: 1 }).await;
+    refused(
+        moved,
+        Code::FailedPrecondition,
+        "etcdserver: bad leader transferee",
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_downgrade_has_nowhere_to_go_and_defragment_returns_at_once() {
+    use pb::downgrade_request::DowngradeAction;
+    let server = Server::plain().await;
+    let mut client = MaintenanceClient::new(server.channel().await);
+    let mut downgrade = async |action: DowngradeAction, version: &str| {
+        let request = pb::DowngradeRequest {
+            action: action as i32,
+            version: version.to_owned(),
+        };
+        client.downgrade(request).await
+    };
+    let text = "etcdserver: wrong downgrade target version format";
+    refused(downgrade(DowngradeAction::Validate, "three").await, INVALID, text);
+    let text = "etcdserver: invalid downgrade target version";
+    refused(downgrade(DowngradeAction::Enable, "3.6.0").await, INVALID, text);
+    let cancelled = downgrade(DowngradeAction::Cancel, "").await.unwrap();
+    assert_eq!(cancelled.into_inner().version, "3.7");
+    client.defragment(pb::DefragmentRequest {}).await.unwrap();
+    server.stop().await;
+}

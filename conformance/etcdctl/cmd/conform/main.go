@@ -3,6 +3,7 @@
 //
 //   - session: a recorded etcdctl session, output compared word by word (session.go).
 //   - random: a few thousand random operations through clientv3, responses compared field by field (random.go).
+//   - auth: an etcdctl session and random requests of several users, with authentication on (auth.go).
 //   - resume: watches through clientv3 while connections are cut and the server is killed (resume.go).
 package main
 
@@ -27,7 +28,7 @@ var (
 	binDir       = flag.String("bin", "../bin", "where etcd and etcdctl are")
 	seed         = flag.Int64("seed", 1, "seed of the random operations")
 	ops          = flag.Int("ops", 4000, "how many random operations")
-	only         = flag.String("only", "", "one part: session, random or resume")
+	only         = flag.String("only", "", "one part: session, random, auth or resume")
 )
 
 // A server under test.
@@ -117,7 +118,7 @@ func main() {
 	for _, part := range []struct {
 		name string
 		run  func(ours, theirs *server) int
-	}{{"session", runSession}, {"random", runRandom}, {"resume", runResume}} {
+	}{{"session", runSession}, {"random", runRandom}, {"auth", runAuth}, {"resume", runResume}} {
 		if *only != "" && *only != part.name {
 			continue
 		}

@@ -83,8 +83,7 @@ func answer(request request, conn *clients) answered {
 	defer cancel()
 	message, err := request.send(ctx, conn)
 	if err != nil {
-		s := status.Convert(err)
-		return answered{text: fmt.Sprintf("error %s: %s", s.Code(), s.Message())}
+		return answered{text: describe(err)}
 	}
 	var revision int64
 	if with, ok := message.(interface{ GetHeader() *pb.ResponseHeader }); ok && with.GetHeader() != nil {
@@ -103,6 +102,11 @@ func answer(request request, conn *clients) answered {
 	}
 	order(message, request.text)
 	return answered{text: protojson.Format(message), revision: revision}
+}
+
+func describe(err error) string {
+	s := status.Convert(err)
+	return fmt.Sprintf("error %s: %s", s.Code(), s.Message())
 }
 
 // order sorts answers whose order is free: those to ranges sorted by something that several keys share.

@@ -69,9 +69,13 @@ var session = []step{
 
 // runSession runs every step against both and prints where they differ.
 func runSession(ours, theirs *server) int {
+	return runSteps(ours, theirs, session)
+}
+
+func runSteps(ours, theirs *server, steps []step) int {
 	differences := 0
 	leases := map[*server]map[string]string{ours: {}, theirs: {}}
-	for _, step := range session {
+	for _, step := range steps {
 		outputs := make(chan [2]string, 2)
 		for _, server := range []*server{ours, theirs} {
 			go func() { outputs <- [2]string{server.name, runStep(server, step, leases[server])} }()
@@ -86,7 +90,7 @@ func runSession(ours, theirs *server) int {
 			fmt.Printf("etcdctl %s\n%s--- setpoint\n%s--- etcd\n%s\n", step.args, step.stdin, got[ours.name], got[theirs.name])
 		}
 	}
-	fmt.Printf("session: %d commands\n", len(session))
+	fmt.Printf("etcdctl: %d commands\n", len(steps))
 	return differences
 }
 

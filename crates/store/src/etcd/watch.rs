@@ -127,7 +127,14 @@ impl Watchers {
         let spec = spec(request);
         // As in etcd, a watcher is asked for its permission when it is made, and keeps what it has.
         if let Err(error) = self.shared.auth.access(&self.caller).range(&spec.keys) {
-            return self.refused(Status::from(error).message());
+            let status = Status::from(error);
+            // etcd writes these with their code.
+            let reason = format!(
+                "rpc error: code = {:?} desc = {}",
+                status.code(),
+                status.message()
+            );
+            return self.refused(&reason);
         }
         let (prev_kv, fragment) = (request.prev_kv, request.fragment);
         match self.updates.create(spec) {

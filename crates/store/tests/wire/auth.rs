@@ -77,7 +77,11 @@ impl As {
         assert!(created.created && created.header.is_some());
         assert_eq!(created.canceled, created.watch_id == -1);
         assert_eq!(created.canceled, !created.cancel_reason.is_empty());
-        created.cancel_reason
+        let reason = created.cancel_reason.split_once(" desc = ");
+        reason.map_or(String::new(), |(code, text)| {
+            assert!(code.starts_with("rpc error: code = "), "{code}");
+            text.to_owned()
+        })
     }
 
     async fn grant(&self, role: &str, kind: Type, key: &str, range_end: &str) {

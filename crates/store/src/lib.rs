@@ -2,6 +2,7 @@
 //!
 //! Reading order: [`types`], `handle`, then `core/`.
 
+pub mod client;
 pub mod etcd;
 #[doc(hidden)]
 pub mod fuzzing;

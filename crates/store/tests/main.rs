@@ -1,6 +1,7 @@
 //! Integration tests of the store, one binary.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod client;
 mod engine;
 mod mutation;
 mod recovery;

@@ -378,6 +378,7 @@ mod tests {
         headers: HeaderMap,
     ) -> Option<(u16, HeaderMap, Value)> {
         let head = Head {
+            connection: None,
             method: Method::GET,
             path: path.to_owned(),
             query: Query::parse(""),

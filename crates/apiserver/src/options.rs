@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use setpoint_flow::Limits;
 use setpoint_telemetry::Metrics;
 
 /// Options of an API server.
@@ -29,6 +30,9 @@ pub struct Options {
     pub ring_bytes_max: usize,
     /// How long a consistent read waits for the cache (kube-apiserver: 3 s). Later is 504.
     pub fresh_wait: Duration,
+    /// Rate limits that requests for resources are asked for, by verb and resource as in `list secrets` (none). A peer
+    /// is the user. Requests that come from within the process are not limited.
+    pub limits: Option<Limits>,
     /// Where metrics are registered, and what `/metrics` shows.
     pub metrics: Metrics,
     /// The CA that signs the serving certificate, as PEM: published in every namespace as `kube-root-ca.crt`.
@@ -50,6 +54,7 @@ impl Default for Options {
             ring_events_max: 4096,
             ring_bytes_max: 8 << 20,
             fresh_wait: Duration::from_secs(3),
+            limits: None,
             metrics: Metrics::new(),
             root_ca: None,
             event_ttl: Duration::from_secs(3600),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use setpoint_apimachinery::Status;
 use setpoint_base::{Stop, TaskGroup, TraceContext, WallClock};
+use setpoint_flow::Scope;
 use setpoint_store::Log;
 use setpoint_store::types::LeaseId;
 
@@ -66,7 +67,6 @@ impl Server {
 }
 
 /// A request without its body.
-#[derive(Debug)]
 pub(crate) struct Head {
     /// HTTP method.
     pub(crate) method: Method,
@@ -78,6 +78,8 @@ pub(crate) struct Head {
     pub(crate) headers: HeaderMap,
     /// Who asks.
     pub(crate) identity: Identity,
+    /// The connection it came on, unless it came from within the process.
+    pub(crate) connection: Option<Arc<Scope>>,
     /// What it is about.
     pub(crate) target: Target,
     /// The request's own span of the trace it belongs to.

@@ -11,6 +11,7 @@ mod crd;
 mod forms;
 mod harness;
 mod informer;
+mod limits;
 mod list;
 mod namespaces;
 mod published;

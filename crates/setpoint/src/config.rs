@@ -36,8 +36,9 @@ const NO_SPACE_MANUAL: &str = "no-space-manual";
 const READY_FILE: &str = "ready-file";
 const LOG_FORMAT: &str = "log-format";
 const LOG: &str = "log";
+const LIMITS: &str = "limits";
 
-const SETTINGS: [Setting; 9] = [
+const SETTINGS: [Setting; 10] = [
     Setting {
         name: DATA_DIR,
         env: "SETPOINT_DATA_DIR",
@@ -73,6 +74,10 @@ const SETTINGS: [Setting; 9] = [
     Setting {
         name: LOG,
         env: "SETPOINT_LOG",
+    },
+    Setting {
+        name: LIMITS,
+        env: "SETPOINT_LIMITS",
     },
 ];
 
@@ -118,6 +123,9 @@ pub struct PlaneArgs {
     /// Which events are logged, as in "info" or "warn,setpoint_store=debug" [default: info; up: warn]
     #[arg(long, value_name = "FILTER", env = "SETPOINT_LOG")]
     log: Option<String>,
+    /// YAML file with rate limits, read again whenever it changes (see docs/ops/limits.md)
+    #[arg(long, value_name = "FILE", env = "SETPOINT_LIMITS")]
+    limits: Option<String>,
     #[command(flatten)]
     front: FrontArgs,
 }
@@ -171,6 +179,7 @@ impl PlaneArgs {
             &self.ready_file,
             &self.log_format,
             &self.log,
+            &self.limits,
         ];
         let mut said = Said::default();
         let values = values.into_iter().chain(self.front.values());
@@ -232,6 +241,7 @@ impl Said {
             }
         }
         plane.store.no_space_manual = self.flag(NO_SPACE_MANUAL, &mut problems);
+        plane.limits_file = self.path(LIMITS, cwd, &mut problems);
         let ready_file = self.path(READY_FILE, cwd, &mut problems);
         let log_format = match self.0.remove(LOG_FORMAT) {
             None => Format::Text,

@@ -5,5 +5,6 @@ mod api;
 mod crash;
 mod harness;
 mod lifecycle;
+mod limits;
 mod plane;
 mod quickstart;

@@ -246,6 +246,13 @@ impl Status {
         Self::plain(429, "TooManyRequests", message).retry_after(seconds)
     }
 
+    /// A rate limit refused the request.
+    #[must_use]
+    pub fn rate_limited(message: impl Into<String>, seconds: u32) -> Self {
+        let message: String = message.into();
+        Self::plain(429, "TooManyRequests", &message).retry_after(seconds)
+    }
+
     /// A version is asked for that the cache has not reached (text of `storage/errors.go`).
     #[must_use]
     pub fn resource_version_too_large(asked: u64, current: u64) -> Self {

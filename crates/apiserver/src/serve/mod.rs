@@ -18,6 +18,7 @@ use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use setpoint_base::{Stop, TaskGroup, WallClock};
+use setpoint_flow::Scope;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -205,8 +206,10 @@ impl Front {
             tracing::info!(%from, %why, "client certificate refused: requests get 401");
         }
         let front = Arc::clone(&self);
-        let answer = service_fn(move |request| {
+        let scope = Arc::<Scope>::default();
+        let answer = service_fn(move |mut request: Request<Incoming>| {
             let (front, peer, service) = (Arc::clone(&front), Arc::clone(&peer), service.clone());
+            request.extensions_mut().insert(Arc::clone(&scope));
             async move { front.answer(&peer, request, service).await }
         });
         let builder = self.builder(http2);

@@ -50,6 +50,14 @@ pub enum PlaneError {
         /// Which file or option, and why.
         detail: String,
     },
+    /// The file with the rate limits cannot be used.
+    #[error("{}: {detail}", .path.display())]
+    Limits {
+        /// The file.
+        path: PathBuf,
+        /// Every problem, with its remedy.
+        detail: String,
+    },
     /// The API server could not be opened.
     #[error(transparent)]
     Api(#[from] setpoint_apiserver::OpenError),

@@ -7,6 +7,7 @@
 mod error;
 mod front;
 pub(crate) mod holder;
+mod limits;
 mod options;
 mod store;
 mod store_only;
@@ -61,7 +62,7 @@ impl Plane {
     ///
     /// # Errors
     /// An address or a directory that cannot be used, a damaged store, broken certificates: each with its remedy.
-    pub async fn start(options: PlaneOptions) -> Result<Self, PlaneError> {
+    pub async fn start(mut options: PlaneOptions) -> Result<Self, PlaneError> {
         // Listeners first: the cheapest thing to fail, and early clients wait in the backlog instead of failing.
         let etcd = front::bind_etcd(&options).await?;
         let api_listener = bind(options.api_listen, "api-listen").await?;
@@ -90,6 +91,7 @@ impl Plane {
             TaskGroup::new(&Stop::new()),
             TaskGroup::new(&Stop::new()),
         );
+        limits::apply(&mut options, &metrics, &etcd_front)?;
         let (report, ended) = watch::channel(None);
         let api_options = setpoint_apiserver::Options {
             root_ca: Some(pki.ca_pem().into()),

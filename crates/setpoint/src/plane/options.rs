@@ -36,6 +36,8 @@ pub struct PlaneOptions {
     pub unsafe_no_fsync: bool,
     /// Where Kubernetes clients connect (127.0.0.1:6443); port 0 takes a free one.
     pub api_listen: SocketAddr,
+    /// File with rate limits, read again whenever it changes (none).
+    pub limits_file: Option<PathBuf>,
     /// Whether etcd clients may write the API server's keys under `/registry/` (no): such writes pass by
     /// authentication, validation and admission.
     pub etcd_writes_registry: bool,
@@ -66,6 +68,7 @@ impl PlaneOptions {
             auto_compaction: None,
             unsafe_no_fsync: false,
             api_listen: SocketAddr::from(([127, 0, 0, 1], 6443)),
+            limits_file: None,
             etcd_writes_registry: false,
             etcd: FrontOptions::default(),
             api: setpoint_apiserver::Options::default(),

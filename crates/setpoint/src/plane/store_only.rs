@@ -9,7 +9,7 @@ use setpoint_telemetry::Metrics;
 use tokio::sync::watch;
 
 use super::front::{advertised, bind_etcd, tls, warn_of_open_front};
-use super::{PlaneError, PlaneOptions, STOP_GRACE, blocking, run};
+use super::{PlaneError, PlaneOptions, STOP_GRACE, blocking, limits, run};
 use crate::ready::Ready;
 
 /// A running store. Call [`StoreOnly::stop`] at the end: dropping it ends its tasks without waiting.
@@ -27,7 +27,7 @@ impl StoreOnly {
     ///
     /// # Errors
     /// An address or a directory that cannot be used, a damaged store: each with its remedy.
-    pub async fn start(options: PlaneOptions) -> Result<Self, PlaneError> {
+    pub async fn start(mut options: PlaneOptions) -> Result<Self, PlaneError> {
         let bound = bind_etcd(&options).await?;
         warn_of_open_front(&options, bound.addr);
         let (addr, opening) = (bound.addr, options.clone());
@@ -36,15 +36,17 @@ impl StoreOnly {
             Ok((store, tls(&opening, addr)?))
         })
         .await?;
+        let metrics = Metrics::new();
+        let front = TaskGroup::new(&Stop::new());
+        limits::apply(&mut options, &metrics, &front)?;
         let front_options = FrontOptions {
             read_only_prefix: None,
             client_urls: advertised(&options, &bound.urls),
             tls,
-            metrics: Some(Metrics::new()),
+            metrics: Some(metrics),
             ..options.etcd.clone()
         };
         let served = Front::new(store.clone(), front_options);
-        let front = TaskGroup::new(&Stop::new());
         super::store::compact(&options, &store, &front);
         let (report, ended) = watch::channel(None);
         let stop = front.stop().clone();

@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use setpoint_base::{Stop, TraceContext};
+use setpoint_flow::Ask;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
@@ -70,6 +71,9 @@ pub(super) fn begin(
         let status = unknown(head.uri.path());
         return Box::pin(async move { outbound.fail(&status) });
     };
+    if let Err(status) = admit(shared, client, method, &head.headers) {
+        return Box::pin(async move { outbound.fail(&status) });
+    }
     let inbound = Inbound::new(shared.clone(), Source::Http2(body));
     let user = client.common_name.as_ref();
     Call::new(shared, method, &head.headers, user, inbound, outbound).run(stop)
@@ -78,15 +82,39 @@ pub(super) fn begin(
 /// Starts a call that came as JSON. A client's certificate names no user here, as in etcd.
 pub(super) fn begin_gateway(
     shared: &Arc<Shared>,
+    client: &Client,
     method: Method,
     metadata: &HeaderMap,
     requests: Requests,
     answers: Answers,
     stop: &Stop,
 ) -> Running {
-    let inbound = Inbound::new(shared.clone(), Source::Gateway(Box::new(requests)));
     let outbound = Outbound::new(shared.clone(), Sink::Gateway(answers));
+    if let Err(status) = admit(shared, client, method, metadata) {
+        return Box::pin(async move { outbound.fail(&status) });
+    }
+    let inbound = Inbound::new(shared.clone(), Source::Gateway(Box::new(requests)));
     Call::new(shared, method, metadata, None, inbound, outbound).run(stop)
+}
+
+/// Asks the rate limits, if there are any. A refused call is counted like any other.
+fn admit(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap) -> Result<(), Status> {
+    let (Some(limits), Some(limited)) = (&shared.options.limits, &client.limited) else {
+        return Ok(());
+    };
+    let (_, service, name) = METHODS[method as usize];
+    let ask = Ask {
+        method: &format!("/{service}/{name}"),
+        peer: &limited.peer,
+        metadata: &|name| text(metadata, name),
+    };
+    limits
+        .admit(&ask, &limited.scope, Instant::now())
+        .map_err(|refused| {
+            shared.metrics.began(method);
+            shared.metrics.ended(method, Code::ResourceExhausted);
+            status::rate_limited(&refused)
+        })
 }
 
 async fn unary(mut call: Call) {

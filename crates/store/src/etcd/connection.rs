@@ -15,6 +15,7 @@ use h2::server::{Builder, Connection};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use setpoint_base::Stop;
+use setpoint_flow::Scope;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -40,6 +41,14 @@ pub(super) struct Client {
     /// The common name of its certificate, where that names a user.
     pub(super) common_name: Option<Arc<str>>,
     pub(super) serves: Serves,
+    /// What rate limits know of it, where there are any.
+    pub(super) limited: Option<Arc<Limited>>,
+}
+
+/// Whom a connection's calls are counted for.
+pub(super) struct Limited {
+    pub(super) peer: Arc<str>,
+    pub(super) scope: Scope,
 }
 
 /// Serves one client until it goes, or until `stop` and its calls have ended.
@@ -54,13 +63,25 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
         Ok(socket) => socket,
         Err(error) => return tracing::warn!(%error, "register etcd client's socket"),
     };
+    let address = socket.peer();
     let Some((mut socket, common_name)) = meet(&shared, socket, secure).await else {
         return;
     };
     let Ok(Some((is_http2, prefix))) = timeout(shared.options.hello_timeout, sniff(&mut socket)).await else {
         return;
     };
-    let client = Client { common_name, serves };
+    let limited = shared.options.limits.is_some().then(|| {
+        let peer = common_name.clone().unwrap_or_else(|| address.into());
+        Arc::new(Limited {
+            peer,
+            scope: Scope::default(),
+        })
+    });
+    let client = Client {
+        common_name,
+        serves,
+        limited,
+    };
     tracing::debug!(
         user = client.common_name.as_deref(),
         secure,

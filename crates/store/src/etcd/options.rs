@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::auth::AuthOptions;
 use bytes::Bytes;
+use setpoint_flow::Limits;
 use setpoint_telemetry::Metrics;
 
 use super::tls::TlsOptions;
@@ -53,6 +54,8 @@ pub struct FrontOptions {
     pub tls: Option<TlsOptions>,
     /// Tokens and passwords, for when authentication is switched on.
     pub auth: AuthOptions,
+    /// Rate limits that calls are asked for (none). A peer is the user of a client certificate or an address.
+    pub limits: Option<Limits>,
     /// Where `/metrics` comes from, and where the front's own metrics go.
     pub metrics: Option<Metrics>,
 }
@@ -79,6 +82,7 @@ impl Default for FrontOptions {
             slow_call: None,
             tls: None,
             auth: AuthOptions::default(),
+            limits: None,
             metrics: None,
         }
     }

@@ -19,6 +19,21 @@ pub(super) enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Socket {
+    /// The peer's address without its port; all peers on this machine's sockets are one.
+    pub(super) fn peer(&self) -> String {
+        let tcp = match self {
+            Self::Tcp(socket) => socket,
+            Self::Tls(socket) => socket.get_ref().0,
+            Self::Unix(_) => return "unix".to_owned(),
+        };
+        // A peer that is gone already has no address, and will ask for nothing.
+        tcp.peer_addr()
+            .map(|peer| peer.ip().to_string())
+            .unwrap_or_default()
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

@@ -128,7 +128,7 @@ pub(super) async fn respond(
         if client.common_name.is_some() && shared.auth.is_on() {
             plain::text(StatusCode::BAD_REQUEST, NO_USER.to_owned()).map(|body| AnswerBody::full(body, None))
         } else {
-            gateway::respond(shared, head, body, stop).await
+            gateway::respond(shared, client, head, body, stop).await
         }
     } else {
         let mut response = plain::respond(shared, client.serves, &head.method, &head.uri);

@@ -36,6 +36,7 @@ pub(super) use requests::Requests;
 use self::exchange::{Exchange, Step};
 use self::json::{Call, error_body};
 use super::call;
+use super::connection::Client;
 use super::server::Shared;
 use super::web::{AnswerBody, Body};
 
@@ -48,6 +49,7 @@ const META: &str = "grpc-metadata-";
 /// Answers a request below `/v3/`.
 pub(super) async fn respond(
     shared: &Arc<Shared>,
+    client: &Client,
     head: &Parts,
     body: Body,
     stop: &Stop,
@@ -66,7 +68,7 @@ pub(super) async fn respond(
     let requests = Requests::new(shared.clone(), body, call.clone(), routes::takes_many(method));
     let (answers, pending) = exchange::channel();
     let metadata = metadata(&head.headers);
-    let running = call::begin_gateway(shared, method, &metadata, requests, answers, stop);
+    let running = call::begin_gateway(shared, client, method, &metadata, requests, answers, stop);
     let mut exchange = Exchange::new(running, pending);
     let first = exchange.next().await;
     if method.is_stream() {

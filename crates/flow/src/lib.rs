@@ -1,0 +1,39 @@
+//! Flow control that one can see and change while it runs.
+//!
+//! - [`Limits`]: token buckets for all calls, per method, per connection, per peer and per metadata value; a call that
+//!   finds its bucket empty is answered at once and told when to come again, never parked.
+//! - [`Rules`]: the limits as people write them.
+//!
+//! What is absent: windows, adaptive limits and client channels. The pure logic is in [`core`]; nothing here does I/O.
+//!
+//! ```
+//! use setpoint_flow::{Ask, Limits, Per, Rule, Rules, Scope};
+//! use tokio::time::Instant;
+//!
+//! let limits = Limits::new();
+//! let one_put_a_second = Rule {
+//!     name: "puts".to_owned(),
+//!     methods: vec!["/etcdserverpb.KV/Put".to_owned()],
+//!     per: Per::Connection,
+//!     rate: "1/s".to_owned(),
+//!     burst: Some(1),
+//! };
+//! limits.replace(&Rules { rules: vec![one_put_a_second] }, Instant::now()).unwrap();
+//!
+//! let connection = Scope::default();
+//! let ask = Ask { method: "/etcdserverpb.KV/Put", peer: "10.0.0.7", metadata: &|_| None };
+//! let now = Instant::now();
+//! assert!(limits.admit(&ask, &connection, now).is_ok());
+//! let refused = limits.admit(&ask, &connection, now).unwrap_err();
+//! assert_eq!(&*refused.rule, "puts");
+//! ```
+
+pub mod core;
+
+mod keyed;
+mod limits;
+mod metrics;
+mod rules;
+
+pub use limits::{Ask, Limits, Refused, Scope};
+pub use rules::{Per, RULES_MAX, Rule, Rules};

@@ -22,7 +22,7 @@ use crate::client::error::COMPACTED;
 use pb::watch_request::RequestUnion;
 
 /// One step of the world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Move {
     /// A write of one to three of the keys, or a delete of the first.
     Write {
@@ -133,15 +133,13 @@ impl Server {
                 });
                 self.watchers.insert(id, start);
             }
-            Some(RequestUnion::CancelRequest(cancel)) => {
-                if self.watchers.remove(&cancel.watch_id).is_some() {
-                    self.answers.push_back(pb::WatchResponse {
-                        header: self.header(),
-                        watch_id: cancel.watch_id,
-                        canceled: true,
-                        ..Default::default()
-                    });
-                }
+            Some(RequestUnion::CancelRequest(cancel)) if self.watchers.remove(&cancel.watch_id).is_some() => {
+                self.answers.push_back(pb::WatchResponse {
+                    header: self.header(),
+                    watch_id: cancel.watch_id,
+                    canceled: true,
+                    ..Default::default()
+                });
             }
             _ => (),
         }

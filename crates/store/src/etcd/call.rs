@@ -54,7 +54,7 @@ pub(super) fn begin(
     stop: &Stop,
 ) -> Running {
     let (head, body) = request.into_parts();
-    let sink = Http2::new(respond);
+    let sink = Http2::new(respond, client.pace.clone());
     let grpc = head
         .headers
         .get(CONTENT_TYPE)
@@ -76,7 +76,7 @@ pub(super) fn begin(
     }
     let inbound = Inbound::new(shared.clone(), Source::Http2(body));
     let user = client.common_name.as_ref();
-    Call::new(shared, method, &head.headers, user, inbound, outbound).run(stop)
+    Call::start(shared, method, &head.headers, user, (inbound, outbound), stop)
 }
 
 /// Starts a call that came as JSON. A client's certificate names no user here, as in etcd.
@@ -94,7 +94,7 @@ pub(super) fn begin_gateway(
         return Box::pin(async move { outbound.fail(&status) });
     }
     let inbound = Inbound::new(shared.clone(), Source::Gateway(Box::new(requests)));
-    Call::new(shared, method, metadata, None, inbound, outbound).run(stop)
+    Call::start(shared, method, metadata, None, (inbound, outbound), stop)
 }
 
 /// Asks the rate limits, if there are any. A refused call is counted like any other.
@@ -219,18 +219,23 @@ impl Call {
         self.shared.auth.access(&self.caller)
     }
 
-    fn new(
+    fn start(
         shared: &Arc<Shared>,
         method: Method,
         metadata: &HeaderMap,
         user: Option<&Arc<str>>,
-        inbound: Inbound,
-        outbound: Outbound,
-    ) -> Self {
+        (inbound, outbound): (Inbound, Outbound),
+        stop: &Stop,
+    ) -> Running {
         shared.metrics.began(method);
+        if !is_text(metadata, "client-api-version") {
+            let status = status::invalid_client_version();
+            shared.metrics.ended(method, status.code());
+            return Box::pin(async move { outbound.fail(&status) });
+        }
         // Who stays may still be there when authentication is switched on.
         let asks = method.is_stream() || method.waits() || shared.auth.is_on();
-        Self {
+        let call = Self {
             shared: shared.clone(),
             method,
             inbound,
@@ -242,7 +247,8 @@ impl Call {
             },
             trace: text(metadata, "traceparent").and_then(|value| value.parse().ok()),
             patience: text(metadata, "grpc-timeout").and_then(patience),
-        }
+        };
+        call.run(stop)
     }
 
     fn run(self, stop: &Stop) -> Running {
@@ -321,6 +327,13 @@ fn out_of_patience() -> Status {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// Whether a header is UTF-8, if it is there.
+fn is_text(headers: &HeaderMap, name: &str) -> bool {
+    headers
+        .get(name)
+        .is_none_or(|value| std::str::from_utf8(value.as_bytes()).is_ok())
 }
 
 /// `grpc-timeout`: at most eight digits and a unit.

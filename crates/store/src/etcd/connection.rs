@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use h2::Reason;
 use h2::server::{Builder, Connection};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use super::call;
 use super::cork::Cork;
 use super::listen::{Incoming, Serves};
+use super::pacing::{Pace, Stall};
 use super::server::Shared;
 use super::socket::Socket;
 use super::web::{self, Body};
@@ -34,6 +36,8 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Bytes a call may have queued before it waits for its client to read.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// Calls that may still be in memory after their client has reset them.
+const RESET_CALLS_MAX: usize = 1024;
 
 /// Who is at the other end of a connection, and what it may ask for here.
 #[derive(Clone)]
@@ -43,6 +47,7 @@ pub(super) struct Client {
     pub(super) serves: Serves,
     /// What rate limits know of it, where there are any.
     pub(super) limited: Option<Arc<Limited>>,
+    pub(super) pace: Pace,
 }
 
 /// Whom a connection's calls are counted for.
@@ -81,6 +86,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
         common_name,
         serves,
         limited,
+        pace: Pace::default(),
     };
     tracing::debug!(
         user = client.common_name.as_deref(),
@@ -159,17 +165,14 @@ async fn serve_http1(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop
     );
     let mut stopped = pin!(stop.cancelled());
     let mut draining = false;
+    let mut stall = Stall::new(shared.options.stall_timeout);
     poll_fn(|cx| {
         if !draining && stopped.as_mut().poll(cx).is_ready() {
             draining = true;
             connection.as_mut().graceful_shutdown();
         }
         let ended = connection.as_mut().poll(cx).is_ready();
-        match cork.poll_drain(cx) {
-            Poll::Ready(Ok(())) if ended => Poll::Ready(()),
-            Poll::Ready(Err(_)) => Poll::Ready(()),
-            _ => Poll::Pending,
-        }
+        drain(&cork, &mut stall, ended, cx)
     })
     .await;
 }
@@ -194,6 +197,8 @@ async fn serve_http2(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop
         return;
     };
     let mut turns = Turns {
+        stall: Stall::new(shared.options.stall_timeout),
+        calls_max: shared.options.streams_max as usize + RESET_CALLS_MAX,
         shared,
         client,
         protocol,
@@ -214,6 +219,22 @@ async fn serve_http2(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop
     .await;
 }
 
+/// Writes what was collected. Ready once all is written that will be, or when nothing can be.
+fn drain(cork: &Cork, stall: &mut Stall, ended: bool, cx: &mut Context<'_>) -> Poll<()> {
+    match cork.poll_drain(cx) {
+        Poll::Ready(Ok(())) => {
+            stall.rest();
+            if ended { Poll::Ready(()) } else { Poll::Pending }
+        }
+        Poll::Ready(Err(_)) => Poll::Ready(()),
+        Poll::Pending if stall.is_over(cork.total(), cx) => {
+            tracing::debug!("etcd client cut: it has not read for long");
+            Poll::Ready(())
+        }
+        Poll::Pending => Poll::Pending,
+    }
+}
+
 /// An HTTP/2 connection and its calls.
 struct Turns {
     shared: Arc<Shared>,
@@ -224,12 +245,16 @@ struct Turns {
     stop: Stop,
     draining: bool,
     ended: bool,
+    stall: Stall,
+    /// More calls than the protocol allows at a time: some have been reset and are not dropped yet.
+    calls_max: usize,
 }
 
 impl Turns {
     /// One turn. Ready once the connection has ended and all that was said has been written.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.ended {
+        // While the client does not take what was said, nothing is read and nothing more is said.
+        if !self.ended && !self.is_clogged(cx) {
             self.poll_protocol(cx);
             // After the calls, the protocol again: it frames what they have said.
             while !self.ended && !self.calls.is_empty() {
@@ -239,34 +264,44 @@ impl Turns {
                 }
             }
         }
-        match self.cork.poll_drain(cx) {
-            Poll::Ready(Err(_)) => Poll::Ready(()),
-            Poll::Ready(Ok(())) if self.ended => Poll::Ready(()),
-            _ => Poll::Pending,
-        }
+        drain(&self.cork, &mut self.stall, self.ended, cx)
     }
 
-    /// Reads, writes and starts calls; whether it has started any.
+    fn is_clogged(&mut self, cx: &mut Context<'_>) -> bool {
+        self.cork.is_full() && self.cork.poll_drain(cx).is_pending()
+    }
+
+    /// Reads, writes and starts calls; whether it has started any, and there is room for what they say.
     fn poll_protocol(&mut self, cx: &mut Context<'_>) -> bool {
         let mut begun = false;
         loop {
             match self.protocol.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     begun = true;
+                    if self.calls.len() >= self.calls_max {
+                        // Calls that were reset are still being dropped: the client makes them faster than that.
+                        self.protocol.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                        continue;
+                    }
                     let call = call::begin(&self.shared, &self.client, request, respond, &self.stop);
                     self.calls.push(call);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "etcd client's connection");
                     self.ended = true;
-                    return begun;
+                    return false;
                 }
                 Poll::Ready(None) => {
                     self.ended = true;
-                    return begun;
+                    return false;
                 }
-                Poll::Pending => return begun,
+                Poll::Pending => break,
             }
         }
+        if self.cork.is_full() {
+            return false;
+        }
+        self.client.pace.emptied();
+        begun
     }
 }

@@ -32,6 +32,8 @@ struct Inner {
     out: Vec<u8>,
     /// How much of `out` has been written.
     written: usize,
+    /// All that has ever been written.
+    total: u64,
 }
 
 impl Cork {
@@ -42,7 +44,19 @@ impl Cork {
             prefix,
             out: Vec::new(),
             written: 0,
+            total: 0,
         })))
+    }
+
+    /// Whether it holds as much as it may: the client has to read before more is said.
+    pub(super) fn is_full(&self) -> bool {
+        let inner = self.0.lock();
+        inner.out.len() - inner.written >= COLLECT_BYTES
+    }
+
+    /// All bytes that the socket has taken.
+    pub(super) fn total(&self) -> u64 {
+        self.0.lock().total
     }
 
     /// Writes what was collected.
@@ -59,6 +73,7 @@ impl Inner {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += n;
+            self.total += n as u64;
         }
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         self.written = 0;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::RecvStream;
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use super::gateway::Requests;
@@ -16,8 +17,8 @@ use super::status;
 
 /// The flag byte and the length before each message.
 pub(super) const FRAME_BYTES: usize = 5;
-/// A message larger than this is counted while it is on its way.
-const COUNTED_BYTES: usize = 64 << 10;
+/// Bytes of a message on its way that are not counted.
+const FREE_BYTES: usize = 1 << 10;
 
 /// Where framed messages come from.
 pub(super) enum Source {
@@ -34,6 +35,8 @@ pub(super) struct Inbound {
     waiting: BytesMut,
     /// How much of the front's budget this call holds.
     counted: usize,
+    /// When the message on its way has to be whole.
+    due: Option<Instant>,
 }
 
 impl Inbound {
@@ -43,22 +46,24 @@ impl Inbound {
             source,
             waiting: BytesMut::new(),
             counted: 0,
+            due: None,
         }
     }
 
     /// The next message, `None` once the client has said all. Cancel-safe.
     pub(super) async fn message(&mut self) -> Result<Option<Bytes>, Status> {
-        self.uncount();
         loop {
             if self.waiting.len() >= FRAME_BYTES {
                 let len = self.message_len(&self.waiting)?;
                 if self.waiting.len() >= FRAME_BYTES + len {
                     self.waiting.advance(FRAME_BYTES);
-                    return Ok(Some(self.waiting.split_to(len).freeze()));
+                    let message = self.waiting.split_to(len).freeze();
+                    self.due = None;
+                    self.uncount();
+                    return Ok(Some(message));
                 }
-                self.count(len)?;
             }
-            let Some(chunk) = self.chunk().await? else {
+            let Some(chunk) = self.chunk_in_time().await? else {
                 return if self.waiting.is_empty() {
                     Ok(None)
                 } else {
@@ -73,7 +78,20 @@ impl Inbound {
                 }
             }
             self.waiting.extend_from_slice(&chunk);
+            self.count()?;
         }
+    }
+
+    /// A message that has begun has to come to its end: its bytes are others' budget.
+    async fn chunk_in_time(&mut self) -> Result<Option<Bytes>, Status> {
+        if self.waiting.is_empty() {
+            return self.chunk().await;
+        }
+        let limit = self.shared.options.request_timeout;
+        let due = *self.due.get_or_insert_with(|| Instant::now() + limit);
+        timeout_at(due, self.chunk())
+            .await
+            .unwrap_or_else(|_| Err(status::timed_out()))
     }
 
     /// The next bytes, given back to the client's window at once: what they add up to is bounded by
@@ -113,21 +131,24 @@ impl Inbound {
         Ok(len)
     }
 
-    /// Takes a large message's bytes from the front's budget, once.
-    fn count(&mut self, len: usize) -> Result<(), Status> {
-        if self.counted > 0 || len <= COUNTED_BYTES {
+    /// Takes what has arrived from the front's budget: what a client sends counts, not what it announces.
+    fn count(&mut self) -> Result<(), Status> {
+        let more = self.waiting.len().saturating_sub(self.counted);
+        if self.waiting.len() <= FREE_BYTES || more == 0 {
             return Ok(());
         }
-        self.counted = len;
-        let before = self.shared.inbound_bytes.fetch_add(len, Ordering::Relaxed);
-        if before + len > self.shared.options.inbound_bytes_max {
+        self.counted += more;
+        let before = self.shared.inbound_bytes.fetch_add(more, Ordering::Relaxed);
+        if before + more > self.shared.options.inbound_bytes_max {
             return Err(status::overloaded());
         }
-        self.waiting.reserve(FRAME_BYTES + len - self.waiting.len());
         Ok(())
     }
 
     fn uncount(&mut self) {
+        if self.counted == 0 {
+            return;
+        }
         self.shared
             .inbound_bytes
             .fetch_sub(std::mem::take(&mut self.counted), Ordering::Relaxed);

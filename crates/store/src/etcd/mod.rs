@@ -5,7 +5,8 @@
 //!
 //! - `listen`, `server`: listeners, worker threads, drain. One connection lives on one thread.
 //! - `socket`, `tls`: TCP, TLS or a local socket; certificates, and the user one names.
-//! - `connection`, `cork`: HTTP/1 or HTTP/2, the calls of a connection, few and large writes.
+//! - `connection`, `cork`: HTTP/1 or HTTP/2, the calls of a connection, few and large writes. `pacing`: clients
+//!   that do not read.
 //! - `call`: one call: who serves it, deadline, status. `inbound`, `outbound`: its messages, within limits. `method`:
 //!   the calls there are.
 //! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
@@ -41,6 +42,7 @@ mod method;
 mod metrics;
 mod options;
 mod outbound;
+mod pacing;
 mod server;
 mod snapshot;
 mod socket;

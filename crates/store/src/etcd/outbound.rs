@@ -15,13 +15,12 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::gateway::Answers;
-use super::server::Shared;
+use super::pacing::Pace;
+use super::server::{ROOM_FREE, SMALL_BYTES, Shared};
 use super::wide::Wide;
 use super::wire::Reply;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-/// Answers up to this size are handed to the protocol without asking for room.
-const SMALL_BYTES: usize = 16 << 10;
 
 /// The client has gone; nothing can be said to it.
 #[derive(Debug)]
@@ -92,11 +91,17 @@ impl Outbound {
     }
 
     async fn send_whole(&mut self, message: Bytes, stall: Duration) -> Result<(), Gone> {
-        if let Sink::Http2(sink) = &mut self.sink
-            && message.len() <= SMALL_BYTES
-        {
-            self.shared.metrics.sent_bytes.inc_by(message.len() as u64);
-            return sink.open()?.send_data(message, false).map_err(|_| Gone);
+        let mut _room = None;
+        if let Sink::Http2(sink) = &mut self.sink {
+            // Very small ones need not ask whether the client's windows have room.
+            if message.len() <= SMALL_BYTES || sink.has_room(message.len())? {
+                self.shared.metrics.sent_bytes.inc_by(message.len() as u64);
+                return sink.hand(message);
+            }
+            // It waits for the client, and many like it may. Larger ones have their room already.
+            if message.len() <= ROOM_FREE {
+                _room = self.shared.room_to_wait(message.len()).ok_or(Gone)?;
+            }
         }
         timeout(stall, self.send(message)).await.unwrap_or(Err(Gone))
     }
@@ -149,14 +154,28 @@ impl Outbound {
 pub(super) struct Http2 {
     respond: SendResponse<Bytes>,
     stream: Option<SendStream<Bytes>>,
+    pace: Pace,
 }
 
 impl Http2 {
-    pub(super) fn new(respond: SendResponse<Bytes>) -> Self {
+    pub(super) fn new(respond: SendResponse<Bytes>, pace: Pace) -> Self {
         Self {
             respond,
             stream: None,
+            pace,
         }
+    }
+
+    /// Whether the client's windows take that much at once.
+    fn has_room(&mut self, bytes: usize) -> Result<bool, Gone> {
+        let stream = self.open()?;
+        stream.reserve_capacity(bytes);
+        Ok(stream.capacity() >= bytes)
+    }
+
+    fn hand(&mut self, data: Bytes) -> Result<(), Gone> {
+        self.pace.handed(data.len());
+        self.open()?.send_data(data, false).map_err(|_| Gone)
     }
 
     /// Sends the headers of a gRPC response, once.
@@ -176,8 +195,9 @@ impl Http2 {
     }
 
     pub(super) async fn send(&mut self, mut data: Bytes) -> Result<(), Gone> {
-        let stream = self.open()?;
         while !data.is_empty() {
+            self.pace.turn().await;
+            let stream = self.open()?;
             stream.reserve_capacity(data.len());
             while stream.capacity() == 0 {
                 match poll_fn(|cx| stream.poll_capacity(cx)).await {
@@ -186,7 +206,7 @@ impl Http2 {
                 }
             }
             let part = data.split_to(data.len().min(stream.capacity()));
-            stream.send_data(part, false).map_err(|_| Gone)?;
+            self.hand(part)?;
         }
         Ok(())
     }

@@ -38,8 +38,10 @@ const LARGE_READS_MAX: usize = 4;
 const SCANS_MAX: usize = 2;
 /// Room for answers is counted in these.
 const ROOM_UNIT: usize = 4 << 10;
-/// Answers up to this size are not counted.
-const ROOM_FREE: usize = 64 << 10;
+/// Answers up to this size are counted only when they have to wait.
+pub(super) const ROOM_FREE: usize = 64 << 10;
+/// Answers up to this size are never counted: as many may wait as there are open calls.
+pub(super) const SMALL_BYTES: usize = 2 << 10;
 
 /// etcd's API in front of a store.
 pub struct Front(Shared);
@@ -84,6 +86,17 @@ impl Shared {
         };
         let room = self.room_of_few.clone().try_acquire_many_owned(units);
         room.map(Some).map_err(|_| status::overloaded())
+    }
+
+    /// Room for an answer that waits for its client, if it is not very small; `None` when there is none.
+    pub(super) fn room_to_wait(&self, bytes: usize) -> Option<Option<OwnedSemaphorePermit>> {
+        if bytes <= SMALL_BYTES {
+            return Some(None);
+        }
+        let bytes = bytes.min(self.options.outbound_bytes_max / 2);
+        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT)).ok()?;
+        let room = self.room_of_few.clone().try_acquire_many_owned(units);
+        room.map(Some).ok()
     }
 
     fn room_units(&self, bytes: usize) -> Option<usize> {

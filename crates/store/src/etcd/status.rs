@@ -101,6 +101,11 @@ pub(super) fn rate_limited(refused: &Refused) -> Status {
     Status::with_error_details_and_metadata(Code::ResourceExhausted, refused.to_string(), details, metadata)
 }
 
+/// The client's version, in its metadata, is no text.
+pub(super) fn invalid_client_version() -> Status {
+    Status::invalid_argument("etcdserver: invalid client api version")
+}
+
 /// Too much is in flight.
 pub(super) fn overloaded() -> Status {
     status(&Error::TooManyRequests)

@@ -30,6 +30,9 @@ use super::server::Shared;
 const NO_USER: &str =
     "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
 
+/// Too many answers wait for their clients.
+const BUSY: &str = "too many requests\n";
+
 /// A request's body.
 pub(super) enum Body {
     Http1(hyper::body::Incoming),
@@ -137,7 +140,12 @@ pub(super) async fn respond(
             let len = std::mem::take(response.body_mut()).len();
             response.headers_mut().insert(CONTENT_LENGTH, len.into());
         }
-        response.map(|body| AnswerBody::full(body, None))
+        // The client may leave it unread, and ask for many.
+        match shared.room_to_wait(response.body().len()) {
+            Some(room) => response.map(|body| AnswerBody::full(body, room)),
+            None => plain::text(StatusCode::SERVICE_UNAVAILABLE, BUSY.to_owned())
+                .map(|body| AnswerBody::full(body, None)),
+        }
     };
     allow_origins(&mut response);
     response

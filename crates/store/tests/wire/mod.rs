@@ -26,6 +26,7 @@ use pb::watch_request::RequestUnion;
 
 mod auth;
 mod gateway;
+mod hostile;
 mod kv;
 mod maintenance;
 mod raw;

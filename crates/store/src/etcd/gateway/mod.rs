@@ -37,7 +37,7 @@ use self::exchange::{Exchange, Step};
 use self::json::{Call, error_body};
 use super::call;
 use super::connection::Client;
-use super::server::Shared;
+use super::server::{ROOM_FREE, Shared};
 use super::web::{AnswerBody, Body};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -95,8 +95,15 @@ async fn whole(
         return failed(&status);
     }
     // The message, what is decoded of it and its JSON are in memory together.
-    let room = shared.room(3 * message.len());
-    let Ok(room) = timeout(shared.options.request_timeout, room).await else {
+    let bytes = 3 * message.len();
+    let room = if bytes <= ROOM_FREE {
+        shared.room_to_wait(bytes)
+    } else {
+        timeout(shared.options.request_timeout, shared.room(bytes))
+            .await
+            .ok()
+    };
+    let Some(room) = room else {
         return failed(&super::status::overloaded());
     };
     match call.answer(message) {

@@ -1,0 +1,112 @@
+//! What keeps a client that does not read from filling the memory.
+//!
+//! Answers pass three places: the protocol's queues, the cork, the kernel. Flow control bounds the first only as far
+//! as the client wants it to, since the client sets the windows. So a connection counts what its calls have handed to
+//! the protocol since that was last emptied into the cork, and calls wait above a bound; while the cork is full and
+//! the kernel takes nothing, the connection neither reads nor asks its calls; and when the kernel has taken nothing for
+//! long, the connection is cut.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+/// Bytes that the calls of a connection may hand to the protocol before it is emptied.
+const HANDED_BYTES_MAX: usize = 1 << 20;
+
+/// What the calls of one connection have handed to the protocol and is not yet seen to have left it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pace(Arc<AtomicUsize>);
+
+impl Pace {
+    pub(super) fn handed(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The protocol has been emptied.
+    pub(super) fn emptied(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits while too much is handed over: the connection empties the protocol after each round of its calls.
+    pub(super) async fn turn(&self) {
+        poll_fn(|cx| {
+            if self.0.load(Ordering::Relaxed) < HANDED_BYTES_MAX {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Notices that nothing is taken for long.
+pub(super) struct Stall {
+    limit: Duration,
+    /// How much had been written when the timer was set.
+    written: u64,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            written: 0,
+            timer: None,
+        }
+    }
+
+    /// To be asked while something waits to be written; `written` counts all that has been. Whether it is too long.
+    pub(super) fn is_over(&mut self, written: u64, cx: &mut Context<'_>) -> bool {
+        let fresh = self.timer.is_none() || self.written != written;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
+        if fresh {
+            self.written = written;
+            timer.as_mut().reset(Instant::now() + self.limit);
+        }
+        timer.as_mut().poll(cx).is_ready()
+    }
+
+    /// Nothing waits any more.
+    pub(super) fn rest(&mut self) {
+        self.timer = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_is_over_after_its_limit_without_progress() {
+        let mut stall = Stall::new(Duration::from_secs(10));
+        let mut ask = async |written, after| {
+            tokio::time::advance(Duration::from_secs(after)).await;
+            poll_fn(|cx| Poll::Ready(stall.is_over(written, cx))).await
+        };
+        assert!(!ask(1, 0).await);
+        assert!(!ask(1, 9).await);
+        assert!(!ask(2, 9).await, "some was taken");
+        assert!(!ask(2, 9).await);
+        assert!(ask(2, 2).await);
+    }
+
+    #[tokio::test]
+    async fn calls_wait_until_the_protocol_is_emptied() {
+        let pace = Pace::default();
+        pace.turn().await;
+        pace.handed(HANDED_BYTES_MAX);
+        let waits = tokio::time::timeout(Duration::from_millis(20), pace.turn()).await;
+        assert!(waits.is_err());
+        pace.emptied();
+        pace.turn().await;
+    }
+}

@@ -49,7 +49,7 @@ mod watch;
 mod yaml;
 
 pub use body::{ApiBody, BodyError};
-pub use certs::{Pki, PkiError, self_signed};
+pub use certs::{Pki, PkiError, SharedCa, self_signed};
 pub use error::OpenError;
 pub use handle::ApiServer;
 pub use options::Options;

@@ -20,6 +20,9 @@ pub(crate) fn store_status(error: &Error) -> Status {
         }
         Error::TooManyRequests => Status::too_many_requests(1),
         Error::NoSpace => Status::internal("etcdserver: mvcc: database space exceeded"),
+        // Clients of all kinds send a request again when a 5xx says when: only what certainly did not happen says so.
+        Error::Unavailable(_) => Status::unavailable(error.to_string()).retry_after(1),
+        Error::OutcomeUnknown(_) => Status::timeout(&error.to_string()),
         other => Status::internal(other.to_string()),
     }
 }

@@ -10,11 +10,16 @@ use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
 use setpoint_apiserver::{ApiBody, ApiServer, ApiService, Identity, Options};
 use setpoint_base::{FsDisk, Stop, SystemClock, TaskGroup};
-use setpoint_store::Store;
+use setpoint_store::etcd::{Front, FrontOptions};
+use setpoint_store::{ClusterOptions, Log, Store};
+use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 /// How long anything in these tests may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Set to "cluster", servers reach their store as they would a cluster: over the network, through its etcd front.
+pub(crate) const LOG: &str = "SETPOINT_TEST_LOG";
 
 /// A server over a store in a directory of its own.
 pub(crate) struct Plane {
@@ -61,19 +66,37 @@ impl Plane {
     }
 
     pub(crate) async fn with(options: Options, change: impl FnOnce(&mut setpoint_store::Options)) -> Self {
-        let name = format!("setpoint-api-{}-{:016x}", std::process::id(), fastrand::u64(..));
-        let dir = std::env::temp_dir().join(name);
-        let mut store_options = setpoint_store::Options::new(&dir);
-        store_options.prefill = false;
-        store_options.segment_bytes = 16 << 20;
-        change(&mut store_options);
-        let store = Store::open(store_options, Arc::new(FsDisk), SystemClock::shared()).unwrap();
+        let (store, dir) = store(change);
         Self::over(store, options, dir).await
     }
 
     async fn over(store: Store, options: Options, dir: PathBuf) -> Self {
+        Self::choose(store, options, dir, over_a_cluster()).await
+    }
+
+    /// Over a cluster that somebody else serves. `store` is what it keeps.
+    pub(crate) async fn over_cluster(store: Store, options: &ClusterOptions) -> Self {
+        let (log, tasks) = (Log::cluster(options).unwrap(), TaskGroup::new(&Stop::new()));
+        let server = ApiServer::open(log, Options::default(), SystemClock::shared(), &tasks);
+        Self {
+            server: server.await.unwrap(),
+            store,
+            tasks,
+            dir: None,
+        }
+    }
+
+    async fn choose(store: Store, options: Options, dir: PathBuf, cluster: bool) -> Self {
         let tasks = TaskGroup::new(&Stop::new());
-        let server = ApiServer::open(store.clone(), options, SystemClock::shared(), &tasks)
+        let log = if cluster {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = format!("http://{}", listener.local_addr().unwrap());
+            serve(&store, listener, &tasks);
+            Log::cluster(&ClusterOptions::new(vec![endpoint])).unwrap()
+        } else {
+            Log::from(store.clone())
+        };
+        let server = ApiServer::open(log, options, SystemClock::shared(), &tasks)
             .await
             .unwrap();
         Self {
@@ -166,6 +189,37 @@ impl Plane {
         assert_eq!(response.status(), 200, "{path}");
         Events::of(response)
     }
+}
+
+/// A store in a directory of its own.
+pub(crate) fn store(change: impl FnOnce(&mut setpoint_store::Options)) -> (Store, PathBuf) {
+    let name = format!("setpoint-api-{}-{:016x}", std::process::id(), fastrand::u64(..));
+    let dir = std::env::temp_dir().join(name);
+    let mut options = setpoint_store::Options::new(&dir);
+    options.prefill = false;
+    options.segment_bytes = 16 << 20;
+    change(&mut options);
+    let store = Store::open(options, Arc::new(FsDisk), SystemClock::shared()).unwrap();
+    (store, dir)
+}
+
+/// Whether servers reach their store over the network.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test may be told by the one that starts it"
+)]
+pub(crate) fn over_a_cluster() -> bool {
+    std::env::var(LOG).is_ok_and(|log| log == "cluster")
+}
+
+/// Serves the store to etcd clients until the tasks end.
+pub(crate) fn serve(store: &Store, listener: TcpListener, tasks: &TaskGroup) {
+    let options = FrontOptions {
+        workers: 1,
+        ..FrontOptions::default()
+    };
+    let (front, stop) = (Front::new(store.clone(), options), tasks.stop().clone());
+    tasks.spawn(async move { front.serve(listener, stop).await.unwrap() });
 }
 
 impl Drop for Plane {

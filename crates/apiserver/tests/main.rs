@@ -7,6 +7,7 @@
     reason = "helpers of tests"
 )]
 
+mod cluster;
 mod crd;
 mod forms;
 mod harness;

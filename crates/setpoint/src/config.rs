@@ -12,6 +12,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use setpoint_telemetry::Format;
 
+use crate::engine_args::{self, EngineArgs};
 use crate::front_args::{self, FrontArgs};
 use crate::plane::PlaneOptions;
 
@@ -83,7 +84,10 @@ const SETTINGS: [Setting; 10] = [
 
 /// All settings, those of the front last.
 fn settings() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().chain(&front_args::SETTINGS)
+    SETTINGS
+        .iter()
+        .chain(&front_args::SETTINGS)
+        .chain(&engine_args::SETTINGS)
 }
 
 /// The flags that `up` and `server` share.
@@ -128,6 +132,8 @@ pub struct PlaneArgs {
     limits: Option<String>,
     #[command(flatten)]
     front: FrontArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 /// Where a value was said.
@@ -182,7 +188,10 @@ impl PlaneArgs {
             &self.limits,
         ];
         let mut said = Said::default();
-        let values = values.into_iter().chain(self.front.values());
+        let values = values
+            .into_iter()
+            .chain(self.front.values())
+            .chain(self.engine.values());
         for (setting, value) in settings().zip(values) {
             let Some(value) = value else { continue };
             let source = match matches.value_source(&setting.name.replace('-', "_")) {
@@ -242,6 +251,7 @@ impl Said {
         }
         plane.store.no_space_manual = self.flag(NO_SPACE_MANUAL, &mut problems);
         plane.limits_file = self.path(LIMITS, cwd, &mut problems);
+        plane.engine = engine_args::resolve(&mut self, cwd, &mut problems);
         let ready_file = self.path(READY_FILE, cwd, &mut problems);
         let log_format = match self.0.remove(LOG_FORMAT) {
             None => Format::Text,

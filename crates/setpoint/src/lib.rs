@@ -5,6 +5,7 @@
 //! - [`envtest`]: the same inside a test, for authors of operators.
 //! - [`cli`]: the commands; the only place that reads arguments and environment.
 //! - [`config`]: what was said, and what will be done.
+//! - [`migrate`]: a plane moves from one log to another.
 //! - `up`: a project folder on a plane: manifests, programs, the view of what happens.
 //!
 //! It has no logic of the log or of the API: those are the crates below, and only this one plugs them together.
@@ -14,8 +15,10 @@
 pub mod bench;
 pub mod cli;
 pub mod config;
+mod engine_args;
 pub mod envtest;
 mod front_args;
+pub mod migrate;
 pub mod plane;
 pub mod ready;
 

@@ -6,5 +6,6 @@ mod crash;
 mod harness;
 mod lifecycle;
 mod limits;
+mod migrate;
 mod plane;
 mod quickstart;

@@ -77,6 +77,17 @@ pub enum Error {
     /// A record could not be read back.
     #[error("read the log: {0}")]
     Read(String),
+    /// The cluster that keeps the log does not answer. What was asked for has not happened.
+    #[error("the etcd cluster does not serve this now ({0}): nothing was written, try again")]
+    Unavailable(String),
+    /// The cluster did not answer, and what the log shows does not tell whether the write happened.
+    #[error(
+        "the etcd cluster did not answer ({0}): the write may or may not have happened, read before it is tried again"
+    )]
+    OutcomeUnknown(String),
+    /// The cluster refused for reasons of its own, such as a user's rights.
+    #[error("the etcd cluster refused: {0}")]
+    Refused(String),
     /// A watch id that the stream already has.
     #[error("watch id {0} is in use on this stream")]
     DuplicateWatchId(i64),

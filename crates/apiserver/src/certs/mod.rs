@@ -15,6 +15,7 @@
 mod files;
 pub(crate) mod issue;
 mod self_signed;
+mod shared;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use self::files::{PRIVATE, PUBLIC};
 use self::issue::Issued;
 pub use self::self_signed::self_signed;
+pub use self::shared::SharedCa;
 
 /// User of the admin certificate.
 const ADMIN_USER: &str = "setpoint-admin";

@@ -7,6 +7,7 @@ mod bench;
 mod etcd;
 mod server;
 mod start;
+mod store;
 mod up;
 
 use std::io::{self, IsTerminal, Write};
@@ -49,6 +50,8 @@ enum Command {
     Etcd,
     /// Measure a server's throughput, latency and cost
     Bench(bench::BenchArgs),
+    /// Look after stores: move a plane to a cluster and back
+    Store(store::StoreArgs),
     /// Print the version
     Version(VersionArgs),
 }
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         (Command::Up(args), Some(matches)) => up::run(&args, matches),
         (Command::Server(args), Some(matches)) => server::run(&args, matches),
         (Command::Bench(args), _) => bench::run(&args),
+        (Command::Store(args), _) => store::run(&args),
         (Command::Version(args), _) => version(&args),
         // Its own parser has had it.
         (Command::Etcd, _) | (Command::Up(_) | Command::Server(_), None) => Ok(()),

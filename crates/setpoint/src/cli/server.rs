@@ -6,7 +6,7 @@ use clap::{ArgMatches, Args};
 
 use super::{Failure, start};
 use crate::config::{PlaneArgs, Resolved};
-use crate::plane::StoreOnly;
+use crate::plane::{Engine, StoreOnly};
 use crate::up::project::Scalar;
 
 /// Arguments of `server`.
@@ -14,6 +14,7 @@ use crate::up::project::Scalar;
 #[command(after_help = "Examples:\n  \
     setpoint server\n  \
     setpoint server --data-dir /var/lib/setpoint --log-format json\n  \
+    setpoint server --engine etcd --etcd-endpoints http://a:2379,http://b:2379,http://c:2379\n  \
     setpoint server --etcd-listen 127.0.0.1:0 --api-listen 127.0.0.1:0 --ready-file ready.json\n\n\
     kubectl --kubeconfig setpoint-data/admin.kubeconfig get namespaces\n\
     etcdctl --endpoints 127.0.0.1:2379 endpoint status")]
@@ -33,7 +34,7 @@ pub(super) struct ServerArgs {
 enum Role {
     /// The log and its etcd front
     Store,
-    /// The Kubernetes API; needs the store
+    /// The Kubernetes API; needs the store, or an etcd cluster
     Api,
 }
 
@@ -43,15 +44,29 @@ pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure
     if let Some(path) = &args.config {
         said.add_file(path, read(path, &mut problems), &mut problems);
     }
-    if !args.roles.contains(&Role::Store) {
-        problems.push("--roles api needs the store in the same process: add store".to_owned());
-    }
     let resolved = said.resolve(&start::cwd()?, problems).map_err(Failure::Usage)?;
+    if let Some(problem) = misfit(&args.roles, &resolved.plane.engine) {
+        return Err(Failure::Usage(vec![problem]));
+    }
     if args.roles.contains(&Role::Api) {
         start::run(&resolved, "info", || (), |stop| serve(&resolved, stop))
     } else {
         start::run(&resolved, "info", || (), |stop| serve_store(&resolved, stop))
     }
+}
+
+/// Why these roles do not go with this engine.
+fn misfit(roles: &[Role], engine: &Engine) -> Option<String> {
+    let text = match engine {
+        Engine::Embedded if !roles.contains(&Role::Store) => {
+            "--roles api needs the store in the same process: add store, or choose a cluster with --engine etcd"
+        }
+        Engine::Cluster(_) if !roles.contains(&Role::Api) => {
+            "--roles store with --engine etcd leaves nothing to serve: etcd clients talk to the cluster; add api"
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
 }
 
 fn read(path: &Path, problems: &mut Vec<String>) -> std::collections::BTreeMap<String, String> {

@@ -41,6 +41,9 @@ pub enum PlaneError {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] setpoint_store::OpenError),
+    /// The etcd cluster could not be used.
+    #[error("use the etcd cluster: {0}; check --etcd-endpoints, and that a majority of its members runs")]
+    Log(setpoint_store::Error),
     /// Certificates or keys are missing, broken or foreign.
     #[error(transparent)]
     Pki(#[from] setpoint_apiserver::PkiError),

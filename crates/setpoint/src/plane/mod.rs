@@ -9,6 +9,7 @@ mod front;
 pub(crate) mod holder;
 mod limits;
 mod options;
+pub(crate) mod shared_ca;
 mod store;
 mod store_only;
 
@@ -21,15 +22,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use setpoint_apiserver::{ApiServer, Pki, Tls};
 use setpoint_base::{Chain, Stop, SystemClock, TaskGroup};
-use setpoint_store::Store;
 use setpoint_store::etcd::{Front, FrontOptions, TlsOptions};
+use setpoint_store::{Log, Store};
 use setpoint_telemetry::Metrics;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use error::PlaneError;
 pub use front::{ListenOn, Place};
-pub use options::PlaneOptions;
+pub use options::{Engine, PlaneOptions};
 pub use store_only::StoreOnly;
 
 use crate::loopback::Loopback;
@@ -43,7 +44,7 @@ const REGISTRY_PREFIX: &[u8] = b"/registry/";
 /// A running plane. Call [`Plane::stop`] at the end: dropping it ends its tasks without waiting.
 pub struct Plane {
     options: PlaneOptions,
-    store: Store,
+    log: Log,
     api: ApiServer,
     etcd_url: String,
     api_addr: SocketAddr,
@@ -64,27 +65,39 @@ impl Plane {
     /// An address or a directory that cannot be used, a damaged store, broken certificates: each with its remedy.
     pub async fn start(mut options: PlaneOptions) -> Result<Self, PlaneError> {
         // Listeners first: the cheapest thing to fail, and early clients wait in the backlog instead of failing.
-        let etcd = front::bind_etcd(&options).await?;
+        let etcd = match &options.engine {
+            Engine::Embedded => Some(front::bind_etcd(&options).await?),
+            Engine::Cluster(_) => None,
+        };
         let api_listener = bind(options.api_listen, "api-listen").await?;
         let api_addr = api_listener
             .local_addr()
             .map_err(|cause| PlaneError::listen(options.api_listen, "api-listen", cause))?;
-        front::warn_of_open_front(&options, etcd.addr);
+        if let Some(etcd) = &etcd {
+            front::warn_of_open_front(&options, etcd.addr);
+        }
 
-        let etcd_url = etcd.urls.first().cloned().unwrap_or_default();
-        let metrics = Metrics::new();
-        let opened = {
-            let options = options.clone();
-            let etcd_addr = etcd.addr;
-            blocking("the store", move || open(&options, etcd_addr, api_addr)).await?
+        let etcd_url = match (&options.engine, &etcd) {
+            (Engine::Cluster(cluster), _) => cluster.endpoints.join(","),
+            (_, etcd) => etcd
+                .iter()
+                .find_map(|etcd| etcd.urls.first().cloned())
+                .unwrap_or_default(),
         };
-        let Opened {
-            store,
+        let metrics = Metrics::new();
+        let (log, store) = open_log(&options).await?;
+        let Certificates {
             etcd_tls,
             pki,
             kubeconfig,
             kubeconfig_text,
-        } = opened;
+        } = {
+            let (options, etcd_addr) = (options.clone(), etcd.as_ref().map(|etcd| etcd.addr));
+            blocking("the certificates", move || {
+                certificates(&options, etcd_addr, api_addr)
+            })
+            .await?
+        };
 
         let (etcd_front, api_loops, api_front) = (
             TaskGroup::new(&Stop::new()),
@@ -98,20 +111,19 @@ impl Plane {
             metrics: metrics.clone(),
             ..options.api.clone()
         };
-        let api = ApiServer::open(store.clone(), api_options, SystemClock::shared(), &api_loops).await?;
+        let api = ApiServer::open(log.clone(), api_options, SystemClock::shared(), &api_loops).await?;
         let tls = Tls::new(&pki, SystemClock::shared())?;
-        store::compact(&options, &store, &etcd_front);
-        let front = Front::new(
-            store.clone(),
-            front_options(&options, &etcd.urls, etcd_tls, &metrics),
-        );
-        let stop = etcd_front.stop().clone();
-        run(&etcd_front, "the etcd front", report.clone(), async move {
-            front
-                .serve_all(etcd.listeners, stop)
-                .await
-                .map_err(|error| Chain(&error).to_string())
-        });
+        if let (Some(store), Some(etcd)) = (store, etcd) {
+            store::compact(&options, &store, &etcd_front);
+            let front = Front::new(store, front_options(&options, &etcd.urls, etcd_tls, &metrics));
+            let stop = etcd_front.stop().clone();
+            run(&etcd_front, "the etcd front", report.clone(), async move {
+                front
+                    .serve_all(etcd.listeners, stop)
+                    .await
+                    .map_err(|error| Chain(&error).to_string())
+            });
+        }
         let (service, stop) = (api.service(), api_front.stop().clone());
         let serve_options = options.api_front.clone();
         run(&api_front, "the API front", report, async move {
@@ -123,7 +135,7 @@ impl Plane {
         });
         Ok(Self {
             options,
-            store,
+            log,
             api,
             etcd_url,
             api_addr,
@@ -137,7 +149,7 @@ impl Plane {
         })
     }
 
-    /// `http://…` or, with TLS, `https://…`, for etcd clients.
+    /// `http://…` or, with TLS, `https://…`, for etcd clients; with a cluster its endpoints, with commas between.
     #[must_use]
     pub fn etcd_url(&self) -> String {
         self.etcd_url.clone()
@@ -167,10 +179,10 @@ impl Plane {
         &self.options.data_dir
     }
 
-    /// The store, for callers that live in this process.
+    /// The log, for callers that live in this process.
     #[must_use]
-    pub fn store(&self) -> &Store {
-        &self.store
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// The API server, for callers that live in this process.
@@ -221,11 +233,11 @@ impl Plane {
         let mut left = self.api_front.shutdown(STOP_GRACE).await;
         left += self.api_loops.shutdown(STOP_GRACE).await;
         left += self.etcd_front.shutdown(STOP_GRACE).await;
-        match tokio::time::timeout(STOP_GRACE, self.store.close()).await {
+        match tokio::time::timeout(STOP_GRACE, self.log.close()).await {
             Ok(Ok(())) => (),
-            Ok(Err(error)) => tracing::error!(error = %Chain(&error), "close the store"),
+            Ok(Err(error)) => tracing::error!(error = %Chain(&error), "close the log"),
             Err(_) => {
-                tracing::error!("the store did not close within {} s", STOP_GRACE.as_secs());
+                tracing::error!("the log did not close within {} s", STOP_GRACE.as_secs());
                 left += 1;
             }
         }
@@ -241,17 +253,38 @@ impl Drop for Plane {
     }
 }
 
-/// What is opened off the async threads.
-struct Opened {
-    store: Store,
+/// The log, and the store that it is when it is embedded.
+async fn open_log(options: &PlaneOptions) -> Result<(Log, Option<Store>), PlaneError> {
+    let dir = options.data_dir.clone();
+    match &options.engine {
+        Engine::Embedded => {
+            let opening = options.clone();
+            let store = blocking("the store", move || {
+                make_dir(&dir)?;
+                Ok(store::open(&opening)?)
+            })
+            .await?;
+            Ok((Log::from(store.clone()), Some(store)))
+        }
+        Engine::Cluster(cluster) => {
+            let log = Log::cluster(cluster).map_err(PlaneError::Log)?;
+            let pki = dir.join("pki");
+            blocking("the data directory", move || make_dir(&dir)).await?;
+            shared_ca::install(&log, &pki).await?;
+            Ok((log, None))
+        }
+    }
+}
+
+/// The certificates, and how clients get in.
+struct Certificates {
     etcd_tls: Option<TlsOptions>,
     pki: Pki,
     kubeconfig: PathBuf,
     kubeconfig_text: String,
 }
 
-fn open(options: &PlaneOptions, etcd_addr: SocketAddr, api_addr: SocketAddr) -> Result<Opened, PlaneError> {
-    let dir = &options.data_dir;
+fn make_dir(dir: &Path) -> Result<(), PlaneError> {
     // Private: the log holds Secrets.
     fs::DirBuilder::new()
         .recursive(true)
@@ -259,12 +292,22 @@ fn open(options: &PlaneOptions, etcd_addr: SocketAddr, api_addr: SocketAddr) -> 
         .create(dir)
         .map_err(|cause| PlaneError::DataDir {
             step: "create data directory",
-            path: dir.clone(),
+            path: dir.to_owned(),
             cause,
-        })?;
-    // The store's lock is taken first: two planes on one directory must not touch each other's certificates.
-    let store = store::open(options)?;
-    let etcd_tls = front::tls(options, etcd_addr)?;
+        })
+}
+
+/// Comes after the log: its lock keeps two planes on one directory from touching each other's certificates.
+fn certificates(
+    options: &PlaneOptions,
+    etcd_addr: Option<SocketAddr>,
+    api_addr: SocketAddr,
+) -> Result<Certificates, PlaneError> {
+    let dir = &options.data_dir;
+    let etcd_tls = match etcd_addr {
+        Some(addr) => front::tls(options, addr)?,
+        None => None,
+    };
     let names: Vec<String> = match api_addr.ip() {
         ip if ip.is_loopback() || ip.is_unspecified() => Vec::new(),
         ip => vec![ip.to_string()],
@@ -274,8 +317,7 @@ fn open(options: &PlaneOptions, etcd_addr: SocketAddr, api_addr: SocketAddr) -> 
     let kubeconfig = dir.join("admin.kubeconfig");
     pki.write_admin_kubeconfig(&kubeconfig, &url)?;
     let kubeconfig_text = pki.admin_kubeconfig(&url);
-    Ok(Opened {
-        store,
+    Ok(Certificates {
         etcd_tls,
         pki,
         kubeconfig,

@@ -5,20 +5,32 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use setpoint_apiserver::ServeOptions;
-use setpoint_store::AutoCompaction;
 use setpoint_store::etcd::{FrontOptions, Serves};
+use setpoint_store::{AutoCompaction, ClusterOptions};
 
 use super::front::ListenOn;
 
 /// How long requests in flight may take at a stop. Clients of a plane on one machine retry; Ctrl-C should not wait.
 const API_GRACE: Duration = Duration::from_secs(4);
 
+/// Where the plane's log is.
+#[derive(Clone, Debug, Default)]
+pub enum Engine {
+    /// In the data directory.
+    #[default]
+    Embedded,
+    /// In an etcd cluster; the plane then serves the API alone, and keeps nothing but certificates.
+    Cluster(Box<ClusterOptions>),
+}
+
 /// Options of a plane.
 #[derive(Clone, Debug)]
 pub struct PlaneOptions {
     /// Where everything is kept; made if absent, private to its owner.
     pub data_dir: PathBuf,
-    /// Where etcd clients connect (127.0.0.1:2379); port 0 takes a free one.
+    /// Where the log is (embedded).
+    pub engine: Engine,
+    /// Where etcd clients connect (127.0.0.1:2379); port 0 takes a free one. Not used with a cluster.
     pub etcd_listen: SocketAddr,
     /// Whether that listener goes without TLS although the front has certificates (no).
     pub etcd_plain: bool,
@@ -59,6 +71,7 @@ impl PlaneOptions {
         Self {
             store: setpoint_store::Options::new(data_dir.join("store")),
             data_dir,
+            engine: Engine::Embedded,
             etcd_listen: SocketAddr::from(([127, 0, 0, 1], 2379)),
             etcd_plain: false,
             etcd_serves: Serves::All,

@@ -74,7 +74,7 @@ async fn bring_up(
             plane.etcd_url()
         ))
         .await;
-    let since = u64::try_from(plane.store().revision().0).unwrap_or_default();
+    let since = u64::try_from(plane.log().seen().0).unwrap_or_default();
     let api = plane.loopback();
     let mut work = Apply {
         applier: Applier::new(api.clone()),

@@ -53,6 +53,11 @@ fn code_and_text(error: &Error) -> (Code, &'static str) {
         Error::TooManyRequests => (Code::Unknown, "etcdserver: too many requests"),
         Error::Stopped | Error::Poisoned(_) => (Code::Unavailable, STOPPED),
         Error::FactChanged => (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+        // Not the embedded store's.
+        Error::Unavailable(_) | Error::OutcomeUnknown(_) => {
+            (Code::Unavailable, "etcdserver: request timed out")
+        }
+        Error::Refused(_) => (Code::PermissionDenied, "etcdserver: permission denied"),
         Error::Read(_) => (Code::DataLoss, "etcdserver: corrupt cluster"),
         Error::DuplicateWatchId(_) => (
             Code::InvalidArgument,

@@ -3,6 +3,7 @@
 //! - [`mod@bench`]: load generators for the store and the API.
 //! - [`plane`]: a whole control plane in one process, started and stopped in order.
 //! - [`envtest`]: the same inside a test, for authors of operators.
+//! - [`verify`]: does a store keep what it promises to watchers?
 //! - [`cli`]: the commands; the only place that reads arguments and environment.
 //! - [`config`]: what was said, and what will be done.
 //! - [`migrate`]: a plane moves from one log to another.
@@ -21,6 +22,7 @@ mod front_args;
 pub mod migrate;
 pub mod plane;
 pub mod ready;
+pub mod verify;
 
 mod loopback;
 mod signals;

@@ -9,3 +9,4 @@ mod limits;
 mod migrate;
 mod plane;
 mod quickstart;
+mod verify;

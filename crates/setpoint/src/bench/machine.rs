@@ -61,7 +61,7 @@ pub(super) fn cpu_seconds(pid: u32) -> Option<f64> {
 }
 
 /// Resident memory of a process, in MiB.
-pub(super) fn rss_mib(pid: u32) -> Option<f64> {
+pub(crate) fn rss_mib(pid: u32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some(kibibytes(field(&status, "VmRSS")?) as f64 / 1024.0)
 }

@@ -16,10 +16,10 @@ pub mod store;
 
 mod events;
 mod h2load;
-mod machine;
+pub(crate) mod machine;
 mod report;
 mod requests;
 mod scenario;
-mod spawn;
+pub(crate) mod spawn;
 mod table;
 mod target;

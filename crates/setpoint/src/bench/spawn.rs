@@ -21,7 +21,7 @@ const ATTEMPT: Duration = Duration::from_millis(2);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A server of our own, killed when it is dropped.
-pub(super) struct Spawned {
+pub(crate) struct Spawned {
     name: &'static str,
     program: PathBuf,
     arguments: Vec<String>,
@@ -31,7 +31,7 @@ pub(super) struct Spawned {
 
 impl Spawned {
     /// This program's store, with its data under `dir`.
-    pub(super) async fn setpoint(dir: &Path) -> Result<Self> {
+    pub(crate) async fn setpoint(dir: &Path) -> Result<Self> {
         let address = free_address()?;
         let data = dir.join("a").display().to_string();
         let listen = address.to_string();
@@ -42,7 +42,7 @@ impl Spawned {
     }
 
     /// The etcd at `program`.
-    pub(super) async fn etcd(program: &Path, dir: &Path) -> Result<Self> {
+    pub(crate) async fn etcd(program: &Path, dir: &Path) -> Result<Self> {
         let (address, peer) = (free_address()?, free_address()?);
         let client = format!("http://{address}");
         let peer = format!("http://{peer}");
@@ -86,7 +86,7 @@ impl Spawned {
     }
 
     /// Starts the process; how long it took until a read of key 0 was answered.
-    pub(super) async fn begin(&mut self) -> Result<Duration> {
+    pub(crate) async fn begin(&mut self) -> Result<Duration> {
         let started = Instant::now();
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
@@ -116,6 +116,16 @@ impl Spawned {
         Ok(measured.failed == 0 && !measured.latency.is_empty())
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process; another after every start.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// The server as a target. Its process changes with every start.
     pub(super) async fn target(&self) -> Result<Target> {
         let pid = self.child.as_ref().map(Child::id);
@@ -123,7 +133,7 @@ impl Spawned {
     }
 
     /// Ends the process, orderly or at once, and waits for it.
-    pub(super) async fn end(&mut self, orderly: bool) -> Result<()> {
+    pub(crate) async fn end(&mut self, orderly: bool) -> Result<()> {
         let Some(mut child) = self.child.take() else {
             return Ok(());
         };
@@ -161,17 +171,17 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 /// A directory that is removed at the end.
-pub(super) struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     /// Makes `dir` anew.
-    pub(super) fn new(dir: PathBuf) -> Result<Self> {
+    pub(crate) fn new(dir: PathBuf) -> Result<Self> {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         Ok(Self(dir))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -9,6 +9,7 @@ mod server;
 mod start;
 mod store;
 mod up;
+mod verify;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Look after stores: move a plane to a cluster and back
     Store(store::StoreArgs),
+    /// Break links and servers under load, and check that every promise is kept
+    Verify(verify::VerifyArgs),
     /// Print the version
     Version(VersionArgs),
 }
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
         (Command::Server(args), Some(matches)) => server::run(&args, matches),
         (Command::Bench(args), _) => bench::run(&args),
         (Command::Store(args), _) => store::run(&args),
+        (Command::Verify(args), _) => verify::run(&args),
         (Command::Version(args), _) => version(&args),
         // Its own parser has had it.
         (Command::Etcd, _) | (Command::Up(_) | Command::Server(_), None) => Ok(()),

@@ -123,7 +123,9 @@ impl Mailbox {
                 other => progress = Some(other),
             }
         }
-        self.items.push_back(Item::Events(newest(events)));
+        if !events.is_empty() {
+            self.items.push_back(Item::Events(newest(events)));
+        }
         self.items.extend(progress);
         let sizes = self.items.iter().map(Item::size);
         (self.events, self.bytes) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));

@@ -5,6 +5,7 @@
 //! - [`Backoff`]: bounded exponential waits with jitter.
 //! - [`Disk`]: the seam under everything that must survive a crash.
 //! - [`TraceContext`]: the trace a write belongs to; it travels with the revision.
+//! - [`prefer_turns_of`]: threads that wake often and work shortly.
 //! - [`Chain`]: prints an error and its causes once each.
 //!
 //! There is no network, no configuration and no logging here.
@@ -15,6 +16,7 @@ mod disk;
 mod error;
 mod task;
 mod trace;
+mod turn;
 mod unsynced;
 
 pub use backoff::{Backoff, BackoffPolicy};
@@ -23,4 +25,5 @@ pub use disk::{Disk, DiskFile, DiskLock, FsDisk};
 pub use error::Chain;
 pub use task::{Stop, TaskGroup};
 pub use trace::{InvalidTraceparent, TraceContext};
+pub use turn::prefer_turns_of;
 pub use unsynced::UnsyncedDisk;

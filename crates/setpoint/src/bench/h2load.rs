@@ -38,6 +38,8 @@ const DEFAULT_WINDOW: i64 = 65_535;
 const FRAME_BYTES_MAX: usize = 16_384;
 /// How long calls that were due may be late at the end before they count as failed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Watchers of a stream that are asked for before the first is there.
+const IN_FLIGHT: usize = 8;
 /// We let the server send this much before it hears from us again.
 const OUR_WINDOW: u32 = 1 << 30;
 
@@ -287,25 +289,29 @@ impl Connection {
         end: Instant,
         mut each: impl FnMut(&[u8]) -> bool,
     ) -> Result<()> {
-        let mut waiting: HashMap<u32, Vec<u8>> = HashMap::with_capacity(streams);
+        // Of each stream: what is there of a message, and how many watchers are still to be asked for.
+        let mut waiting: HashMap<u32, (Vec<u8>, usize)> = HashMap::with_capacity(streams);
         for _ in 0..streams {
             let stream = self.begin(template.len(), false, |out| template.write(0, 0, out));
-            waiting.insert(stream, Vec::new());
-            for _ in 1..watchers {
-                while self.window < template.len() as i64 {
-                    self.flush().await?;
-                    self.receive(|_| ()).await?;
-                }
+            let more = IN_FLIGHT.min(watchers - 1);
+            for _ in 0..more {
                 self.more(stream, template.len(), |out| template.write(0, 0, out));
             }
+            waiting.insert(stream, (Vec::new(), watchers - 1 - more));
         }
+        let mut answered = Vec::new();
         let (mut broken, mut wanted) = (false, true);
         while Instant::now() < end && !broken && wanted {
             self.flush().await?;
             let received = self.receive(|happened| match happened {
                 Happened::Data(stream, data) => {
-                    if let Some(buffer) = waiting.get_mut(&stream) {
+                    if let Some((buffer, left)) = waiting.get_mut(&stream) {
                         whole_messages(buffer, data, &mut |message: &[u8]| wanted &= each(message));
+                        // Much as etcd's client does it, which waits for each.
+                        if *left > 0 && buffer.is_empty() {
+                            *left -= 1;
+                            answered.push(stream);
+                        }
                     }
                 }
                 Happened::Ended(..) => broken = true,
@@ -313,6 +319,9 @@ impl Connection {
             match tokio::time::timeout_at(end, received).await {
                 Ok(result) => result?,
                 Err(_) => break,
+            }
+            for stream in answered.drain(..) {
+                self.more(stream, template.len(), |out| template.write(0, 0, out));
             }
         }
         if broken {

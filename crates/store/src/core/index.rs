@@ -21,6 +21,9 @@ use crate::types::KeyRange;
 
 /// Most keys in a page.
 const PAGE: usize = 128;
+/// Room that a page gets when it is full but not full-grown: pages of keys that come in no order are three quarters
+/// full on average, and room for a whole page in each of them would be a third of the index.
+const GROWTH: usize = PAGE / 8;
 
 /// Where a value lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -226,7 +229,11 @@ impl Index {
         }
         let live = !entry.newest.is_tombstone();
         self.stale[slot.page] += entry.stale();
-        self.pages[slot.page].insert(slot.entry, entry);
+        let page = &mut self.pages[slot.page];
+        if page.len() == page.capacity() {
+            page.reserve_exact(GROWTH);
+        }
+        page.insert(slot.entry, entry);
         self.count_live(slot.page, false, live);
     }
 
@@ -238,8 +245,9 @@ impl Index {
         } else {
             PAGE / 2
         };
-        let mut right = Vec::with_capacity(PAGE);
+        let mut right = Vec::with_capacity(PAGE - cut + GROWTH);
         right.extend(self.pages[slot.page].drain(cut..));
+        self.pages[slot.page].shrink_to(cut + GROWTH);
         let (live, stale) = weigh(&right);
         self.live[slot.page] -= live;
         self.stale[slot.page] -= stale;

@@ -126,6 +126,7 @@ impl Leases {
 
     fn turn(&mut self, now: Instant) {
         let slot = (self.tick % SLOTS) as usize;
+        let from = self.due.len();
         for (id, armed) in std::mem::take(&mut self.wheel[slot]) {
             let Some(lease) = self.leases.get_mut(&id) else {
                 continue;
@@ -141,6 +142,9 @@ impl Leases {
                 self.wheel[(lease.armed % SLOTS) as usize].push((id, lease.armed));
             }
         }
+        // Slots come in order of time; within one, leases lie as they were armed.
+        let leases = &self.leases;
+        self.due[from..].sort_unstable_by_key(|id| (leases.get(id).map(|lease| lease.deadline), *id));
         self.tick += 1;
     }
 
@@ -256,6 +260,24 @@ mod tests {
             seen.extend(leases.expire(at(start, 2_000), 100));
         }
         assert_eq!(seen.len(), 1_000);
+    }
+
+    #[test]
+    fn leases_end_in_the_order_of_their_deadlines() {
+        let start = Instant::now();
+        let mut leases = Leases::new(start);
+        // Granted in another order than they end, some within one tick of the wheel.
+        for (id, granted) in [(1, 900), (2, 0), (3, 310), (4, 300), (5, 305)] {
+            leases.grant(id, 2, at(start, granted));
+        }
+        leases.grant(6, 10, start);
+        leases.grant(7, 1, at(start, 10));
+        leases.renew(7, at(start, 880));
+        let mut ended = Vec::new();
+        while ended.len() < 6 {
+            ended.extend(leases.expire(at(start, 5_000), 2));
+        }
+        assert_eq!(ended, [7, 2, 4, 5, 3, 1]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use setpoint_base::TraceContext;
 
@@ -23,6 +24,8 @@ use crate::error::Error;
 use crate::log::writer::{AppendError, Mark, Writer};
 use crate::types::{LeaseId, MetaTxn, Revision};
 
+/// The sequencer wakes often and works shortly: it need not wait for the turns of threads that compute.
+const TURN: Duration = Duration::from_micros(200);
 /// Bytes of proposals that go into one commit.
 const COMMIT_BYTES: usize = 4 << 20;
 
@@ -73,6 +76,7 @@ impl Sequencer {
 
     /// Runs until the line is closed and empty.
     pub(crate) fn run(mut self) {
+        setpoint_base::prefer_turns_of(TURN);
         let _guard = Guard(Arc::clone(&self.shared));
         loop {
             let proposals = self.shared.queue.take(COMMIT_BYTES);

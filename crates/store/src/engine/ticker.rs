@@ -19,20 +19,23 @@ const PAUSE: Duration = Duration::from_millis(100);
 const FILL_PAUSE: Duration = Duration::from_millis(10);
 /// Time between two attempts to reserve space on a full disk.
 const RETRY: Duration = Duration::from_secs(1);
-/// Leases ended in one go.
-const EXPIRE_MAX: usize = 1_000;
+/// Leases ended in one go: few enough that a write behind them waits for some milliseconds at most.
+const EXPIRE_MAX: usize = 500;
+/// Time between two looks whether the last go is through, while more leases wait for their end.
+const EXPIRE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Runs until the store stops.
 pub(crate) fn run(shared: &Arc<Shared>) {
-    let mut ended: Vec<i64> = Vec::new();
+    let mut ending = Ending::default();
     let mut retry_at = Instant::now();
     let mut last_leases = Instant::now();
+    let (mut filling, mut fill_at) = (false, retry_at);
     let mut pause = Duration::ZERO;
     while !shared.stop.wait(pause) {
         let now = Instant::now();
-        if now - last_leases >= PAUSE || ended.len() == EXPIRE_MAX {
+        if now - last_leases >= PAUSE || ending.more {
             last_leases = now;
-            expire(shared, &mut ended, now);
+            ending.step(shared, now);
         }
         shared.room.look(shared.files.live_bytes());
         raise(shared);
@@ -43,34 +46,62 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         if !shared.spare.is_empty() && shared.no_space.swap(false, Ordering::AcqRel) {
             tracing::info!("there is room on the disk again, writes are accepted");
         }
-        pause = if fill_is_due(shared) && fill(shared) {
-            FILL_PAUSE
-        } else {
-            PAUSE
+        if now >= fill_at {
+            filling = fill_is_due(shared) && fill(shared);
+            fill_at = now + FILL_PAUSE;
+        }
+        pause = match (ending.more, filling) {
+            (true, _) => EXPIRE_PAUSE,
+            (false, true) => FILL_PAUSE,
+            (false, false) => PAUSE,
         };
     }
 }
 
-/// Proposes the end of leases; what the line has no room for waits for the next round.
-fn expire(shared: &Shared, ended: &mut Vec<i64>, now: Instant) {
-    if ended.is_empty() {
-        *ended = shared.leases.lock().expire(now, EXPIRE_MAX);
-    }
-    if ended.is_empty() {
-        return;
-    }
-    let ids = ended.clone();
-    if shared
-        .queue
-        .push(Proposal {
-            command: Command::Expire(ids),
+/// The end of leases: one go after the other, so that a hundred thousand that end at once neither fill the line in
+/// front of the sequencer nor make one long commit.
+#[derive(Default)]
+struct Ending {
+    /// To be proposed, in the order of their ends.
+    next: Vec<i64>,
+    /// The last one of the go that is on its way.
+    under_way: Option<i64>,
+    /// Whether there is more to do at once.
+    more: bool,
+}
+
+impl Ending {
+    fn step(&mut self, shared: &Shared, now: Instant) {
+        if shared.poisoned().is_some() {
+            *self = Self::default();
+            return;
+        }
+        {
+            let mut leases = shared.leases.lock();
+            if self.under_way.is_some_and(|last| leases.contains(last)) {
+                return;
+            }
+            self.under_way = None;
+            if self.next.is_empty() {
+                self.next = leases.expire(now, EXPIRE_MAX);
+            }
+        }
+        let Some(last) = self.next.last().copied() else {
+            self.more = false;
+            return;
+        };
+        self.more = true;
+        let proposal = Proposal {
+            command: Command::Expire(self.next.clone()),
             trace: None,
             expect: None,
             bytes: 0,
-        })
-        .is_ok()
-    {
-        ended.clear();
+        };
+        // What the line has no room for waits for the next step.
+        if shared.queue.push(proposal).is_ok() {
+            self.next.clear();
+            self.under_way = Some(last);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::log::scan;
 use crate::types::{Event, KeyValue, Revision};
 
 /// Bytes read from a segment at once.
-const WINDOW: usize = 256 << 10;
+const WINDOW: usize = 96 << 10;
 
 impl History for Shared {
     fn committed(&self) -> Revision {

@@ -18,7 +18,9 @@ use crate::log::recover::Saved;
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Keys visited under one lock.
-const STEP: usize = 512;
+const STEP: usize = 256;
+/// Least time between two steps of pruning.
+const PRUNE_PAUSE: Duration = Duration::from_micros(200);
 /// Records behind the checkpoint from which on another is worth its writing, for small stores.
 const TAIL_RECORDS: u64 = 100_000;
 /// Bytes behind the checkpoint from which on another is worth its writing.
@@ -188,8 +190,10 @@ fn prune(shared: &Shared, floor: i64) -> bool {
     let mut complete = true;
     loop {
         let mut dropped = Vec::new();
+        let started;
         {
             let mut index = shared.index.write();
+            started = Instant::now();
             let prunable = shared.prunable();
             complete &= prunable >= floor;
             from = index.prune(from.as_deref(), prunable, STEP, &mut |key, version| {
@@ -205,8 +209,8 @@ fn prune(shared: &Shared, floor: i64) -> bool {
         if from.is_none() {
             return complete;
         }
-        std::thread::yield_now();
-        if shared.stop.is_stopped() {
+        // As long as it took, commits have the lock for themselves.
+        if shared.stop.wait(started.elapsed().max(PRUNE_PAUSE)) {
             return false;
         }
     }

@@ -153,10 +153,11 @@ fn batch(
     let mut with_events = commits.iter().filter(|commit| !commit.writes.is_empty());
     let first = with_events.next()?.revision;
     let last = with_events.next_back().map_or(first, |commit| commit.revision);
-    let prevs: Vec<_> = commits
-        .iter()
-        .flat_map(|commit| &commit.writes)
-        .map(|write| write.prev)
+    let writes = commits.iter().flat_map(|commit| &commit.writes);
+    // Of many writes, those of new keys have none.
+    let prevs = (0..)
+        .zip(writes)
+        .filter_map(|(number, write)| Some((number, write.prev?)))
         .collect();
     let source = Source {
         shared: Arc::downgrade(shared),
@@ -174,7 +175,8 @@ fn batch(
 struct Source {
     shared: std::sync::Weak<Shared>,
     bytes: Bytes,
-    prevs: Vec<Option<Version>>,
+    /// By the number of the write in the commit.
+    prevs: Box<[(u32, Version)]>,
     file: u32,
     base: u32,
     salt: u64,
@@ -182,11 +184,12 @@ struct Source {
 
 impl Source {
     fn events(&self) -> Vec<Arc<Event>> {
-        let mut prevs = self.prevs.iter();
-        let mut events = Vec::with_capacity(self.prevs.len());
+        let mut prevs = self.prevs.iter().peekable();
+        let mut events = Vec::new();
         crate::log::scan::records(&self.bytes, self.base, self.salt, |offset, record| {
             for op in record.ops() {
-                let prev = prevs.next().copied().flatten();
+                let number = events.len() as u32;
+                let prev = prevs.next_if(|(of, _)| *of == number).map(|(_, prev)| *prev);
                 let op = op?;
                 let at = offset - self.base;
                 let prev_kv = prev.and_then(|prev| self.prev(op.key(), &prev));

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use setpoint_base::{Stop, TaskGroup};
@@ -30,6 +31,8 @@ use super::wire::RAFT_TERM;
 use crate::Store;
 use crate::types::{KeyRange, Revision};
 
+/// Workers answer many in little time: they need not wait for threads that read wide ranges or compact.
+const TURN: Duration = Duration::from_millis(1);
 /// Connections that may wait for a busy worker; the acceptor waits when there are more.
 const HANDOVER_MAX: usize = 64;
 /// Reads of many keys that run at a time, off the worker threads.
@@ -243,7 +246,10 @@ impl Worker {
         let (connections, receiver) = mpsc::channel(HANDOVER_MAX);
         let thread = std::thread::Builder::new()
             .name(format!("etcd-{index}"))
-            .spawn(move || runtime.block_on(work(receiver, shared, stop)))?;
+            .spawn(move || {
+                setpoint_base::prefer_turns_of(TURN);
+                runtime.block_on(work(receiver, shared, stop));
+            })?;
         Ok(Self { connections, thread })
     }
 

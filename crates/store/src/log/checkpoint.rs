@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::files::{Files, failed};
+use super::files::{Files, SYNC_PIECE, failed};
 use crate::core::checkpoint::{BLOCK, Builder, Meta, read_meta};
 use crate::error::OpenError;
 
@@ -56,13 +56,17 @@ fn write_to(
     let (mut builder, first) = Builder::new(meta);
     file.write_all_at(&first, 0)?;
     let mut len = first.len() as u64;
-    let mut more = true;
+    let (mut more, mut synced) = (true, 0);
     while more {
         more = step(&mut builder);
         if builder.pending() >= BLOCK || !more && builder.pending() > 0 {
             let block = builder.close();
             file.write_all_at(&block, len)?;
             len += block.len() as u64;
+            if len - synced >= SYNC_PIECE as u64 {
+                file.sync_data()?;
+                synced = len;
+            }
         }
     }
     let end = builder.close();

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::files::{Files, Segment};
+use super::files::{Files, Segment, write_in_pieces};
 use super::scan;
 use crate::core::header::{HEADER, Header, file_name};
 use crate::core::meta::MetaRef;
@@ -169,8 +169,7 @@ impl Plan {
         let path = files.path(&file_name(header.id, header.generation));
         let write = || {
             let file = files.disk.create(&temporary)?;
-            file.write_all_at(&bytes, 0)?;
-            file.sync_data()?;
+            write_in_pieces(&*file, &bytes)?;
             files.disk.rename(&temporary, &path)?;
             Ok(file)
         };

@@ -14,12 +14,13 @@ use crate::core::batch::History;
 use crate::error::Error;
 use crate::types::{Event, Revision};
 
-/// Bytes of history read at once; one revision may be larger.
-const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of history read at once; one revision may be larger. A chunk is encoded in one turn of its connection, so it
+/// also bounds how long others on that thread wait.
+const CHUNK_BYTES: usize = 64 << 10;
 /// Reads at a time, for all streams of a store.
 const SCANS_MAX: usize = 4;
 /// Chunks kept for others: 1 MiB at most, but for revisions larger than a chunk.
-const RECENT_MAX: usize = 4;
+const RECENT_MAX: usize = 16;
 
 /// Some whole revisions of history.
 pub(super) struct Chunk {

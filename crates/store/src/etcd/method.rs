@@ -194,4 +194,16 @@ mod tests {
             assert_eq!(Method::of(path), None, "{path}");
         }
     }
+
+    #[test]
+    fn the_table_of_compatibility_has_every_call_once() {
+        let page = include_str!("../../../../docs/reference/etcd-compatibility.md");
+        let rows: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("| `")).collect();
+        for (_, service, name) in METHODS {
+            let service = service.rsplit('.').next().unwrap_or_default();
+            let start = format!("{service}.{name}` |");
+            let found = rows.iter().filter(|row| row.starts_with(&start)).count();
+            assert_eq!(found, 1, "{service}.{name}");
+        }
+    }
 }

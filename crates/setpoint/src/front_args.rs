@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
-use setpoint_store::etcd::{Serves, TlsOptions};
+use setpoint_base::Chain;
+use setpoint_store::etcd::{AuthOptions, Serves, TlsOptions, TokenOptions};
 
 use crate::config::{Said, Setting};
 use crate::plane::{ListenOn, Place, PlaneOptions};
@@ -18,8 +20,11 @@ const CLIENT_CERT_AUTH: &str = "etcd-client-cert-auth";
 const CLIENT_CRL_FILE: &str = "etcd-client-crl-file";
 const ALLOWED_HOSTNAME: &str = "etcd-client-cert-allowed-hostname";
 const AUTO_TLS: &str = "etcd-auto-tls";
+const AUTH_TOKEN: &str = "etcd-auth-token";
+const AUTH_TOKEN_TTL: &str = "etcd-auth-token-ttl";
+const BCRYPT_COST: &str = "etcd-bcrypt-cost";
 
-pub(crate) const SETTINGS: [Setting; 9] = [
+pub(crate) const SETTINGS: [Setting; 12] = [
     Setting::new(LISTEN_HTTP, "SETPOINT_ETCD_LISTEN_HTTP"),
     Setting::new(LISTEN_METRICS, "SETPOINT_ETCD_LISTEN_METRICS"),
     Setting::new(CERT_FILE, "SETPOINT_ETCD_CERT_FILE"),
@@ -29,6 +34,9 @@ pub(crate) const SETTINGS: [Setting; 9] = [
     Setting::new(CLIENT_CRL_FILE, "SETPOINT_ETCD_CLIENT_CRL_FILE"),
     Setting::new(ALLOWED_HOSTNAME, "SETPOINT_ETCD_CLIENT_CERT_ALLOWED_HOSTNAME"),
     Setting::new(AUTO_TLS, "SETPOINT_ETCD_AUTO_TLS"),
+    Setting::new(AUTH_TOKEN, "SETPOINT_ETCD_AUTH_TOKEN"),
+    Setting::new(AUTH_TOKEN_TTL, "SETPOINT_ETCD_AUTH_TOKEN_TTL"),
+    Setting::new(BCRYPT_COST, "SETPOINT_ETCD_BCRYPT_COST"),
 ];
 
 /// The flags; names are etcd's behind `etcd-`.
@@ -66,11 +74,20 @@ pub(crate) struct FrontArgs {
     /// Speak TLS with a certificate made for it, in <data-dir>/etcd-tls
     #[arg(long, value_name = "BOOL", env = "SETPOINT_ETCD_AUTO_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     etcd_auto_tls: Option<String>,
+    /// What a password is exchanged for: simple, or jwt,sign-method=METHOD,priv-key=FILE,pub-key=FILE,ttl=TIME
+    #[arg(long, value_name = "KIND", env = "SETPOINT_ETCD_AUTH_TOKEN")]
+    etcd_auth_token: Option<String>,
+    /// Seconds that a simple token lasts without being used
+    #[arg(long, value_name = "SECONDS", env = "SETPOINT_ETCD_AUTH_TOKEN_TTL")]
+    etcd_auth_token_ttl: Option<String>,
+    /// What the hash of a password costs: 4 to 31, each twice the one before
+    #[arg(long, value_name = "COST", env = "SETPOINT_ETCD_BCRYPT_COST")]
+    etcd_bcrypt_cost: Option<String>,
 }
 
 impl FrontArgs {
     /// In the order of [`SETTINGS`].
-    pub(crate) fn values(&self) -> [&Option<String>; 9] {
+    pub(crate) fn values(&self) -> [&Option<String>; 12] {
         [
             &self.etcd_listen_http,
             &self.etcd_listen_metrics,
@@ -81,6 +98,9 @@ impl FrontArgs {
             &self.etcd_client_crl_file,
             &self.etcd_client_cert_allowed_hostname,
             &self.etcd_auto_tls,
+            &self.etcd_auth_token,
+            &self.etcd_auth_token_ttl,
+            &self.etcd_bcrypt_cost,
         ]
     }
 }
@@ -95,6 +115,7 @@ pub(crate) fn resolve(
 ) {
     plane.etcd_auto_tls = said.flag(AUTO_TLS, problems);
     plane.etcd.tls = tls(said, cwd, problems);
+    plane.etcd.auth = auth(said, cwd, problems);
     if plane.etcd_auto_tls && plane.etcd.tls.is_some() {
         problems.push(format!("--{AUTO_TLS} and --{CERT_FILE}: choose one"));
     }
@@ -159,6 +180,31 @@ fn tls(said: &mut Said, cwd: &Path, problems: &mut Vec<String>) -> Option<TlsOpt
             None
         }
     }
+}
+
+fn auth(said: &mut Said, cwd: &Path, problems: &mut Vec<String>) -> AuthOptions {
+    let mut auth = AuthOptions::default();
+    if let Some((kind, source)) = said.take(AUTH_TOKEN) {
+        match TokenOptions::from_flag(&kind, |path| std::fs::read(cwd.join(path))) {
+            Ok(token) => auth.token = token,
+            Err(error) => problems.push(format!("{source}: {}", Chain(&error))),
+        }
+    }
+    let mut number = |name: &str| {
+        let (value, source) = said.take(name)?;
+        let number = value.parse::<u32>();
+        number
+            .inspect_err(|_| problems.push(format!("{source} is {value:?}: write a whole number")))
+            .ok()
+    };
+    if let Some(seconds) = number(AUTH_TOKEN_TTL) {
+        auth.token_ttl = Duration::from_secs(seconds.into());
+    }
+    if let Some(cost) = number(BCRYPT_COST) {
+        auth.bcrypt_cost = cost;
+    }
+    problems.extend(auth.validate().err().into_iter().flatten());
+    auth
 }
 
 fn list(text: &str) -> impl Iterator<Item = &str> {

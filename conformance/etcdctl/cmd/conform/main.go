@@ -4,6 +4,7 @@
 //   - session: a recorded etcdctl session, output compared word by word (session.go).
 //   - random: a few thousand random operations through clientv3, responses compared field by field (random.go).
 //   - auth: an etcdctl session and random requests of several users, with authentication on (auth.go).
+//   - jwt: the random requests again, with signed tokens.
 //   - resume: watches through clientv3 while connections are cut and the server is killed (resume.go).
 package main
 
@@ -28,7 +29,7 @@ var (
 	binDir       = flag.String("bin", "../bin", "where etcd and etcdctl are")
 	seed         = flag.Int64("seed", 1, "seed of the random operations")
 	ops          = flag.Int("ops", 4000, "how many random operations")
-	only         = flag.String("only", "", "one part: session, random, auth or resume")
+	only         = flag.String("only", "", "one part: session, random, auth, jwt or resume")
 )
 
 // A server under test.
@@ -80,18 +81,19 @@ func dial(endpoint string) *clientv3.Client {
 	return client
 }
 
-func servers(dir string) (ours, theirs *server) {
+// servers are not started yet; token is the kind of tokens they give out.
+func servers(dir, token string) (ours, theirs *server) {
 	ourAddr, theirAddr, peerAddr := free(), free(), free()
 	ours = &server{name: "setpoint", endpoint: ourAddr, command: func() *exec.Cmd {
 		return exec.Command(*setpointPath, "server", "--roles", "store", "--data-dir", filepath.Join(dir, "setpoint"),
-			"--etcd-listen", ourAddr, "--log", "warn")
+			"--etcd-listen", ourAddr, "--log", "warn", "--etcd-auth-token", token)
 	}}
 	theirs = &server{name: "etcd", endpoint: theirAddr, command: func() *exec.Cmd {
 		client, peer := "http://"+theirAddr, "http://"+peerAddr
 		return exec.Command(filepath.Join(*binDir, "etcd"), "--data-dir", filepath.Join(dir, "etcd"),
 			"--listen-client-urls", client, "--advertise-client-urls", client,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-			"--initial-cluster", "default="+peer, "--log-level", "error")
+			"--initial-cluster", "default="+peer, "--log-level", "error", "--auth-token", token)
 	}}
 	return ours, theirs
 }
@@ -118,13 +120,19 @@ func main() {
 	for _, part := range []struct {
 		name string
 		run  func(ours, theirs *server) int
-	}{{"session", runSession}, {"random", runRandom}, {"auth", runAuth}, {"resume", runResume}} {
+	}{{"session", runSession}, {"random", runRandom}, {"auth", runAuth}, {"jwt", runAuthRandom}, {"resume", runResume}} {
 		if *only != "" && *only != part.name {
 			continue
 		}
 		dir, err := os.MkdirTemp("", "conform")
 		must(err)
-		ours, theirs := servers(dir)
+		token := "simple"
+		if part.name == "jwt" {
+			key := filepath.Join(dir, "jwt.key")
+			must(os.WriteFile(key, []byte("a secret that both know"), 0o600))
+			token = "jwt,sign-method=HS256,ttl=10m,priv-key=" + key
+		}
+		ours, theirs := servers(dir, token)
 		ours.start()
 		theirs.start()
 		differences := part.run(ours, theirs)

@@ -55,7 +55,7 @@ mod web;
 mod wide;
 mod wire;
 
-pub use auth::{AuthOptions, TokenOptions};
+pub use auth::{AuthOptions, Jwt, KeyError, TokenError, TokenOptions};
 pub use listen::{Listener, Serves};
 pub use options::FrontOptions;
 pub use server::Front;

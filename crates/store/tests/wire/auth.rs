@@ -12,6 +12,7 @@ use super::*;
 
 const DENIED: &str = "etcdserver: permission denied";
 const INVALID: &str = "etcdserver: invalid auth token";
+const OLD: &str = "etcdserver: revision of auth store is old";
 const EMPTY: &str = "etcdserver: user name is empty";
 
 fn fast(options: &mut FrontOptions) {
@@ -523,5 +524,41 @@ async fn a_write_that_was_checked_under_an_older_policy_is_refused() {
     let error = store.put(put, None).await.unwrap_err();
     assert_eq!(error, setpoint_store::Error::FactChanged);
     alice.put("a/1").await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_signed_token_is_too_old_once_users_or_roles_have_changed() {
+    let server = Server::start(|options| {
+        fast(options);
+        let ttl = std::time::Duration::from_secs(60);
+        let jwt = setpoint_store::etcd::Jwt::new("HS256", Some(b"secret"), None, ttl).unwrap();
+        options.auth.token = setpoint_store::etcd::TokenOptions::Jwt(jwt);
+    })
+    .await;
+    let (nobody, root, alice) = server.secured().await;
+    assert_eq!(root.token.as_ref().unwrap().split('.').count(), 3);
+    alice.put("a/1").await.unwrap();
+    root.grant("team", Type::Read, "c", "").await;
+    for caller in [&alice, &root] {
+        refused(caller.put("a/1").await, Code::InvalidArgument, OLD);
+        refused(caller.get("a/1", "").await, Code::InvalidArgument, OLD);
+        assert_eq!(caller.watch("a/1", "").await, OLD);
+    }
+    // Who is an administrator does not depend on the revision.
+    let list = root.request(pb::AuthUserListRequest {});
+    root.auth().user_list(list).await.unwrap();
+    let again = nobody.login("alice", "alicepw").await.unwrap();
+    again.get("c", "").await.unwrap();
+    let bearer = As {
+        token: Some(format!("Bearer {}", again.token.unwrap())),
+        ..nobody.clone()
+    };
+    bearer.get("c", "").await.unwrap();
+    let forged = As {
+        token: Some(root.token.unwrap().replace("eyJ", "eyK")),
+        ..nobody
+    };
+    refused(forged.get("c", "").await, Code::Unauthenticated, INVALID);
     server.stop().await;
 }

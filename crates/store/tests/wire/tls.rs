@@ -223,6 +223,41 @@ async fn with_a_trusted_ca_only_its_clients_come_in() {
 }
 
 #[tokio::test]
+async fn with_authentication_on_the_common_name_is_the_user() {
+    use prost::Message as _;
+    use setpoint_proto::authpb;
+    use setpoint_store::types::{MetaTxn, MetaWrite, Table};
+    let ca = Ca::new("one");
+    let server = secure(ca.strict()).await;
+    let write = authpb::Permission {
+        perm_type: authpb::permission::Type::Write as i32,
+        key: "a".into(),
+        range_end: "".into(),
+    };
+    let role = authpb::Role {
+        name: "writer".into(),
+        key_permission: vec![write],
+    };
+    let user = authpb::User {
+        name: "ann".into(),
+        roles: vec!["writer".to_owned()],
+        ..authpb::User::default()
+    };
+    let writes = vec![
+        MetaWrite::put(Table::AUTH, "authEnabled", vec![1]),
+        MetaWrite::put(Table::AUTH_USERS, "ann", user.encode_to_vec()),
+        MetaWrite::put(Table::AUTH_ROLES, "writer", role.encode_to_vec()),
+    ];
+    assert_eq!(server.store.meta_write(MetaTxn::new(writes)).await, Ok(true));
+    let trusted = ca.file("ca.crt");
+    let put_as = async |name: &str| put_securely(&server, config(&trusted, Some(ca.sign(name, 7)))).await;
+    assert_eq!(put_as("ann").await, Ok(2));
+    let refused = put_as("bob").await.unwrap_err();
+    assert!(refused.contains("etcdserver: permission denied"), "{refused}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_revoked_certificate_and_one_without_an_allowed_name_are_refused() {
     let ca = Ca::new("one");
     let revoked = RevokedCertParams {

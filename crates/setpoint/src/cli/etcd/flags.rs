@@ -173,9 +173,9 @@ flags! {
         "tls-max-version", OneOf(&["", "TLS1.2", "TLS1.3"]), "", Works, "The newest TLS spoken; must be TLS1.3 or nothing.";
     }
     "Auth" {
-        "auth-token", Text, "simple", Refused("tokens are simple ones: remove it"), "Kind of authentication tokens, `simple` or `jwt` with its options.";
-        "bcrypt-cost", Uint, "10", Refused("the cost is 10: remove it"), "Cost of hashing a password.";
-        "auth-token-ttl", Uint, "300", Refused("tokens last 300 s: remove it"), "Seconds that an unused token lasts.";
+        "auth-token", Text, "simple", Works, "Kind of authentication tokens, `simple` or `jwt` with its options.";
+        "bcrypt-cost", Uint, "10", Works, "Cost of hashing a password.";
+        "auth-token-ttl", Uint, "300", Works, "Seconds that an unused token lasts.";
     }
     "Profiling and monitoring" {
         "enable-pprof", Bool, "false", Nothing("there is no Go runtime to profile: use perf"), "Whether /debug/pprof is served.";

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use setpoint_base::Chain;
 use setpoint_store::AutoCompaction;
-use setpoint_store::etcd::{Serves, TlsOptions};
+use setpoint_store::etcd::{Serves, TlsOptions, TokenOptions};
 use setpoint_telemetry::{Format, Output};
 
 use super::flags::{Effect, GATES};
@@ -90,6 +91,7 @@ pub(super) fn settle(mut said: Said, cwd: &Path) -> Result<Settings, Vec<String>
     logging(&said, &mut problems);
     gates(said.get("feature-gates"), &mut problems);
     security(&said, cwd, &mut settings.plane, &mut problems);
+    auth(&said, cwd, &mut settings.plane, &mut problems);
     listeners(&said, &mut settings.plane, &mut problems);
     cluster(&said, &mut settings.plane, &mut problems);
     limits(&said, &mut settings.plane, &mut problems);
@@ -147,6 +149,21 @@ fn gates(text: &str, problems: &mut Vec<String>) {
             Some((name, _)) => problems.push(format!("unrecognized feature gate: {name}")),
             None => problems.push(format!("missing bool value for {gate}")),
         }
+    }
+}
+
+fn auth(said: &Said, cwd: &Path, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
+    let auth = &mut plane.etcd.auth;
+    match TokenOptions::from_flag(said.get("auth-token"), |path| std::fs::read(cwd.join(path))) {
+        Ok(token) => auth.token = token,
+        Err(error) => problems.push(format!("--auth-token: {}", Chain(&error))),
+    }
+    // What was said has been parsed before.
+    if let Some(seconds) = values::uint(said.get("auth-token-ttl")) {
+        auth.token_ttl = Duration::from_secs(seconds);
+    }
+    if let Some(cost) = values::uint(said.get("bcrypt-cost")) {
+        auth.bcrypt_cost = u32::try_from(cost).unwrap_or(u32::MAX);
     }
 }
 

@@ -52,6 +52,9 @@ pub(in crate::etcd) enum AuthError {
     /// More calls want a password checked than may wait.
     #[error("too many passwords wait to be checked")]
     Busy,
+    /// There is a key to verify tokens with, but none to sign them.
+    #[error("token signing attempted with verify-only key")]
+    VerifyOnly,
     /// Tokens are switched off.
     #[error("there are no tokens")]
     NoTokens,
@@ -75,7 +78,7 @@ impl From<AuthError> for Status {
             Busy => return status::overloaded(),
             Store(error) => return status::status(&error),
             // These have no code of their own in etcd, and come out as they are.
-            NoPasswordUser => return Self::unknown(format!("auth: {error}")),
+            NoPasswordUser | VerifyOnly => return Self::unknown(format!("auth: {error}")),
             PasswordTooLong => return Self::unknown(format!("bcrypt: {error}")),
             NoTokens | Crypto(_) => return Self::unknown(error.to_string()),
         };

@@ -6,7 +6,7 @@
 //! - `policy`: users, roles, permissions at one moment, and each change to them. Pure.
 //! - `access`: what a caller may do. `gate`: whom each method is for.
 //! - `service`: the calls of the Auth service.
-//! - `tokens`: which kind there is; `simple`, `jwt`: the kinds. `password`: bcrypt, bounded.
+//! - `tokens`: which kind there is; `simple`, `jwt`: the kinds, `key` what signs the latter. `password`: bcrypt, bounded.
 //! - `error`: refusals and etcd's words for them.
 //!
 //! The truth lies in the store's side tables; the [`Policy`] in memory is made from them again whenever they have
@@ -15,6 +15,8 @@
 mod access;
 mod error;
 mod gate;
+mod jwt;
+mod key;
 mod password;
 mod policy;
 mod service;
@@ -30,8 +32,10 @@ use parking_lot::Mutex;
 
 pub(super) use access::Access;
 pub(super) use error::AuthError;
+pub use jwt::Jwt;
+pub use key::KeyError;
 pub(super) use service::serve;
-pub use tokens::{AuthOptions, TokenOptions};
+pub use tokens::{AuthOptions, TokenError, TokenOptions};
 
 use access::User;
 use password::Passwords;

@@ -39,6 +39,9 @@ impl Drop for Waiting<'_> {
 
 impl Passwords {
     pub(super) fn new(cost: u32) -> Self {
+        if !COSTS.contains(&cost) {
+            tracing::warn!(cost, used = COST_DEFAULT, "there is no such bcrypt cost");
+        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             cost: if COSTS.contains(&cost) { cost } else { COST_DEFAULT },

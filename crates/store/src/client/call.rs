@@ -136,7 +136,9 @@ impl Links {
                 self.rest(index);
                 Attempt::Unanswered(status.message().to_owned())
             }
-            Ok(Err(status)) if token_refused(status.message()) && number > 0 => Attempt::Token(number),
+            Ok(Err(status)) if token_refused(status.message()) && self.options.credentials.is_some() => {
+                Attempt::Token(number)
+            }
             Ok(Err(status)) => Attempt::Refused(status),
             Err(_) => {
                 self.discard(index).await;

@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 /// etcd's texts that decide what happens next (`api/v3rpc/rpctypes/error.go`).
 pub(crate) const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 pub(crate) const NO_LEADER: &str = "etcdserver: no leader";
+pub(crate) const AUTH_NOT_ENABLED: &str = "etcdserver: authentication is not enabled";
 const INVALID_TOKEN: &str = "etcdserver: invalid auth token";
 const OLD_REVISION: &str = "etcdserver: revision of auth store is old";
 const NO_USER: &str = "etcdserver: user name is empty";

@@ -17,6 +17,7 @@ use crate::support::TempDir;
 
 mod calls;
 mod chaos;
+mod users;
 mod watching;
 
 /// How long anything may take on a busy machine.

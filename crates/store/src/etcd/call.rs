@@ -66,15 +66,21 @@ pub(super) fn begin(
             web::send(&shared, response, sink).await;
         });
     }
-    let outbound = Outbound::new(shared.clone(), Sink::Http2(sink));
-    let Some(method) = Method::of(head.uri.path()) else {
+    let method = Method::of(head.uri.path());
+    let outbound = Outbound::new(shared.clone(), method, Sink::Http2(sink));
+    let Some(method) = method else {
         let status = unknown(head.uri.path());
         return Box::pin(async move { outbound.fail(&status) });
     };
     if let Err(status) = admit(shared, client, method, &head.headers) {
         return Box::pin(async move { outbound.fail(&status) });
     }
-    let inbound = Inbound::new(shared.clone(), Source::Http2(body));
+    let inbound = Inbound::new(shared.clone(), method, Source::Http2(body));
+    let version = head.headers.get("client-api-version");
+    shared
+        .metrics
+        .versions
+        .count(&client.seen, version, method.is_stream());
     let user = client.common_name.as_ref();
     Call::start(shared, method, &head.headers, user, (inbound, outbound), stop)
 }
@@ -89,11 +95,11 @@ pub(super) fn begin_gateway(
     answers: Answers,
     stop: &Stop,
 ) -> Running {
-    let outbound = Outbound::new(shared.clone(), Sink::Gateway(answers));
+    let outbound = Outbound::new(shared.clone(), Some(method), Sink::Gateway(answers));
     if let Err(status) = admit(shared, client, method, metadata) {
         return Box::pin(async move { outbound.fail(&status) });
     }
-    let inbound = Inbound::new(shared.clone(), Source::Gateway(Box::new(requests)));
+    let inbound = Inbound::new(shared.clone(), method, Source::Gateway(Box::new(requests)));
     Call::start(shared, method, metadata, None, (inbound, outbound), stop)
 }
 

@@ -24,6 +24,7 @@ use super::call;
 use super::cork::Cork;
 use super::listen::{Incoming, Serves};
 use super::pacing::{Pace, Stall};
+use super::readings::Seen;
 use super::server::Shared;
 use super::socket::Socket;
 use super::web::{self, Body};
@@ -48,6 +49,8 @@ pub(super) struct Client {
     /// What rate limits know of it, where there are any.
     pub(super) limited: Option<Arc<Limited>>,
     pub(super) pace: Pace,
+    /// The version of the client's calls.
+    pub(super) seen: Arc<Seen>,
 }
 
 /// Whom a connection's calls are counted for.
@@ -87,6 +90,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
         serves,
         limited,
         pace: Pace::default(),
+        seen: Arc::default(),
     };
     tracing::debug!(
         user = client.common_name.as_deref(),

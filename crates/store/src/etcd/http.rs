@@ -9,9 +9,10 @@ use setpoint_telemetry::Metrics;
 
 use super::listen::Serves;
 use super::server::Shared;
-use super::{CLUSTER_VERSION, ETCD_VERSION};
-use crate::types::Range;
+use super::{CLUSTER_VERSION, ETCD_VERSION, status};
+use crate::types::{Alarm, AlarmKind, Range};
 
+const METRICS: &str = "/metrics";
 const LIVE: [&str; 1] = ["serializable_read"];
 const READY: [&str; 4] = [
     "data_corruption",
@@ -26,7 +27,8 @@ pub(super) fn respond(shared: &Shared, serves: Serves, method: &Method, uri: &Ur
     let Some(answer) = route(path).filter(|_| serves != Serves::Metrics || path != "/version") else {
         return text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
     };
-    if method != Method::GET {
+    // Prometheus' handler takes every method.
+    if method != Method::GET && path != METRICS {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
         response
             .headers_mut()
@@ -42,22 +44,23 @@ fn route(path: &str) -> Option<Answer> {
     match path {
         "/health" => Some(|shared, query, _| health(shared, query)),
         "/version" => Some(|_, _, _| version()),
-        "/metrics" => Some(|shared, _, _| metrics(shared)),
-        "/livez" => Some(|shared, query, _| checks(shared, query, &LIVE)),
-        "/readyz" => Some(|shared, query, _| checks(shared, query, &READY)),
-        _ => {
-            let known = path
-                .strip_prefix("/livez/")
-                .is_some_and(|name| LIVE.contains(&name))
-                || path
-                    .strip_prefix("/readyz/")
-                    .is_some_and(|name| READY.contains(&name));
-            known.then_some(|shared, query, path| {
-                let name = path.rsplit('/').next().unwrap_or_default();
-                checks(shared, query, &[name])
-            })
+        METRICS => Some(|shared, _, _| metrics(shared)),
+        "/livez" => Some(|shared, query, _| all_checks(shared, query, "livez", &LIVE)),
+        "/readyz" => Some(|shared, query, _| all_checks(shared, query, "readyz", &READY)),
+        _ if one("/livez/", &LIVE, path).is_some() => {
+            Some(|shared, query, path| checks(shared, query, "livez", one("/livez/", &LIVE, path).as_slice()))
         }
+        _ if one("/readyz/", &READY, path).is_some() => Some(|shared, query, path| {
+            checks(shared, query, "readyz", one("/readyz/", &READY, path).as_slice())
+        }),
+        _ => None,
     }
+}
+
+/// The check that a path below `prefix` names.
+fn one(prefix: &str, known: &[&'static str], path: &str) -> Option<&'static str> {
+    let name = path.strip_prefix(prefix)?;
+    known.iter().copied().find(|known| *known == name)
 }
 
 /// A query string; names and values here never need decoding.
@@ -73,21 +76,23 @@ impl Query<'_> {
 }
 
 fn health(shared: &Shared, query: &Query<'_>) -> Response<Bytes> {
-    let alarmed = shared.store.status().no_space && !query.values("exclude").any(|name| name == "NOSPACE");
-    let problem = if alarmed {
-        Some("ALARM NOSPACE".to_owned())
-    } else {
-        readable(shared).err().map(|error| format!("RANGE ERROR:{error}"))
+    let excluded = |kind: AlarmKind| query.values("exclude").any(|name| name == kind.name());
+    let alarms = shared.store.alarms();
+    let problem = match alarms.iter().find(|alarm| !excluded(alarm.kind)) {
+        Some(alarm) => Some(format!("ALARM {}", alarm.kind.name())),
+        None => readable(shared).err().map(|error| format!("RANGE ERROR:{error}")),
     };
     match problem {
-        None => text(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned()),
-        Some(reason) => text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!(
-                "{{\"health\":\"false\",\"reason\":\"{}\"}}\n",
-                reason.escape_default()
-            ),
-        ),
+        None => {
+            shared.metrics.health_success.inc();
+            text(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned())
+        }
+        Some(reason) => {
+            shared.metrics.health_failures.inc();
+            let reason = serde_json::Value::from(reason);
+            let body = format!("{{\"health\":\"false\",\"reason\":{reason}}}\n");
+            text(StatusCode::SERVICE_UNAVAILABLE, body)
+        }
     }
 }
 
@@ -95,18 +100,26 @@ fn readable(shared: &Shared) -> Result<(), crate::Error> {
     shared.store.range(&Range::key(&b"health"[..])).map(drop)
 }
 
-fn checks(shared: &Shared, query: &Query<'_>, names: &[&str]) -> Response<Bytes> {
+/// All checks of a kind, but for those the query leaves out.
+fn all_checks(
+    shared: &Shared,
+    query: &Query<'_>,
+    kind: &'static str,
+    names: &[&'static str],
+) -> Response<Bytes> {
+    let names = names.iter().copied();
+    let left: Vec<_> = names
+        .filter(|name| !query.values("exclude").any(|excluded| excluded == *name))
+        .collect();
+    checks(shared, query, kind, &left)
+}
+
+fn checks(shared: &Shared, query: &Query<'_>, kind: &'static str, names: &[&'static str]) -> Response<Bytes> {
     let mut report = String::new();
     let mut failed = false;
     for name in names {
-        if names.len() > 1 && query.values("exclude").any(|excluded| excluded == *name) {
-            continue;
-        }
-        let result = match *name {
-            // One member, whose records have checksums: damage stops it, and it never learns.
-            "data_corruption" | "non_learner" => Ok(()),
-            _ => readable(shared),
-        };
+        let result = check(shared, name);
+        shared.metrics.checked(kind, name, result.is_ok());
         // Writing to a string does not fail.
         let _ = match result {
             Ok(()) => writeln!(report, "[+]{name} ok"),
@@ -117,6 +130,8 @@ fn checks(shared: &Shared, query: &Query<'_>, names: &[&str]) -> Response<Bytes>
         };
     }
     if failed {
+        // Go's server ends an error's text with a newline of its own.
+        report.push('\n');
         return text(StatusCode::SERVICE_UNAVAILABLE, report);
     }
     if query.values("verbose").next().is_none() {
@@ -124,6 +139,18 @@ fn checks(shared: &Shared, query: &Query<'_>, names: &[&str]) -> Response<Bytes>
     }
     report.push_str("ok\n");
     text(StatusCode::OK, report)
+}
+
+fn check(shared: &Shared, name: &str) -> Result<(), String> {
+    let corrupt = |alarm: &Alarm| alarm.kind == AlarmKind::Corrupt;
+    match name {
+        "data_corruption" if shared.store.alarms().iter().any(corrupt) => {
+            Err("alarm activated: CORRUPT".to_owned())
+        }
+        // The one member never learns.
+        "data_corruption" | "non_learner" => Ok(()),
+        _ => readable(shared).map_err(|error| status::status(&error).message().to_owned()),
+    }
 }
 
 fn version() -> Response<Bytes> {

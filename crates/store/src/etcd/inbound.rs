@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use super::gateway::Requests;
+use super::method::Method;
 use super::server::Shared;
 use super::status;
 
@@ -30,6 +31,7 @@ pub(super) enum Source {
 /// The messages a client sends.
 pub(super) struct Inbound {
     shared: Arc<Shared>,
+    method: Method,
     source: Source,
     /// What has arrived of messages not yet whole.
     waiting: BytesMut,
@@ -40,9 +42,10 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(shared: Arc<Shared>, source: Source) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, method: Method, source: Source) -> Self {
         Self {
             shared,
+            method,
             source,
             waiting: BytesMut::new(),
             counted: 0,
@@ -59,6 +62,7 @@ impl Inbound {
                     self.waiting.advance(FRAME_BYTES);
                     let message = self.waiting.split_to(len).freeze();
                     self.due = None;
+                    self.shared.metrics.received(self.method);
                     self.uncount();
                     return Ok(Some(message));
                 }
@@ -74,6 +78,7 @@ impl Inbound {
                 // The usual case: the frame is the message, and is not copied.
                 let len = self.message_len(&chunk)?;
                 if chunk.len() == FRAME_BYTES + len {
+                    self.shared.metrics.received(self.method);
                     return Ok(Some(chunk.slice(FRAME_BYTES..)));
                 }
             }

@@ -8,6 +8,7 @@ use setpoint_telemetry::{DuplicateMetric, Metrics};
 use tonic::Code;
 
 use super::method::{METHODS, Method};
+use super::readings::Versions;
 
 /// Labels of grpc-ecosystem's server metrics, which etcd has.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,12 +26,42 @@ struct Handled {
     grpc_code: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Check {
+    r#type: &'static str,
+    name: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Checked {
+    r#type: &'static str,
+    name: &'static str,
+    status: &'static str,
+}
+
+/// The counters of one method in the usual case, so that a call looks nothing up.
+struct Usual {
+    started: Counter,
+    ok: Counter,
+    received: Counter,
+    sent: Counter,
+}
+
 /// The front's metrics; names are etcd's.
 pub(super) struct FrontMetrics {
     started: Family<Call, Counter>,
     handled: Family<Handled, Counter>,
-    /// Counters of the usual case by method, so that a call looks nothing up.
-    by_method: Vec<(Counter, Counter)>,
+    received: Family<Call, Counter>,
+    sent: Family<Call, Counter>,
+    by_method: Vec<Usual>,
+    /// Calls by their client's version.
+    pub(super) versions: Versions,
+    check: Family<Check, Gauge>,
+    checks: Family<Checked, Counter>,
+    /// `/health` asked and answered well.
+    pub(super) health_success: Gauge,
+    /// `/health` asked and answered with a problem.
+    pub(super) health_failures: Gauge,
     /// Bytes of requests.
     pub(super) received_bytes: Counter,
     /// Bytes of responses.
@@ -49,19 +80,28 @@ impl FrontMetrics {
     pub(super) fn new() -> Self {
         let started = Family::<Call, Counter>::default();
         let handled = Family::<Handled, Counter>::default();
+        let received = Family::<Call, Counter>::default();
+        let sent = Family::<Call, Counter>::default();
         let by_method = METHODS
             .iter()
-            .map(|(method, ..)| {
-                (
-                    started.get_or_create_owned(&call(*method)),
-                    handled.get_or_create_owned(&with_code(*method, Code::Ok)),
-                )
+            .map(|(method, ..)| Usual {
+                started: started.get_or_create_owned(&call(*method)),
+                ok: handled.get_or_create_owned(&with_code(*method, Code::Ok)),
+                received: received.get_or_create_owned(&call(*method)),
+                sent: sent.get_or_create_owned(&call(*method)),
             })
             .collect();
         Self {
             started,
             handled,
+            received,
+            sent,
             by_method,
+            versions: Versions::default(),
+            check: Family::default(),
+            checks: Family::default(),
+            health_success: Gauge::default(),
+            health_failures: Gauge::default(),
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
             connections: Gauge::default(),
@@ -77,6 +117,35 @@ impl FrontMetrics {
             "grpc_server_handled",
             "Calls ended, by code",
             self.handled.clone(),
+        )?;
+        metrics.register(
+            "grpc_server_msg_received",
+            "Messages received",
+            self.received.clone(),
+        )?;
+        metrics.register("grpc_server_msg_sent", "Messages sent", self.sent.clone())?;
+        self.versions.register(metrics)?;
+        metrics.register(
+            "etcd_server_healthcheck",
+            "1 if the check was fine last time",
+            self.check.clone(),
+        )?;
+        metrics.register("etcd_server_healthchecks", "Checks made", self.checks.clone())?;
+        // Counters without the ending of counters, as etcd has them.
+        metrics.register(
+            "etcd_server_health_success",
+            "/health answered with true",
+            self.health_success.clone(),
+        )?;
+        metrics.register(
+            "etcd_server_health_failures",
+            "/health answered with false",
+            self.health_failures.clone(),
+        )?;
+        metrics.register(
+            "etcd_debugging_mvcc_watch_stream_total",
+            "Watch streams open now",
+            self.watch_streams.clone(),
         )?;
         metrics.register(
             "etcd_network_client_grpc_received_bytes",
@@ -111,12 +180,34 @@ impl FrontMetrics {
     }
 
     pub(super) fn began(&self, method: Method) {
-        self.by_method[method as usize].0.inc();
+        self.by_method[method as usize].started.inc();
+    }
+
+    pub(super) fn received(&self, method: Method) {
+        self.by_method[method as usize].received.inc();
+    }
+
+    pub(super) fn sent(&self, method: Method, messages: u64) {
+        self.by_method[method as usize].sent.inc_by(messages);
+    }
+
+    pub(super) fn checked(&self, kind: &'static str, name: &'static str, ok: bool) {
+        self.check
+            .get_or_create_owned(&Check { r#type: kind, name })
+            .set(i64::from(ok));
+        let status = if ok { "success" } else { "error" };
+        self.checks
+            .get_or_create_owned(&Checked {
+                r#type: kind,
+                name,
+                status,
+            })
+            .inc();
     }
 
     pub(super) fn ended(&self, method: Method, code: Code) {
         if code == Code::Ok {
-            self.by_method[method as usize].1.inc();
+            self.by_method[method as usize].ok.inc();
         } else {
             self.handled.get_or_create(&with_code(method, code)).inc();
         }

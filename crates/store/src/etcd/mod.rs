@@ -16,7 +16,7 @@
 //! - `auth`: who calls, and what they may do. `cluster`: one member, which takes no others.
 //! - `wire`: answers to bytes, without copying large values. `status`: errors to etcd's codes and texts.
 //! - `web`: HTTP that is not gRPC. `gateway`: the same calls as JSON. `http`: `/health`, `/livez`, `/readyz`,
-//!   `/version`, `/metrics`. `metrics`: every metric of the front.
+//!   `/version`, `/metrics`. `metrics`, `readings`: every metric of the front.
 //!
 //! gRPC is spoken here over the `h2` crate, without a gRPC server library (`docs/adr/0003-grpc-stack.md`).
 
@@ -43,6 +43,7 @@ mod metrics;
 mod options;
 mod outbound;
 mod pacing;
+mod readings;
 mod server;
 mod snapshot;
 mod socket;

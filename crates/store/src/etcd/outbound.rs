@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::gateway::Answers;
+use super::inbound::FRAME_BYTES;
+use super::method::Method;
 use super::pacing::Pace;
 use super::server::{ROOM_FREE, SMALL_BYTES, Shared};
 use super::wide::Wide;
@@ -36,12 +38,40 @@ pub(super) enum Sink {
 /// The messages a client gets.
 pub(super) struct Outbound {
     shared: Arc<Shared>,
+    /// None: a call that does not exist.
+    method: Option<Method>,
     sink: Sink,
+    /// What is still to come of the message that has begun.
+    rest: usize,
 }
 
 impl Outbound {
-    pub(super) fn new(shared: Arc<Shared>, sink: Sink) -> Self {
-        Self { shared, sink }
+    pub(super) fn new(shared: Arc<Shared>, method: Option<Method>, sink: Sink) -> Self {
+        Self {
+            shared,
+            method,
+            sink,
+            rest: 0,
+        }
+    }
+
+    /// Counts bytes and the messages that begin in them.
+    fn count(&mut self, mut data: &[u8]) {
+        let metrics = &self.shared.metrics;
+        metrics.sent_bytes.inc_by(data.len() as u64);
+        let mut messages = 0;
+        while data.len() > self.rest {
+            data = &data[self.rest..];
+            let [_, a, b, c, d, ..] = data else {
+                break;
+            };
+            messages += 1;
+            self.rest = FRAME_BYTES + u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        }
+        self.rest = self.rest.saturating_sub(data.len());
+        if let Some(method) = self.method.filter(|_| messages > 0) {
+            metrics.sent(method, messages);
+        }
     }
 
     /// Sends response headers without a message, so that the client knows the stream is up.
@@ -55,7 +85,7 @@ impl Outbound {
 
     /// Sends bytes of framed messages, as fast as the client reads them.
     pub(super) async fn send(&mut self, data: Bytes) -> Result<(), Gone> {
-        self.shared.metrics.sent_bytes.inc_by(data.len() as u64);
+        self.count(&data);
         match &mut self.sink {
             Sink::Http2(sink) => sink.send(data).await,
             Sink::Gateway(sink) => sink.send(&data).await,
@@ -95,8 +125,9 @@ impl Outbound {
         if let Sink::Http2(sink) = &mut self.sink {
             // Very small ones need not ask whether the client's windows have room.
             if message.len() <= SMALL_BYTES || sink.has_room(message.len())? {
-                self.shared.metrics.sent_bytes.inc_by(message.len() as u64);
-                return sink.hand(message);
+                sink.hand(message.clone())?;
+                self.count(&message);
+                return Ok(());
             }
             // It waits for the client, and many like it may. Larger ones have their room already.
             if message.len() <= ROOM_FREE {

@@ -24,10 +24,10 @@ use super::convert::touches;
 use super::listen::{Incoming, Listener, accept};
 use super::metrics::FrontMetrics;
 use super::options::FrontOptions;
-use super::status;
 use super::tls::Acceptor;
 use super::waits::Waits;
 use super::wire::RAFT_TERM;
+use super::{readings, status};
 use crate::Store;
 use crate::types::{KeyRange, Revision};
 
@@ -193,6 +193,9 @@ impl Front {
         if let Some(metrics) = &shared.options.metrics {
             let register = |error: DuplicateMetric| io::Error::new(io::ErrorKind::AlreadyExists, error);
             shared.metrics.register(metrics).map_err(register)?;
+            readings::register(&shared.store, metrics).map_err(register)?;
+            // The store's own may be there already: whoever opened it may have added them.
+            let _ = shared.store.register_metrics(metrics);
         }
         if let Some(options) = shared.options.tls.clone() {
             shared.tls = Some(Arc::new(Acceptor::new(options).map_err(io::Error::other)?));

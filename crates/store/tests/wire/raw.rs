@@ -117,6 +117,22 @@ async fn the_http_endpoints_answer_on_the_same_port() {
         ("GET /health", "200", r#"{"health":"true","reason":""}"#),
         ("GET /health?exclude=NOSPACE&serializable=true", "200", "true"),
         ("POST /health", "405", "Method Not Allowed\n"),
+        ("GET /livez?exclude=serializable_read&verbose", "200", "ok\n"),
+        ("GET /readyz?verbose&exclude=nope", "200", "[+]non_learner ok\n"),
+        ("GET /readyz/", "404", "404 page not found\n"),
+        ("GET /debug/pprof/", "404", "404 page not found\n"),
+        (
+            "GET /metrics",
+            "200",
+            "grpc_server_msg_sent_total{grpc_service=\"etcdserverpb.KV\",grpc_method=\"Put\",grpc_type=\"unary\"} 1",
+        ),
+        ("GET /metrics", "200", "etcd_server_has_leader 1\n"),
+        ("GET /metrics", "200", "etcd_mvcc_put_total 1\n"),
+        (
+            "GET /metrics",
+            "200",
+            "etcd_server_client_requests_total{type=\"unary\",client_api_version=\"unknown\"} 1",
+        ),
         ("GET /livez", "200", "ok\n"),
         ("GET /livez?verbose", "200", "[+]serializable_read ok\nok\n"),
         (
@@ -139,6 +155,32 @@ async fn the_http_endpoints_answer_on_the_same_port() {
             "{request}: {line} {text}"
         );
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn alarms_show_in_the_health_endpoints() {
+    use setpoint_store::types::{Alarm, AlarmKind};
+    let server = Server::plain().await;
+    let alarm = |kind| Alarm {
+        member: server.store.status().member_id,
+        kind,
+    };
+    server.store.raise(alarm(AlarmKind::NoSpace)).await.unwrap();
+    let (line, body) = http(&server, "GET /health").await;
+    assert!(line.contains("503"), "{line}");
+    assert_eq!(body, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n");
+    assert!(
+        http(&server, "GET /health?exclude=NOSPACE")
+            .await
+            .0
+            .contains("200")
+    );
+    assert!(http(&server, "GET /readyz").await.0.contains("200"));
+    server.store.raise(alarm(AlarmKind::Corrupt)).await.unwrap();
+    let (line, body) = http(&server, "GET /readyz/data_corruption").await;
+    assert!(line.contains("503"), "{line}");
+    assert_eq!(body, "[-]data_corruption failed: alarm activated: CORRUPT\n\n");
     server.stop().await;
 }
 

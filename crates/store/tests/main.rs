@@ -6,6 +6,7 @@ mod engine;
 mod mutation;
 mod recovery;
 mod regressions;
+mod remote;
 mod room;
 mod sim;
 mod support;

@@ -3,6 +3,7 @@
 
 mod api;
 mod crash;
+mod etcd;
 mod harness;
 mod lifecycle;
 mod limits;

@@ -174,7 +174,7 @@ flags! {
     }
     "Auth" {
         "auth-token", Text, "simple", Works, "Kind of authentication tokens, `simple` or `jwt` with its options.";
-        "bcrypt-cost", Uint, "10", Works, "Cost of hashing a password.";
+        "bcrypt-cost", Uint, "10", Works, "Cost of hashing a password, from 4 to 31, each twice the one before.";
         "auth-token-ttl", Uint, "300", Works, "Seconds that an unused token lasts.";
     }
     "Profiling and monitoring" {

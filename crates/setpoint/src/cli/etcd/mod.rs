@@ -16,6 +16,8 @@ mod said;
 mod serve;
 pub(crate) mod settings;
 mod systemd;
+#[cfg(test)]
+mod table;
 mod values;
 
 use std::ffi::{OsStr, OsString};

@@ -203,6 +203,23 @@ fn security(said: &Said, cwd: &Path, plane: &mut PlaneOptions, problems: &mut Ve
     }
 }
 
+/// Tokens and passwords, for when authentication is switched on.
+fn auth(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
+    let options = &mut plane.etcd.auth;
+    match said.get("auth-token") {
+        "simple" => options.token = TokenOptions::Simple,
+        other => problems.push(format!(
+            "--auth-token {other:?}: tokens are simple ones: remove it, or let certificates say who calls (--client-cert-auth)"
+        )),
+    }
+    options.token_ttl = Duration::from_secs(values::uint(said.get("auth-token-ttl")).unwrap_or_default());
+    let cost = values::uint(said.get("bcrypt-cost")).unwrap_or_default();
+    options.bcrypt_cost = u32::try_from(cost).unwrap_or(u32::MAX);
+    if let Err(wrong) = options.validate() {
+        problems.extend(wrong);
+    }
+}
+
 fn listeners(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
     let secure = plane.etcd.tls.is_some() || plane.etcd_auto_tls;
     let apart = !said.get("listen-client-http-urls").is_empty();

@@ -15,6 +15,7 @@ use setpoint_telemetry::Format;
 use crate::engine_args::{self, EngineArgs};
 use crate::front_args::{self, FrontArgs};
 use crate::plane::PlaneOptions;
+use crate::store_args::{self, StoreArgs};
 
 /// One setting: its name in files and (with dashes) as a flag, and its variable.
 pub(crate) struct Setting {
@@ -82,12 +83,13 @@ const SETTINGS: [Setting; 10] = [
     },
 ];
 
-/// All settings, those of the front last.
+/// All settings, those of the front and the store last.
 fn settings() -> impl Iterator<Item = &'static Setting> {
     SETTINGS
         .iter()
         .chain(&front_args::SETTINGS)
         .chain(&engine_args::SETTINGS)
+        .chain(&store_args::SETTINGS)
 }
 
 /// The flags that `up` and `server` share.
@@ -134,6 +136,8 @@ pub struct PlaneArgs {
     front: FrontArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 /// Where a value was said.
@@ -191,7 +195,8 @@ impl PlaneArgs {
         let values = values
             .into_iter()
             .chain(self.front.values())
-            .chain(self.engine.values());
+            .chain(self.engine.values())
+            .chain(self.store.values());
         for (setting, value) in settings().zip(values) {
             let Some(value) = value else { continue };
             let source = match matches.value_source(&setting.name.replace('-', "_")) {
@@ -252,6 +257,7 @@ impl Said {
         plane.store.no_space_manual = self.flag(NO_SPACE_MANUAL, &mut problems);
         plane.limits_file = self.path(LIMITS, cwd, &mut problems);
         plane.engine = engine_args::resolve(&mut self, cwd, &mut problems);
+        store_args::resolve(&mut self, &mut plane, &mut problems);
         let ready_file = self.path(READY_FILE, cwd, &mut problems);
         let log_format = match self.0.remove(LOG_FORMAT) {
             None => Format::Text,
@@ -333,6 +339,7 @@ impl Said {
 pub(crate) mod tests {
     use super::*;
     use clap::{Command, FromArgMatches};
+    use setpoint_store::AutoCompaction;
 
     pub(crate) fn said(args: &[&str]) -> Said {
         let command = PlaneArgs::augment_args(Command::new("setpoint"));
@@ -401,6 +408,27 @@ pub(crate) mod tests {
             assert!(problem.starts_with(expected), "{problem}");
         }
         assert_eq!(problems.len(), 5);
+    }
+
+    #[test]
+    fn the_stores_limits_and_history_are_said_with_etcds_words() {
+        let args = [
+            "--max-txn-ops=500",
+            "--max-request-bytes=33554432",
+            "--auto-compaction-retention=2",
+            "--unsafe-no-fsync",
+        ];
+        let plane = said(&args).resolve(Path::new("/"), Vec::new()).unwrap().plane;
+        assert_eq!((plane.store.txn_ops_max, plane.etcd.txn_ops_max), (500, 500));
+        assert_eq!(plane.etcd.request_bytes_max, 32 << 20);
+        assert_eq!(plane.store.segment_bytes, 128 << 20);
+        let two_hours = std::time::Duration::from_secs(7200);
+        assert_eq!(plane.auto_compaction, Some(AutoCompaction::Periodic(two_hours)));
+        assert!(plane.unsafe_no_fsync);
+        let problems = said(&["--max-txn-ops=0", "--auto-compaction-mode=yearly"])
+            .resolve(Path::new("/"), Vec::new())
+            .unwrap_err();
+        assert_eq!(problems.len(), 2, "{problems:?}");
     }
 
     #[test]

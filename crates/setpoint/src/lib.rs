@@ -26,4 +26,5 @@ pub mod verify;
 
 mod loopback;
 mod signals;
+mod store_args;
 mod up;

@@ -11,6 +11,8 @@ mod store;
 mod up;
 mod verify;
 
+pub(crate) use etcd::settings::auto_compaction;
+
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 

@@ -92,6 +92,13 @@ impl PlaneOptions {
         }
     }
 
+    /// Sets the largest request of an etcd client, and makes room for it in the log.
+    pub fn request_bytes_max(&mut self, max: usize) {
+        (self.store.request_bytes_max, self.etcd.request_bytes_max) = (max, max);
+        // A segment holds a few of the largest requests.
+        self.store.segment_bytes = self.store.segment_bytes.max((max as u64).saturating_mul(4));
+    }
+
     /// For tests: free ports, one thread a front, small files.
     #[must_use]
     pub fn small(data_dir: impl Into<PathBuf>) -> Self {

@@ -99,7 +99,7 @@ flags! {
         "max-snapshots", Uint, "5", BACKEND, "Snapshot files to keep.";
         "max-wals", Uint, "5", BACKEND, "Write-ahead log files to keep.";
         "memory-mlock", Bool, "false", Refused("pages are not locked in memory: run on a machine without swap"), "Whether the database stays in RAM.";
-        "quota-backend-bytes", Int, "0", Refused("no quota is kept but that of the disk: give the data directory a file system of its own"), "Bytes of live data at which writes are refused.";
+        "quota-backend-bytes", Int, "0", Works, "Bytes of live data at which growth is refused; 0 is 2 GiB, negative leaves it to the disk. The NOSPACE alarm ends by itself when there is room.";
         "backend-bbolt-freelist-type", Text, "map", BACKEND, "How bbolt keeps its free pages.";
         "backend-batch-interval", Time, "0s", BACKEND, "Longest time between bbolt's commits.";
         "backend-batch-limit", Int, "0", BACKEND, "Most operations between bbolt's commits.";

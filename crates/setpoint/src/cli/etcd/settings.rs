@@ -346,13 +346,12 @@ fn limits(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
         (plane.store.txn_ops_max, plane.etcd.txn_ops_max) = (max, max);
     }
     if let Some(max) = number("max-request-bytes") {
-        (plane.store.request_bytes_max, plane.etcd.request_bytes_max) = (max, max);
-        // A segment holds a few of the largest requests.
-        plane.store.segment_bytes = plane.store.segment_bytes.max((max as u64).saturating_mul(4));
+        plane.request_bytes_max(max);
     }
     if let Some(max) = values::uint(said.get("max-concurrent-streams")) {
         plane.etcd.streams_max = u32::try_from(max.min(STREAMS_MAX)).unwrap_or(u32::MAX).max(1);
     }
+    plane.store.quota_bytes = values::int(said.get("quota-backend-bytes")).unwrap_or_default();
     let time = |name: &str| values::time(said.get(name)).unwrap_or_default();
     let interval = time("watch-progress-notify-interval");
     if !interval.is_zero() {

@@ -54,6 +54,7 @@ fn the_flags_of_kubeadm_are_understood() {
         "--snapshot-count=10000",
         "--feature-gates=InitialCorruptCheck=true",
         "--watch-progress-notify-interval=5s",
+        "--quota-backend-bytes=8589934592",
     ])
     .unwrap();
     let plane = &settings.plane;
@@ -63,6 +64,7 @@ fn the_flags_of_kubeadm_are_understood() {
     assert_eq!(served, [Serves::All, Serves::Metrics]);
     assert!(!plane.etcd_plain && plane.etcd_listen_more[1].plain);
     assert!(plane.etcd.tls.as_ref().unwrap().client_cert_auth);
+    assert_eq!(plane.store.quota_bytes, 8 << 30);
     assert_eq!(plane.store.progress_interval, Duration::from_secs(5));
     let about: Vec<&str> = settings.remarks.iter().map(|remark| &remark.about[..]).collect();
     assert_eq!(

@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Words,
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// Feature gates of etcd, each with a switch.
+    Gates,
     /// Anything; it has had no meaning for years.
     Ignored,
 }
@@ -51,7 +53,7 @@ pub(super) enum Effect {
 }
 
 use Effect::{Nothing, Refused, Works};
-use Kind::{Bool, Ignored, Int, OneOf, Text, Time, Uint, Urls, Words};
+use Kind::{Bool, Gates, Ignored, Int, OneOf, Text, Time, Uint, Urls, Words};
 
 const RAFT: Effect = Nothing("one member elects nobody and replicates nothing");
 const PEERS: Effect = Nothing("one member has no peers: no peer port is opened");
@@ -114,7 +116,7 @@ flags! {
         "enable-grpc-gateway", Bool, "true", Refused("the JSON gateway cannot be taken away from a listener that serves HTTP: give --listen-client-http-urls a URL only you can reach"), "Whether the JSON gateway is served.";
         "raft-read-timeout", Time, "5s", PEERS, "How long a read from a peer may take.";
         "raft-write-timeout", Time, "5s", PEERS, "How long a write to a peer may take.";
-        "feature-gates", Text, "", Works, "etcd's switches, as A=true,B=false. Known ones are accepted; none changes anything here.";
+        "feature-gates", Gates, "", Works, "etcd's switches, as A=true,B=false. Known ones are accepted; none changes anything here.";
     }
     "Clustering" {
         "initial-advertise-peer-urls", Urls, "http://localhost:2380", Works, "The peer URLs that `member list` shows. Nothing is served there.";

@@ -135,6 +135,10 @@ mod tests {
                 "invalid boolean value \"maybe\" for -pre-vote: parse error",
             ),
             (
+                &["--feature-gates=Nope=true"],
+                "invalid value \"Nope=true\" for flag -feature-gates: unrecognized feature gate: Nope",
+            ),
+            (
                 &["--initial-cluster-state=old"],
                 "invalid value \"old\" for flag -initial-cluster-state: invalid value, must be one of new|existing",
             ),

@@ -8,7 +8,7 @@ use setpoint_store::AutoCompaction;
 use setpoint_store::etcd::{Serves, TlsOptions, TokenOptions};
 use setpoint_telemetry::{Format, Output};
 
-use super::flags::{Effect, GATES};
+use super::flags::Effect;
 use super::said::{Remark, Said};
 use super::values::{self, Place, Url};
 use crate::plane::{ListenOn, PlaneOptions};
@@ -89,7 +89,6 @@ pub(super) fn settle(mut said: Said, cwd: &Path) -> Result<Settings, Vec<String>
     };
     effects(&said, &mut settings.remarks, &mut problems);
     logging(&said, &mut problems);
-    gates(said.get("feature-gates"), &mut problems);
     security(&said, cwd, &mut settings.plane, &mut problems);
     auth(&said, cwd, &mut settings.plane, &mut problems);
     listeners(&said, &mut settings.plane, &mut problems);
@@ -138,35 +137,6 @@ fn logging(said: &Said, problems: &mut Vec<String>) {
     }
 }
 
-fn gates(text: &str, problems: &mut Vec<String>) {
-    for gate in values::words(text) {
-        match gate.split_once('=') {
-            Some((name, value)) if GATES.contains(&name) => {
-                if values::bool(value).is_none() {
-                    problems.push(format!("invalid value of {name}={value}: write true or false"));
-                }
-            }
-            Some((name, _)) => problems.push(format!("unrecognized feature gate: {name}")),
-            None => problems.push(format!("missing bool value for {gate}")),
-        }
-    }
-}
-
-fn auth(said: &Said, cwd: &Path, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
-    let auth = &mut plane.etcd.auth;
-    match TokenOptions::from_flag(said.get("auth-token"), |path| std::fs::read(cwd.join(path))) {
-        Ok(token) => auth.token = token,
-        Err(error) => problems.push(format!("--auth-token: {}", Chain(&error))),
-    }
-    // What was said has been parsed before.
-    if let Some(seconds) = values::uint(said.get("auth-token-ttl")) {
-        auth.token_ttl = Duration::from_secs(seconds);
-    }
-    if let Some(cost) = values::uint(said.get("bcrypt-cost")) {
-        auth.bcrypt_cost = u32::try_from(cost).unwrap_or(u32::MAX);
-    }
-}
-
 fn security(said: &Said, cwd: &Path, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
     let file = |name: &str| {
         Some(said.get(name))
@@ -204,14 +174,13 @@ fn security(said: &Said, cwd: &Path, plane: &mut PlaneOptions, problems: &mut Ve
 }
 
 /// Tokens and passwords, for when authentication is switched on.
-fn auth(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
+fn auth(said: &Said, cwd: &Path, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
     let options = &mut plane.etcd.auth;
-    match said.get("auth-token") {
-        "simple" => options.token = TokenOptions::Simple,
-        other => problems.push(format!(
-            "--auth-token {other:?}: tokens are simple ones: remove it, or let certificates say who calls (--client-cert-auth)"
-        )),
+    match TokenOptions::from_flag(said.get("auth-token"), |path| std::fs::read(cwd.join(path))) {
+        Ok(token) => options.token = token,
+        Err(error) => problems.push(format!("--auth-token: {}", Chain(&error))),
     }
+    // What was said has been parsed before.
     options.token_ttl = Duration::from_secs(values::uint(said.get("auth-token-ttl")).unwrap_or_default());
     let cost = values::uint(said.get("bcrypt-cost")).unwrap_or_default();
     options.bcrypt_cost = u32::try_from(cost).unwrap_or(u32::MAX);

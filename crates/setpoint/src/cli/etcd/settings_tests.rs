@@ -115,7 +115,6 @@ fn what_cannot_be_honoured_is_refused_and_its_default_is_not() {
         "expected IP in URL",
     );
     refused(&["--log-outputs=default,a.log"], "multi logoutput");
-    refused(&["--feature-gates=Nope=true"], "unrecognized feature gate: Nope");
     refused(&["--max-request-bytes=2147483647"], "segment_bytes");
     assert!(settled(&["--memory-mlock=false", "--cipher-suites=", "--cors=*"]).is_ok());
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::flags::Kind;
+use super::flags::{GATES, Kind};
 
 impl Kind {
     /// Whether a value may be said; what is wrong with it.
@@ -23,6 +23,7 @@ impl Kind {
             Self::Int => parsed(int(value).is_some()),
             Self::Time => parsed(time(value).is_some()),
             Self::Urls => urls(value).map(drop),
+            Self::Gates => words(value).iter().try_for_each(|gate| check_gate(gate)),
             Self::OneOf(known) if known.contains(&value) => Ok(()),
             Self::OneOf(known) => Err(format!("invalid value, must be one of {}", known.join("|"))),
         }
@@ -100,6 +101,18 @@ pub(super) fn time(value: &str) -> Option<Duration> {
     }
     // Go counts nanoseconds in 63 bits.
     (nanos <= i64::MAX as f64).then(|| Duration::from_nanos(nanos as u64))
+}
+
+/// One gate with its switch, as Kubernetes' library for them reads it.
+fn check_gate(gate: &str) -> Result<(), String> {
+    match gate.split_once('=') {
+        Some((name, value)) if GATES.contains(&name) => match bool(value) {
+            Some(_) => Ok(()),
+            None => Err(format!("invalid value of {name}={value}: write true or false")),
+        },
+        Some((name, _)) => Err(format!("unrecognized feature gate: {name}")),
+        None => Err(format!("missing bool value for {gate}")),
+    }
 }
 
 /// Words between commas; none in an empty text.

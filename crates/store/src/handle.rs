@@ -36,6 +36,17 @@ impl Store {
         Ok(Self { engine, expect: None })
     }
 
+    #[cfg(feature = "simulation")]
+    pub(crate) fn over(engine: Engine) -> Self {
+        let engine = Arc::new(engine);
+        Self { engine, expect: None }
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     fn shared(&self) -> &Shared {
         &self.engine.shared
     }
@@ -160,7 +171,7 @@ impl Store {
     /// back, even if it has not been revoked yet.
     ///
     /// # Errors
-    /// [`Error::LeaseNotFound`], once its keys are gone.
+    /// [`Error::LeaseNotFound`], once its keys are gone; as [`Store::put`], when they cannot go now.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64, Error> {
         let renewed = self.shared().leases.lock().renew(id.0, Instant::now());
         if let Some(ttl) = renewed {
@@ -168,8 +179,11 @@ impl Store {
             return Ok(ttl);
         }
         if self.shared().leases.lock().contains(id.0) {
-            // Its end is on the way; whoever sees the error must not find its keys any more.
-            let _ = self.propose(None, 0, |reply| Command::Revoke(id, reply)).await;
+            // Its end is on the way; whoever is told that it is gone must not find its keys any more.
+            match self.propose(None, 0, |reply| Command::Revoke(id, reply)).await {
+                Ok(_) | Err(Error::LeaseNotFound(_)) => (),
+                Err(error) => return Err(error),
+            }
         }
         Err(Error::LeaseNotFound(id))
     }

@@ -6,6 +6,8 @@ pub mod client;
 pub mod etcd;
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod types;
 
 mod autocompact;
@@ -17,6 +19,7 @@ mod handle;
 mod log;
 mod metrics;
 mod options;
+mod point;
 mod remote;
 mod seam;
 mod snapshot;

@@ -9,6 +9,7 @@ mod regressions;
 mod remote;
 mod room;
 mod sim;
+mod simulation;
 mod support;
 mod tables;
 mod watching;

@@ -22,6 +22,7 @@ use crate::core::meta::MetaRef;
 use crate::core::record::{Kind, OpRef};
 use crate::log::files::{Segment, is_full};
 use crate::log::rewrite::{self, Keep, Moved, Plan};
+use crate::point::{self, Point};
 
 /// Time between two looks for candidates.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -85,6 +86,7 @@ impl Janitor {
         }
         if !self.cleaner.replaced.is_empty() && now >= self.retry_at && self.checkpoint() {
             for old in std::mem::take(&mut self.cleaner.replaced) {
+                point::hit(Point::ReplacedGoes);
                 remove(&self.shared, &old);
             }
         }
@@ -109,6 +111,7 @@ impl Janitor {
                     older_cleaned = older_cleaned.min(if self.is_dead(segment) { -1 } else { floor });
                     // Half of the time is left to others.
                     let pause = Duration::from_millis(1 + (segment.end() >> 20) * 5);
+                    point::hit(Point::RewritePause);
                     if self.shared.stop.wait(pause) {
                         return Ok(done);
                     }
@@ -152,6 +155,7 @@ impl Janitor {
             file: segment.number,
         };
         let plan = rewrite::plan(segment, &keep)?;
+        point::hit(Point::RewritePlanned);
         if plan.len() == 0 {
             let covered = self.saved.is_some_and(|saved| segment.header.id < saved.segment);
             if covered || !plan.speaks_of_others {
@@ -172,11 +176,13 @@ impl Janitor {
     fn replace(&self, old: &Arc<Segment>, plan: Plan, floor: i64) -> io::Result<Arc<Segment>> {
         let files = &self.shared.files;
         let (new, moved) = plan.write(files, old, floor)?;
+        point::hit(Point::RewriteDone);
         files.change(|table| {
             table.by_number.insert(new.number, Arc::clone(&new));
         });
         for step in moved.chunks(STEP) {
             switch(&self.shared, old, &new, step);
+            point::hit(Point::RewriteSwitching);
         }
         files.change(|table| {
             table.by_number.remove(&old.number);
@@ -186,6 +192,7 @@ impl Janitor {
                 }
             }
         });
+        point::hit(Point::RewriteSwitched);
         Ok(Arc::clone(old))
     }
 
@@ -212,6 +219,7 @@ impl Janitor {
             if Arc::strong_count(segment) > 1 {
                 return true;
             }
+            point::hit(Point::DeadGoes);
             let header = rewrite::emptied(&segment.header, *floor);
             if let Err(error) = rewrite::empty(segment, &header) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "empty a dead segment");
@@ -229,6 +237,7 @@ impl Janitor {
             .iter()
             .take_while(|segment| segment.header.id < oldest)
         {
+            point::hit(Point::LeadingGoes);
             self.shared.files.change(|table| {
                 table.by_number.remove(&segment.number);
                 table.chain.retain(|member| member.number != segment.number);

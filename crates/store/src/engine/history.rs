@@ -12,6 +12,7 @@ use crate::core::record::Record;
 use crate::error::Error;
 use crate::log::files::Segment;
 use crate::log::scan;
+use crate::point::{self, Point};
 use crate::types::{Event, KeyValue, Revision};
 
 /// Bytes read from a segment at once.
@@ -86,6 +87,7 @@ struct Progress {
 impl Scan<'_> {
     fn run(&self) -> Result<(Vec<Arc<Event>>, Revision), Error> {
         let table = self.shared.files.table();
+        point::hit(Point::HistoryLocated);
         let n = table
             .chain
             .partition_point(|segment| segment.header.first_revision < self.from.0);

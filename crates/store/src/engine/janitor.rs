@@ -14,6 +14,7 @@ use crate::core::index::Version;
 use crate::log::checkpoint;
 use crate::log::files::Table;
 use crate::log::recover::Saved;
+use crate::point::{self, Point};
 
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -35,13 +36,17 @@ pub(crate) struct Janitor {
     pub(crate) saved: Option<Saved>,
     pub(crate) retry_at: Instant,
     pub(crate) cleaner: Cleaner,
+    /// The floor down to which the index has been pruned.
+    pruned: i64,
 }
 
 impl Janitor {
     pub(crate) fn new(shared: Arc<Shared>, saved: Option<Saved>) -> Self {
         let now = Instant::now();
+        let pruned = *shared.pruned.borrow();
         Self {
             shared,
+            pruned,
             saved,
             retry_at: now,
             cleaner: Cleaner::new(now),
@@ -50,25 +55,29 @@ impl Janitor {
 
     /// Runs until the store stops; then writes a last checkpoint, unless the log has failed.
     pub(crate) fn run(mut self) {
-        let mut pruned = *self.shared.pruned.borrow();
         while !self.shared.stop.wait(PAUSE) {
-            let floor = self.shared.floor();
-            if floor > pruned && prune(&self.shared, floor) {
-                pruned = floor;
-                self.shared.pruned.send_replace(floor);
-            }
-            self.clean(pruned);
-            if self.is_due() {
-                self.checkpoint();
-            }
+            self.step();
         }
         if self.shared.closing.load(Ordering::Acquire) {
             self.finish();
         }
     }
 
+    /// One round.
+    pub(crate) fn step(&mut self) {
+        let floor = self.shared.floor();
+        if floor > self.pruned && prune(&self.shared, floor) {
+            self.pruned = floor;
+            self.shared.pruned.send_replace(floor);
+        }
+        self.clean(self.pruned);
+        if self.is_due() {
+            self.checkpoint();
+        }
+    }
+
     /// Writes the checkpoint that makes the next start short. The sequencer has ended by now.
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         let tip = *self.shared.tip.lock();
         if self.shared.poisoned().is_none() && self.saved.is_none_or(|saved| saved.log_index < tip.log_index)
         {
@@ -128,6 +137,7 @@ impl Janitor {
             leases: shared.leases.lock().grants(),
             tables: shared.tables.read().clone(),
         };
+        point::hit(Point::CheckpointBegins);
         match write(shared, &meta, &table) {
             Ok(bytes) => {
                 shared.checkpoint_bytes.store(bytes, Ordering::Relaxed);
@@ -188,6 +198,7 @@ fn write(shared: &Shared, meta: &Meta, table: &Table) -> io::Result<u64> {
 fn prune(shared: &Shared, floor: i64) -> bool {
     let mut from: Option<Box<[u8]>> = None;
     let mut complete = true;
+    point::hit(Point::PruneBegins);
     loop {
         let mut dropped = Vec::new();
         let started;
@@ -200,6 +211,7 @@ fn prune(shared: &Shared, floor: i64) -> bool {
                 dropped.push((key.len(), version.at));
             });
         }
+        point::hit(Point::PrunedSome);
         let table = shared.files.table();
         for (key_len, at) in dropped {
             if let Some(segment) = table.by_number.get(&at.file) {
@@ -207,6 +219,7 @@ fn prune(shared: &Shared, floor: i64) -> bool {
             }
         }
         if from.is_none() {
+            point::hit(Point::Pruned);
             return complete;
         }
         // As long as it took, commits have the lock for themselves.

@@ -25,3 +25,5 @@ pub(crate) use queue::{Command, Proposal, Reply};
 pub(crate) use reader::{holds_few, range, range_within, read_only_txn};
 pub(crate) use scan::Scan;
 pub(crate) use shared::{Pin, Shared, Tip};
+#[cfg(feature = "simulation")]
+pub(crate) use {janitor::Janitor, open::prepare, sequencer::Sequencer, ticker::Ticker};

@@ -11,7 +11,7 @@ use setpoint_base::{Disk, DiskLock};
 use super::janitor::Janitor;
 use super::sequencer::Sequencer;
 use super::shared::{Shared, Start, Tip};
-use super::ticker;
+use super::ticker::Ticker;
 use crate::core::batch::History;
 use crate::error::OpenError;
 use crate::log::files::{Files, failed};
@@ -32,8 +32,26 @@ pub(crate) struct Engine {
     lock: Mutex<Option<DiskLock>>,
 }
 
+/// What the threads of a store run.
+pub(crate) struct Workers {
+    pub(crate) sequencer: Sequencer,
+    pub(crate) ticker: Ticker,
+    pub(crate) janitor: Janitor,
+}
+
 /// See [`Store::open`](crate::Store::open).
 pub(crate) fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Engine, OpenError> {
+    let (engine, workers) = prepare(options, disk)?;
+    let hub = engine.hub.clone();
+    engine.spawn("store-sequencer", move || workers.sequencer.run())?;
+    engine.spawn("watch-dispatch", move || hub.dispatch())?;
+    engine.spawn("store-ticker", move || workers.ticker.run())?;
+    engine.spawn("store-janitor", move || workers.janitor.run())?;
+    Ok(engine)
+}
+
+/// A store that is recovered and whose threads are not running yet.
+pub(crate) fn prepare(options: Options, disk: Arc<dyn Disk>) -> Result<(Engine, Workers), OpenError> {
     options.validate().map_err(OpenError::Options)?;
     let dir = options.dir.clone();
     disk.create_dir_all(&dir).map_err(failed("make", &dir))?;
@@ -77,24 +95,16 @@ pub(crate) fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Engine, Open
     let hub = Hub::new(history, Arc::clone(&shared.feed), &shared.options);
     let engine = Engine {
         shared: Arc::clone(&shared),
-        hub: hub.clone(),
+        hub,
         threads: Mutex::default(),
         lock: Mutex::new(Some(lock)),
     };
-    engine.spawn("store-sequencer", {
-        let shared = Arc::clone(&shared);
-        move || Sequencer::new(shared, writer).run()
-    })?;
-    engine.spawn("watch-dispatch", move || hub.dispatch())?;
-    engine.spawn("store-ticker", {
-        let shared = Arc::clone(&shared);
-        move || ticker::run(&shared)
-    })?;
-    engine.spawn("store-janitor", {
-        let janitor = Janitor::new(Arc::clone(&shared), recovered.saved);
-        move || janitor.run()
-    })?;
-    Ok(engine)
+    let workers = Workers {
+        sequencer: Sequencer::new(Arc::clone(&shared), writer),
+        ticker: Ticker::new(Arc::clone(&shared)),
+        janitor: Janitor::new(shared, recovered.saved),
+    };
+    Ok((engine, workers))
 }
 
 impl Engine {

@@ -15,6 +15,7 @@ use crate::core::record::{self, OpRef};
 use crate::core::select::kv;
 use crate::log::hot::HotBatch;
 use crate::log::writer::Appended;
+use crate::point::{self, Point};
 use crate::types::{Event, EventKind, KeyValue, Revision};
 
 /// Keys put into the index under one write lock, unless one revision has more.
@@ -85,6 +86,7 @@ pub(crate) fn publish(shared: &Arc<Shared>, mut commits: Vec<Commit>, appended: 
             offset,
         };
     }
+    point::hit(Point::Applied);
     // A new floor needs no announcement: cursors meet it when they read.
     if let Some(batch) = batch {
         shared.feed.publish(batch);

@@ -109,6 +109,16 @@ impl Queue {
             self.arrived.wait(&mut line);
             self.sleeping.store(false, Ordering::SeqCst);
         }
+        self.drain(&mut line, bytes_max)
+    }
+
+    /// As [`Queue::take`], but does not wait.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn try_take(&self, bytes_max: usize) -> Vec<Proposal> {
+        self.drain(&mut self.line.lock(), bytes_max)
+    }
+
+    fn drain(&self, line: &mut Line, bytes_max: usize) -> Vec<Proposal> {
         let mut taken = Vec::with_capacity(line.waiting.len());
         let mut bytes = 0;
         while let Some(next) = line.waiting.front() {

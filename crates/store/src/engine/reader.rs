@@ -12,6 +12,7 @@ use crate::core::index::Index;
 use crate::core::overlay::Overlay;
 use crate::core::select::{Found, finish, wanted, weight};
 use crate::error::Error;
+use crate::point::{self, Point};
 use crate::types::{KeyRange, Range, RangeResult, Txn, TxnResult};
 
 /// Keys looked up under one lock.
@@ -43,6 +44,7 @@ pub(crate) fn range_within(
     let values = shared.values();
     if found.len() < wanted.min(STEP) || (found.len() == wanted && count.is_some()) {
         drop(index);
+        point::hit(Point::ReadLocated);
         let count = count.unwrap_or(found.len() as i64);
         if weight(range, &found) > bytes_max {
             return Ok(None);

@@ -22,6 +22,7 @@ use crate::core::overlay::{Overlay, PENDING};
 use crate::core::record::{BODY_MAX, Encoder, Kind};
 use crate::error::Error;
 use crate::log::writer::{AppendError, Mark, Writer};
+use crate::point::{self, Point};
 use crate::types::{LeaseId, MetaTxn, Revision};
 
 /// The sequencer wakes often and works shortly: it need not wait for the turns of threads that compute.
@@ -87,6 +88,17 @@ impl Sequencer {
         }
     }
 
+    /// Commits what waits; whether there was something.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn step(&mut self) -> bool {
+        let proposals = self.shared.queue.try_take(COMMIT_BYTES);
+        let any = !proposals.is_empty();
+        if any {
+            self.commit(proposals);
+        }
+        any
+    }
+
     fn commit(&mut self, proposals: Vec<Proposal>) {
         let shared = Arc::clone(&self.shared);
         self.look_for_room(&proposals);
@@ -104,11 +116,15 @@ impl Sequencer {
             return;
         }
         let mark = self.mark();
+        point::hit(Point::Drafted);
         match self.writer.append(std::mem::take(&mut draft.records), mark) {
             Ok(appended) => {
                 shared.metrics.fsync_seconds.observe(appended.sync.as_secs_f64());
+                point::hit(Point::Synced);
                 publish::publish(&shared, draft.commits, &appended);
+                point::hit(Point::Published);
                 draft.acks.into_iter().for_each(|ack| ack(None));
+                point::hit(Point::Acknowledged);
             }
             Err(AppendError::Full) => {
                 shared.no_space.store(true, Ordering::Release);

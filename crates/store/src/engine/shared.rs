@@ -24,6 +24,7 @@ use crate::log::hot::Hot;
 use crate::log::spare::SpareSlot;
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::point::{self, Point};
 use crate::types::{Revision, StoreStatus};
 use crate::watch::Feed;
 
@@ -325,6 +326,10 @@ impl Signal {
 
     /// Waits, at most this long; whether it is time to stop.
     pub(crate) fn wait(&self, pause: Duration) -> bool {
+        if point::is_simulated() {
+            point::hit(Point::Waiting);
+            return self.is_stopped();
+        }
         let mut stopped = self.stopped.lock();
         if !*stopped {
             self.changed.wait_for(&mut stopped, pause);

@@ -24,37 +24,63 @@ const EXPIRE_MAX: usize = 500;
 /// Time between two looks whether the last go is through, while more leases wait for their end.
 const EXPIRE_PAUSE: Duration = Duration::from_millis(1);
 
-/// Runs until the store stops.
-pub(crate) fn run(shared: &Arc<Shared>) {
-    let mut ending = Ending::default();
-    let mut retry_at = Instant::now();
-    let mut last_leases = Instant::now();
-    let (mut filling, mut fill_at) = (false, retry_at);
-    let mut pause = Duration::ZERO;
-    while !shared.stop.wait(pause) {
+/// The ticker's own state.
+pub(crate) struct Ticker {
+    shared: Arc<Shared>,
+    ending: Ending,
+    retry_at: Instant,
+    last_leases: Instant,
+    filling: bool,
+    fill_at: Instant,
+}
+
+impl Ticker {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let now = Instant::now();
-        if now - last_leases >= PAUSE || ending.more {
-            last_leases = now;
-            ending.step(shared, now);
+        Self {
+            shared,
+            ending: Ending::default(),
+            retry_at: now,
+            last_leases: now,
+            filling: false,
+            fill_at: now,
+        }
+    }
+
+    /// Runs until the store stops.
+    pub(crate) fn run(mut self) {
+        let mut pause = Duration::ZERO;
+        while !self.shared.stop.wait(pause) {
+            pause = self.step();
+        }
+    }
+
+    /// One round; how long to wait for the next.
+    pub(crate) fn step(&mut self) -> Duration {
+        let shared = &self.shared;
+        let now = Instant::now();
+        if now - self.last_leases >= PAUSE || self.ending.more {
+            self.last_leases = now;
+            self.ending.step(shared, now);
         }
         shared.room.look(shared.files.live_bytes());
         raise(shared);
-        if shared.spare.is_empty() && now >= retry_at && shared.poisoned().is_none() {
+        if shared.spare.is_empty() && now >= self.retry_at && shared.poisoned().is_none() {
             prepare(shared);
-            retry_at = now + RETRY;
+            self.retry_at = now + RETRY;
         }
         if !shared.spare.is_empty() && shared.no_space.swap(false, Ordering::AcqRel) {
             tracing::info!("there is room on the disk again, writes are accepted");
         }
-        if now >= fill_at {
-            filling = fill_is_due(shared) && fill(shared);
-            fill_at = now + FILL_PAUSE;
+        if now >= self.fill_at {
+            self.filling = fill_is_due(shared) && fill(shared);
+            self.fill_at = now + FILL_PAUSE;
         }
-        pause = match (ending.more, filling) {
+        match (self.ending.more, self.filling) {
             (true, _) => EXPIRE_PAUSE,
             (false, true) => FILL_PAUSE,
             (false, false) => PAUSE,
-        };
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::files::{Files, SYNC_PIECE, failed};
 use crate::core::checkpoint::{BLOCK, Builder, Meta, read_meta};
 use crate::error::OpenError;
+use crate::point::{self, Point};
 
 const NAME: &str = "checkpoint";
 const TEMPORARY: &str = "checkpoint.tmp";
@@ -71,8 +72,12 @@ fn write_to(
     }
     let end = builder.close();
     file.write_all_at(&end, len)?;
+    point::hit(Point::CheckpointWritten);
     file.sync_data()?;
+    point::hit(Point::CheckpointSynced);
     files.disk.rename(path, &files.path(NAME))?;
+    point::hit(Point::CheckpointNamed);
     files.disk.sync_dir(&files.dir)?;
+    point::hit(Point::CheckpointDone);
     Ok(len + end.len() as u64)
 }

@@ -22,6 +22,7 @@ use crate::core::lease::Leases;
 use crate::core::meta::Tables;
 use crate::core::record::{Bad, Kind, OpRef, Record};
 use crate::error::OpenError;
+use crate::point::{self, Point};
 
 /// The number of a file that is not there any more.
 const LOST: u32 = u32::MAX - 1;
@@ -207,6 +208,7 @@ pub(crate) enum Next {
 /// Reads the directory. Leaves the last segment cut to its last complete record and durable.
 pub(crate) fn recover(files: &Files) -> Result<Recovered, OpenError> {
     let names = files.disk.list(&files.dir).map_err(failed("list", &files.dir))?;
+    point::hit(Point::RecoveryListed);
     remove_leftovers(files, &names)?;
     let saved = checkpoint::read(files, &names)?;
     let (members, saved) = chain(files, &names, saved)?;
@@ -229,7 +231,9 @@ pub(crate) fn recover(files: &Files) -> Result<Recovered, OpenError> {
         files.push(&member.segment);
     }
     let end = replay_last(&mut state, last, from)?;
+    point::hit(Point::RecoveryRead);
     let next = close_last(files, &state, last, end)?;
+    point::hit(Point::RecoveryClosed);
     state.drop_lost(files)?;
     state.leases.renew_all(Instant::now());
     Ok(Recovered {

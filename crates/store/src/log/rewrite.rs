@@ -12,6 +12,7 @@ use super::scan;
 use crate::core::header::{HEADER, Header, file_name};
 use crate::core::meta::MetaRef;
 use crate::core::record::{Encoder, Kind, OpRef, Record};
+use crate::point::{self, Point};
 
 const TEMPORARY: &str = "rewrite.tmp";
 
@@ -170,6 +171,7 @@ impl Plan {
         let write = || {
             let file = files.disk.create(&temporary)?;
             write_in_pieces(&*file, &bytes)?;
+            point::hit(Point::RewriteSynced);
             files.disk.rename(&temporary, &path)?;
             Ok(file)
         };
@@ -177,6 +179,7 @@ impl Plan {
             // What did not fit must not keep a full disk full.
             let _ = files.disk.remove(&temporary);
         })?;
+        point::hit(Point::RewriteNamed);
         files.disk.sync_dir(&files.dir)?;
         let segment = Arc::new(Segment::new(files.next_number(), header, path, file, end));
         self.marks

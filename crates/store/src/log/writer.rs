@@ -12,6 +12,7 @@ use super::recover::Next;
 use super::spare::{Spare, SpareSlot, prepare};
 use crate::core::header::{HEADER, Header, file_name};
 use crate::core::record::Encoder;
+use crate::point::{self, Point};
 
 /// The end of the log.
 pub(crate) struct Writer {
@@ -111,6 +112,7 @@ impl Writer {
         let bytes = records.seal(base as u32, segment.header.salt, false);
         let written = segment.file.write_all_at(&bytes, base);
         written.map_err(|error| failed("write", &segment, &error))?;
+        point::hit(Point::Written);
         let started = Instant::now();
         segment
             .file
@@ -210,8 +212,10 @@ fn reserve<T>(segment_bytes: u64, attempt: impl Fn(u64) -> io::Result<T>) -> io:
 fn start(files: &Files, spare: Spare, header: Header) -> io::Result<(Arc<Segment>, u64)> {
     spare.file.write_all_at(&header.encode(), 0)?;
     spare.file.sync_data()?;
+    point::hit(Point::SegmentPrepared);
     let path = files.path(&file_name(header.id, header.generation));
     files.disk.rename(&spare.path, &path)?;
+    point::hit(Point::SegmentNamed);
     files.disk.sync_dir(&files.dir)?;
     let segment = Arc::new(Segment::new(
         files.next_number(),
@@ -221,5 +225,6 @@ fn start(files: &Files, spare: Spare, header: Header) -> io::Result<(Arc<Segment
         u64::from(HEADER),
     ));
     files.push(&segment);
+    point::hit(Point::SegmentBegun);
     Ok((segment, spare.len.min(u64::from(u32::MAX))))
 }

@@ -19,6 +19,7 @@ use super::stream::WatchStream;
 use crate::core::batch::{Batch, History};
 use crate::error::Error;
 use crate::options::Options;
+use crate::point::{self, Point};
 use crate::types::{Revision, WatchSpec};
 
 /// Commits that may wait for the dispatcher.
@@ -88,6 +89,11 @@ impl Feed {
             self.more.wait(&mut ring);
             ring.asleep = false;
         }
+    }
+
+    #[cfg(feature = "simulation")]
+    fn try_next(&self) -> Option<Arc<Batch>> {
+        self.ring.lock().batches.pop_front()
     }
 
     fn want(&self, wanted: bool) {
@@ -163,10 +169,22 @@ impl Hub {
         while let Some(batch) = self.0.feed.next() {
             self.0.dispatch(&batch);
         }
+        self.end_streams();
+    }
+
+    /// Ends all streams: each when its mailbox is empty.
+    pub(crate) fn end_streams(&self) {
         let streams = self.0.streams.lock();
         for mailbox in streams.keys().filter_map(|number| streams.get(number)) {
             mailbox.stop();
         }
+    }
+
+    /// Hands out the next commit, if there is one.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn dispatch_one(&self) -> bool {
+        let batch = self.0.feed.try_next();
+        batch.as_ref().inspect(|batch| self.0.dispatch(batch)).is_some()
     }
 
     /// A new stream without watchers.
@@ -204,6 +222,7 @@ impl Inner {
             if batch.first <= next {
                 // May read previous values from disk, so before the lock is taken.
                 let events = batch.events();
+                point::hit(Point::Dispatching);
                 return self.hand_out(|registry, wake| registry.dispatch(events, batch.last, wake));
             }
             self.fill_hole(next, batch.first);

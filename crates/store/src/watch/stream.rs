@@ -4,7 +4,7 @@
 //! cancel-safe. Updates come from three places, taken in turns: the mailbox (what the dispatcher handed
 //! over), history (for watchers that lag), and markers in the mailbox that become progress.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ struct Progress {
 /// The state of progress on idle watchers.
 struct Idle {
     /// Watchers that want it; whether nothing was sent to them since the last tick.
-    quiet: HashMap<i64, bool>,
+    quiet: BTreeMap<i64, bool>,
     interval: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// A tick is in the mailbox.
@@ -98,7 +98,7 @@ impl WatchStream {
             turn_of_history: false,
             progress: Progress::default(),
             idle: Idle {
-                quiet: HashMap::new(),
+                quiet: BTreeMap::new(),
                 interval,
                 timer: None,
                 marked: false,
@@ -434,7 +434,8 @@ impl WatchStream {
         let revision = self.idle.due.0;
         loop {
             let name = self.idle.due.1.pop_front()?;
-            if self.key(name).is_some() {
+            // A dispatcher that lags makes ticks of the past: history may have shown more since.
+            if self.key(name).is_some() && revision >= self.progress.shown {
                 return Some(WatchUpdate::Progress {
                     id: Some(name.id),
                     revision,

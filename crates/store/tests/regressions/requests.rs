@@ -80,6 +80,28 @@ async fn an_ended_lease_and_its_keys_stay_gone_after_a_crash() {
     );
 }
 
+// Found by the simulation: a keep-alive said "gone" although the end of the lease could not be written.
+#[tokio::test]
+async fn a_lease_is_not_said_to_be_gone_while_its_keys_are_there() {
+    let disk = SimDisk::default();
+    let store = open(&disk);
+    store.lease_grant(Some(LeaseId(1)), 2).await.unwrap();
+    let leased = Put {
+        lease: PutLease::Set(Some(LeaseId(1))),
+        ..Put::new("k", "v")
+    };
+    store.put(leased, None).await.unwrap();
+    disk.fail_sync_after(0);
+    let failed = store.put(Put::new("other", "v"), None).await;
+    assert!(matches!(failed, Err(Error::Poisoned(_))));
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    assert_eq!(store.range(&Range::key("k")).unwrap().count, 1);
+    assert!(matches!(
+        store.lease_keep_alive(LeaseId(1)).await,
+        Err(Error::Poisoned(_))
+    ));
+}
+
 // etcd 9360, 11886: of many leases that end together, some ended minutes late.
 #[tokio::test]
 async fn many_leases_that_end_together_are_gone_within_two_seconds() {

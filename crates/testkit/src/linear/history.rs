@@ -98,32 +98,31 @@ impl History {
         patched.collect()
     }
 
-    /// Whether all of it could have happened one after the other, given what the log says.
+    /// Whether all of it could have happened one after the other, and as the log says it did.
     ///
     /// # Errors
     /// What cannot be explained, in words.
     pub fn check(&self, log: &Model, steps_max: usize) -> Result<(), String> {
         let operations = self.with_log(log);
-        match check(&kv::Etcd, &operations, steps_max) {
-            Verdict::Linearizable(_) => Ok(()),
-            Verdict::TooLong => Err(format!("no order found in {steps_max} steps")),
-            Verdict::Impossible { longest, stuck } => {
-                let mut state = kv::State::default();
-                let mut text = String::from("not linearizable; the longest order ends with\n");
-                for (n, index) in longest.iter().enumerate() {
-                    state.apply(&operations[*index].op.0);
-                    if n + 6 >= longest.len() {
-                        text += &format!("  {:?}\n", operations[*index]);
-                    }
-                }
-                text += &format!("there: {state:?}\nand one of these has to come next:\n");
-                for index in stuck {
-                    let fits = state.clone().apply(&operations[index].op.0);
-                    text += &format!("  {:?}\n    the model says {fits:?}\n", operations[index]);
-                }
-                Err(text)
+        let (what, longest, stuck) = match check(&kv::Logged(log), &operations, steps_max) {
+            Verdict::Linearizable(_) => return Ok(()),
+            Verdict::Impossible { longest, stuck } => ("not linearizable", longest, stuck),
+            Verdict::TooLong { longest, stuck } => ("no order found", longest, stuck),
+        };
+        let mut state = kv::State::default();
+        let mut text = format!("{what}; the longest order ends with\n");
+        for (n, index) in longest.iter().enumerate() {
+            state.apply(&operations[*index].op.0);
+            if n + 6 >= longest.len() {
+                text += &format!("  {:?}\n", operations[*index]);
             }
         }
+        text += &format!("there: {state:?}\nand one of these has to come next:\n");
+        for index in stuck {
+            let fits = state.clone().apply(&operations[index].op.0);
+            text += &format!("  {:?}\n    the model says {fits:?}\n", operations[index]);
+        }
+        Err(text)
     }
 
     /// By revision: when somebody was first told of it.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Sequential;
+use crate::model::{Model, Stored};
 
 /// A span of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -112,6 +113,8 @@ pub enum Refusal {
     NoLease,
     /// There is such a lease.
     LeaseExists,
+    /// The server had no room for it, whatever it was.
+    NoRoom,
 }
 
 /// What a client was told.
@@ -186,11 +189,47 @@ impl Sequential for Etcd {
         let mut after = state.clone();
         let answer = after.apply(request);
         match outcome {
+            Outcome::Answered(Answer::Refused(Refusal::NoRoom)) => Some(state.clone()),
             Outcome::Answered(told) => same(request, told, &answer).then_some(after),
             Outcome::Written(at) => (after.revision == *at && state.revision < *at).then_some(after),
             // Without an effect it is as if it never happened.
             Outcome::Unknown => (after != *state).then_some(after),
         }
+    }
+
+    fn is_too_late(&self, state: &State, (request, outcome): &Op) -> bool {
+        // Revision and floor only grow.
+        match outcome {
+            Outcome::Answered(Answer::Done(at, held, _)) => {
+                let compacted =
+                    |step: &Step| matches!(step, Step::Range(_, Some(past)) if *past < state.floor);
+                *at < state.revision || ran(request, *held).iter().any(compacted)
+            }
+            Outcome::Written(at) => *at <= state.revision,
+            _ => false,
+        }
+    }
+}
+
+/// The model of an etcd whose log is known: a request that writes does what the log has at that revision.
+#[derive(Clone, Copy, Debug)]
+pub struct Logged<'a>(pub &'a Model);
+
+impl Sequential for Logged<'_> {
+    type State = State;
+    type Op = Op;
+
+    fn initial(&self) -> State {
+        State::default()
+    }
+
+    fn step(&self, state: &State, op: &Op) -> Option<State> {
+        let after = Etcd.step(state, op)?;
+        (after.revision == state.revision || after.is_in(self.0)).then_some(after)
+    }
+
+    fn is_too_late(&self, state: &State, op: &Op) -> bool {
+        Etcd.is_too_late(state, op)
     }
 }
 
@@ -201,17 +240,22 @@ fn same(request: &Request, told: &Answer, model: &Answer) -> bool {
     else {
         return told == model;
     };
-    let steps: &[Step] = match request {
-        Request::One(step) => std::slice::from_ref(step),
-        Request::Txn(_, then, _) if *held => then,
-        Request::Txn(_, _, otherwise) => otherwise,
-        _ => &[],
-    };
+    let steps = ran(request, *held);
     let is_past = |n: usize| matches!(steps.get(n), Some(Step::Range(_, Some(_))));
     revision == model_revision
         && held == model_held
         && gave.len() == model_gave.len()
         && (0..gave.len()).all(|n| is_past(n) || gave[n] == model_gave[n])
+}
+
+/// The steps of a request that ran.
+fn ran(request: &Request, held: bool) -> &[Step] {
+    match request {
+        Request::One(step) => std::slice::from_ref(step),
+        Request::Txn(_, then, _) if held => then,
+        Request::Txn(_, _, otherwise) => otherwise,
+        _ => &[],
+    }
 }
 
 impl State {
@@ -316,6 +360,28 @@ impl State {
         Arc::make_mut(&mut self.leases).remove(&id);
         let deleted = self.delete(|_, version| version.lease == id);
         self.revision += i64::from(deleted > 0);
+    }
+
+    /// Whether the keys are those of a log at this revision.
+    fn is_in(&self, log: &Model) -> bool {
+        let same = |(key, version): (&Vec<u8>, &Version), (other, stored): (&Vec<u8>, &Stored)| {
+            (
+                key,
+                version.modified,
+                version.create,
+                version.version,
+                version.lease,
+            ) == (
+                other,
+                stored.mod_revision,
+                stored.create_revision,
+                stored.version,
+                stored.lease,
+            ) && version.value == stored.value
+        };
+        log.at(self.revision).is_some_and(|logged| {
+            self.keys.len() == logged.len() && self.keys.iter().zip(logged).all(|(a, b)| same(a, b))
+        })
     }
 
     /// The store's revision.

@@ -3,7 +3,8 @@
 //! The search is that of Wing and Gong with Lowe's memory: take an operation that was called before any of
 //! the rest had returned, apply it to the model, go on from there, go back when no operation fits, and never
 //! look twice at the same set of operations with the same state. What nobody heard of again has no return
-//! time: it may happen at any later moment, or never.
+//! time: it may happen at any later moment, or never. Such operations are tried last, and a state that was
+//! reached with some of them is not looked at again with more of them.
 //!
 //! ```text
 //! a  |--put 1--|                      b was called before a returned: it may come first.
@@ -14,7 +15,7 @@
 //! [`kv`] is the model of etcd; [`History`] records what clients do, and learns from the log what became of
 //! requests without an answer.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::Hash;
 
 mod history;
@@ -34,6 +35,11 @@ pub trait Sequential {
 
     /// The state after the operation, or `None` when it cannot have had its answer here.
     fn step(&self, state: &Self::State, op: &Self::Op) -> Option<Self::State>;
+
+    /// Whether the operation can have had its answer neither here nor at any later state. Only saves time.
+    fn is_too_late(&self, _state: &Self::State, _op: &Self::Op) -> bool {
+        false
+    }
 }
 
 /// One operation and the moments of its call and its return, on one clock without ties.
@@ -59,8 +65,13 @@ pub enum Verdict {
         /// The operations of which one has to come next, and cannot.
         stuck: Vec<usize>,
     },
-    /// The search was given up after so many steps.
-    TooLong,
+    /// The search was given up after so many steps; what it had, as above.
+    TooLong {
+        /// The longest order found.
+        longest: Vec<usize>,
+        /// The operations that could come next there.
+        stuck: Vec<usize>,
+    },
 }
 
 /// Looks for an order, in at most `steps_max` steps.
@@ -68,6 +79,9 @@ pub enum Verdict {
 pub fn check<M: Sequential>(model: &M, history: &[Operation<M::Op>], steps_max: usize) -> Verdict {
     Search::new(model, history).run(steps_max)
 }
+
+/// Operations, a bit for each.
+type Set = Box<[u64]>;
 
 struct Search<'a, M: Sequential> {
     model: &'a M,
@@ -77,62 +91,129 @@ struct Search<'a, M: Sequential> {
     /// By position in `by_call`: whether it has been placed.
     placed: Vec<u64>,
     order: Vec<Frame<M::State>>,
-    seen: HashSet<(Box<[u64]>, M::State)>,
+    /// By position in `by_call`: whether it returned.
+    returned: Vec<u64>,
+    /// What has been looked at: operations that returned, and the state; with what else had happened.
+    seen: HashMap<(Set, M::State), Vec<Set>>,
     longest: Vec<usize>,
     stuck: Vec<usize>,
 }
 
-/// One placed operation.
+/// A state, what may come next there, and what does.
 struct Frame<S> {
-    /// Its position in the order of calls.
-    at: usize,
-    /// The state before it.
-    before: S,
+    state: S,
+    /// Positions in the order of calls, the last to be tried first.
+    candidates: Vec<usize>,
+    placed: Option<usize>,
 }
 
 impl<'a, M: Sequential> Search<'a, M> {
     fn new(model: &'a M, history: &'a [Operation<M::Op>]) -> Self {
         let mut by_call: Vec<usize> = (0..history.len()).collect();
         by_call.sort_by_key(|index| history[*index].call);
+        let mut returned = vec![0; history.len().div_ceil(64)];
+        for (at, index) in by_call.iter().enumerate() {
+            returned[at / 64] |= u64::from(history[*index].returned.is_some()) << (at % 64);
+        }
         Self {
             model,
             history,
-            placed: vec![0; history.len().div_ceil(64)],
+            placed: vec![0; returned.len()],
             by_call,
             order: Vec::new(),
-            seen: HashSet::new(),
+            returned,
+            seen: HashMap::new(),
             longest: Vec::new(),
             stuck: Vec::new(),
         }
     }
 
     fn run(mut self, steps_max: usize) -> Verdict {
-        let mut state = self.model.initial();
-        // Where to look for the next operation to place; behind the one that was taken back, after going back.
-        let mut from = 0;
+        self.enter(self.model.initial());
         for _ in 0..steps_max {
             if self.is_complete() {
                 return Verdict::Linearizable(self.indices());
             }
-            if let Some((at, after)) = self.next(&state, from) {
-                self.order.push(Frame { at, before: state });
-                (state, from) = (after, 0);
-                continue;
-            }
-            if self.order.len() >= self.longest.len() {
-                self.longest = self.indices();
-                self.stuck = self.candidates(0).map(|at| self.by_call[at]).collect();
-            }
-            let Some(frame) = self.order.pop() else {
+            let Some(frame) = self.order.last_mut() else {
                 return Verdict::Impossible {
                     longest: self.longest,
                     stuck: self.stuck,
                 };
             };
-            self.placed[frame.at / 64] &= !(1 << (frame.at % 64));
-            (state, from) = (frame.before, frame.at + 1);
+            let Some(at) = frame.candidates.pop() else {
+                self.go_back();
+                continue;
+            };
+            let operation = &self.history[self.by_call[at]];
+            let after = self.model.step(&frame.state, &operation.op);
+            let Some(after) = after else { continue };
+            if operation.returned.is_some() && after == frame.state {
+                // It changes nothing and has to be placed: whatever works with it later works with it now.
+                frame.candidates.clear();
+            }
+            frame.placed = Some(at);
+            self.placed[at / 64] |= 1 << (at % 64);
+            if self.is_new(&after) {
+                self.enter(after);
+            } else {
+                self.take_back();
+            }
         }
-        Verdict::TooLong
+        Verdict::TooLong {
+            longest: self.longest,
+            stuck: self.stuck,
+        }
+    }
+
+    fn is_new(&mut self, state: &M::State) -> bool {
+        let part = |keep: fn(u64, u64) -> u64| -> Set {
+            let words = self.placed.iter().zip(&self.returned);
+            words.map(|(placed, returned)| keep(*placed, *returned)).collect()
+        };
+        let needed = part(|placed, returned| placed & returned);
+        let extra = part(|placed, returned| placed & !returned);
+        let looked_at = self.seen.entry((needed, state.clone())).or_default();
+        let has_all_of = |less: &[u64]| less.iter().zip(&extra).all(|(less, more)| less & !more == 0);
+        let new = !looked_at.iter().any(|less| has_all_of(less));
+        if new {
+            looked_at.push(extra);
+        }
+        new
+    }
+
+    fn enter(&mut self, state: M::State) {
+        let too_late = |at: usize| {
+            let operation = self.operation(at);
+            !self.is_placed(at)
+                && operation.returned.is_some()
+                && self.model.is_too_late(&state, &operation.op)
+        };
+        let candidates = if (0..self.by_call.len()).any(too_late) {
+            Vec::new()
+        } else {
+            self.candidates()
+        };
+        self.order.push(Frame {
+            state,
+            candidates,
+            placed: None,
+        });
+    }
+
+    /// Nothing fits any more: leaves the newest state.
+    fn go_back(&mut self) {
+        if self.order.len() > self.longest.len() {
+            self.longest = self.indices();
+            self.stuck = self.candidates().iter().map(|at| self.by_call[*at]).collect();
+        }
+        self.order.pop();
+        self.take_back();
+    }
+
+    fn take_back(&mut self) {
+        if let Some(at) = self.order.last_mut().and_then(|frame| frame.placed.take()) {
+            self.placed[at / 64] &= !(1 << (at % 64));
+        }
     }
 
     /// Whether everything that returned is placed.
@@ -141,35 +222,21 @@ impl<'a, M: Sequential> Search<'a, M> {
         rest.all(|at| self.operation(at).returned.is_none())
     }
 
-    /// Places the first operation from `from` on that fits and leads to something new.
-    fn next(&mut self, state: &M::State, from: usize) -> Option<(usize, M::State)> {
-        let candidates: Vec<usize> = self.candidates(from).collect();
-        for at in candidates {
-            let Some(after) = self.model.step(state, &self.operation(at).op) else {
-                continue;
-            };
-            self.placed[at / 64] |= 1 << (at % 64);
-            if self.seen.insert((self.placed.clone().into(), after.clone())) {
-                return Some((at, after));
-            }
-            self.placed[at / 64] &= !(1 << (at % 64));
-        }
-        None
-    }
-
-    /// Positions of the operations that may come next: called before any of the rest returned.
-    fn candidates(&self, from: usize) -> impl Iterator<Item = usize> {
+    /// The operations that may come next: called before any of the rest returned. Who returns first is tried first,
+    /// and what may never have happened when all else fails.
+    fn candidates(&self) -> Vec<usize> {
         let mut first_return = u64::MAX;
-        let open = (0..self.by_call.len())
-            .filter(|at| !self.is_placed(*at))
-            .take_while(move |at| {
-                let operation = self.operation(*at);
-                // Whoever is called later returns later still, so the rest need not be looked at.
-                let open = operation.call < first_return;
-                first_return = first_return.min(operation.returned.unwrap_or(u64::MAX));
-                open
-            });
-        open.filter(move |at| *at >= from)
+        let rest = (0..self.by_call.len()).filter(|at| !self.is_placed(*at));
+        let open = rest.take_while(|at| {
+            let operation = self.operation(*at);
+            // Whoever is called later returns later still, so the rest need not be looked at.
+            let open = operation.call < first_return;
+            first_return = first_return.min(operation.returned.unwrap_or(u64::MAX));
+            open
+        });
+        let mut candidates: Vec<usize> = open.collect();
+        candidates.sort_by_key(|at| std::cmp::Reverse(self.operation(*at).returned.unwrap_or(u64::MAX)));
+        candidates
     }
 
     fn operation(&self, at: usize) -> &'a Operation<M::Op> {
@@ -181,7 +248,8 @@ impl<'a, M: Sequential> Search<'a, M> {
     }
 
     fn indices(&self) -> Vec<usize> {
-        self.order.iter().map(|frame| self.by_call[frame.at]).collect()
+        let placed = self.order.iter().filter_map(|frame| frame.placed);
+        placed.map(|at| self.by_call[at]).collect()
     }
 }
 

@@ -4,6 +4,7 @@ mod bench;
 mod conformance;
 mod lanes;
 mod shell;
+mod soak;
 mod tidy;
 
 use std::process::ExitCode;
@@ -21,12 +22,14 @@ Commands:
   bench [ARGS…]         the side-by-side benchmarks, about 20 minutes; writes bench/results/
                         --only NAME,… (puts, reads, isolation, fanout, idle, size, leases, drop, official, api),
                         --quick (a smoke test), --allow-load (measure on a busy machine, marked)
+  soak [ARGS…]          seeds, kills and differential runs, as long as one likes
   help                  this text
 
 Examples:
   cargo xtask check
   cargo xtask conformance etcdctl
   cargo xtask bench --quick
+  cargo xtask soak --minutes 60 --crashes 1000 --differential 1000000
   cargo xtask bench --only isolation,fanout
 ";
 
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(),
         Some("conformance") => conformance::run(&args[1..]),
         Some("bench") => bench::run_all(&args[1..]),
+        Some("soak") => soak::soak(&args[1..]),
         Some("help" | "--help" | "-h") | None => {
             shell::say(HELP);
             return ExitCode::SUCCESS;

@@ -29,6 +29,7 @@ var (
 	binDir       = flag.String("bin", "../bin", "where etcd and etcdctl are")
 	seed         = flag.Int64("seed", 1, "seed of the random operations")
 	ops          = flag.Int("ops", 4000, "how many random operations")
+	pairs        = flag.Int("pairs", 1, "pairs of servers for the random operations, each with a seed and its part")
 	only         = flag.String("only", "", "one part: session, random, auth, jwt or resume")
 )
 
@@ -117,6 +118,14 @@ func main() {
 		log.Fatal("-setpoint is missing")
 	}
 	failed := 0
+	if *pairs > 1 {
+		failed = runPairs(*pairs, *ops)
+		fmt.Printf("%-8s %d differences\n", "random", failed)
+		if failed > 0 {
+			os.Exit(1)
+		}
+		return
+	}
 	for _, part := range []struct {
 		name string
 		run  func(ours, theirs *server) int

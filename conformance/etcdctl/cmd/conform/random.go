@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"math/rand"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -39,19 +41,69 @@ type clients struct {
 	lease pb.LeaseClient
 }
 
+// Operations between two comparisons of watches.
+const watchEvery = 20_000
+
 func runRandom(ours, theirs *server) int {
-	r := &random{rng: rand.New(rand.NewSource(*seed)), revision: 1, compacted: -1, next: 1000}
+	return runSeed(ours, theirs, *seed, *ops)
+}
+
+// runPairs runs the random operations on several pairs of servers at once, each with a seed and an equal part of them:
+// while one pair waits for its disks, others work.
+func runPairs(pairs, ops int) int {
+	var all sync.WaitGroup
+	differences := make([]int, pairs)
+	started := time.Now()
+	for i := range pairs {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			dir, err := os.MkdirTemp("", "conform")
+			must(err)
+			defer os.RemoveAll(dir)
+			ours, theirs := servers(dir)
+			ours.start()
+			theirs.start()
+			defer ours.kill()
+			defer theirs.kill()
+			differences[i] = runSeed(ours, theirs, *seed+int64(i), ops/pairs)
+		}()
+	}
+	all.Wait()
+	took := time.Since(started)
+	fmt.Printf("%d operations on %d pairs in %.0f s: %.0f/s\n", ops, pairs, took.Seconds(), float64(ops)/took.Seconds())
+	sum := 0
+	for _, n := range differences {
+		sum += n
+	}
+	return sum
+}
+
+func runSeed(ours, theirs *server, seed int64, ops int) int {
+	r := &random{rng: rand.New(rand.NewSource(seed)), revision: 1, compacted: -1, next: 1000}
 	clientOurs, clientTheirs := ours.client(), theirs.client()
 	defer clientOurs.Close()
 	defer clientTheirs.Close()
 	connOurs, connTheirs := connect(clientOurs), connect(clientTheirs)
 	differences := 0
-	for i := 0; i < *ops && differences < 20; i++ {
+	said, started := time.Now(), time.Now()
+	for i := 0; i < ops && differences < 20; i++ {
 		request := r.request()
-		answerOurs, answerTheirs := answer(request, connOurs), answer(request, connTheirs)
+		ourAnswer := make(chan answered, 1)
+		go func() { ourAnswer <- answer(request, connOurs) }()
+		answerTheirs := answer(request, connTheirs)
+		answerOurs := <-ourAnswer
 		if answerOurs.text != answerTheirs.text {
 			differences++
-			fmt.Printf("operation %d of seed %d: %s %s\n--- setpoint\n%s\n--- etcd\n%s\n", i, *seed, request.name, protojson.Format(request.text), answerOurs.text, answerTheirs.text)
+			fmt.Printf("operation %d of seed %d: %s %s\n--- setpoint\n%s\n--- etcd\n%s\nreplay: conformance/bin/conform -setpoint target/release/setpoint -bin conformance/bin -only random -seed %d -ops %d\n",
+				i, seed, request.name, protojson.Format(request.text), answerOurs.text, answerTheirs.text, seed, i+1)
+		}
+		if i%watchEvery == watchEvery-1 {
+			differences += r.compareWatch(clientOurs, clientTheirs)
+		}
+		if time.Since(said) > 30*time.Second {
+			said = time.Now()
+			fmt.Printf("random: seed %d, %d of %d operations, %.0f/s, %d differences\n", seed, i+1, ops, float64(i+1)/time.Since(started).Seconds(), differences)
 		}
 		if answerTheirs.revision > r.revision {
 			r.revision = answerTheirs.revision
@@ -60,7 +112,7 @@ func runRandom(ours, theirs *server) int {
 			r.compacted = request.text.(*pb.CompactionRequest).Revision
 		}
 	}
-	fmt.Printf("random: %d operations, seed %d, revision %d, compacted %d\n", *ops, *seed, r.revision, r.compacted)
+	fmt.Printf("random: %d operations, seed %d, revision %d, compacted %d\n", ops, seed, r.revision, r.compacted)
 	for i := 0; i < 30 && differences < 20; i++ {
 		differences += r.compareWatch(clientOurs, clientTheirs)
 	}

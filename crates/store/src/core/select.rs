@@ -138,7 +138,16 @@ pub(crate) fn finish(
         result.more = true;
     }
     result.kvs = if range.keys_only {
-        found.into_iter().map(Found::into_key).collect()
+        // To order by value etcd reads whole pairs, and then shows the lease.
+        let whole = matches!(range.sort, Some((SortTarget::Value, _)));
+        let key = |found: Found| {
+            if whole {
+                kv(found.key, Bytes::new(), &found.version)
+            } else {
+                found.into_key()
+            }
+        };
+        found.into_iter().map(key).collect()
     } else {
         found
             .into_iter()

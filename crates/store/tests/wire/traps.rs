@@ -23,6 +23,14 @@ async fn an_answer_of_keys_alone_names_no_lease() {
     };
     let keys = kv.range(keys).await.unwrap().into_inner().kvs.remove(0);
     assert_eq!((keys.lease, &keys.value[..]), (0, &b""[..]));
+    // Unless they are put in order by value: then etcd has read the whole pair.
+    let sorted = pb::RangeRequest {
+        keys_only: true,
+        sort_target: pb::range_request::SortTarget::Value as i32,
+        ..get("a", "")
+    };
+    let sorted = kv.range(sorted).await.unwrap().into_inner().kvs.remove(0);
+    assert_eq!((sorted.lease, &sorted.value[..]), (5, &b""[..]));
     let whole = kv.range(get("a", "")).await.unwrap().into_inner().kvs.remove(0);
     assert_eq!(whole.lease, 5);
     server.stop().await;

@@ -31,5 +31,7 @@ pub use handle::Store;
 pub use options::Options;
 pub use remote::ClusterOptions;
 pub use seam::{Log, LogWatch};
-pub use snapshot::{KvHash, Snapshot, WriteError};
+pub use snapshot::{
+    FileError, KvHash, Restore, RestoreError, Restored, Snapshot, SnapshotFile, SnapshotStatus, WriteError,
+};
 pub use watch::WatchStream;

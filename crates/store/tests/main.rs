@@ -10,6 +10,7 @@ mod remote;
 mod room;
 mod sim;
 mod simulation;
+mod snapshot;
 mod support;
 mod tables;
 mod watching;

@@ -21,13 +21,11 @@
 //! Nothing here knows what etcd keeps in a bucket: that is `crate::snapshot`'s business.
 
 mod page;
-#[cfg(test)]
 mod read;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub(crate) use page::PAGE;
-#[cfg(test)]
 pub(crate) use read::{Problem, Reader};
 pub(crate) use write::{Count, HEAD_PAGES, Pages, Tree, head};

@@ -6,7 +6,6 @@ pub(crate) const PAGE: usize = 4096;
 pub(crate) const PAGE_HEADER: usize = 16;
 /// Bytes of an element of a leaf or branch page.
 pub(crate) const ELEMENT: usize = 16;
-#[cfg(test)]
 /// Bytes of a bucket's description.
 pub(crate) const BUCKET: usize = 16;
 /// Bytes of a meta page's content, with its checksum.
@@ -50,7 +49,6 @@ impl Meta {
         bytes
     }
 
-    #[cfg(test)]
     /// Reads a meta page's content; `None` when it is not one or its checksum does not hold.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..META)?;
@@ -80,21 +78,18 @@ pub(crate) fn put_header(out: &mut Vec<u8>, id: u64, flags: u16, count: u16, ove
     out.extend_from_slice(&overflow.to_le_bytes());
 }
 
-#[cfg(test)]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(
         bytes.get(at..at.checked_add(2)?)?.try_into().ok()?,
     ))
 }
 
-#[cfg(test)]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(
         bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
     ))
 }
 
-#[cfg(test)]
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(
         bytes.get(at..at.checked_add(8)?)?.try_into().ok()?,

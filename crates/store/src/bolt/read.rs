@@ -114,8 +114,25 @@ impl<R: ReadAt> Reader<R> {
         Ok(Self { file, meta })
     }
 
+    /// The names of the buckets, in order.
+    pub(crate) fn buckets(&self) -> Result<Vec<Vec<u8>>, Problem> {
+        let mut names = Vec::new();
+        self.walk(self.page(self.meta.root)?, &mut |flags, name, _| {
+            if flags & IS_BUCKET != 0 {
+                names.push(name.to_vec());
+            }
+            Ok::<_, Problem>(true)
+        })?;
+        Ok(names)
+    }
+
+    /// Bytes of all pages in use.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.meta.pages * self.page_size()
+    }
+
     /// Bytes of a page.
-    pub(crate) fn page_size(&self) -> u64 {
+    fn page_size(&self) -> u64 {
         u64::from(self.meta.page_size)
     }
 

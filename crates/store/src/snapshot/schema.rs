@@ -1,6 +1,7 @@
 //! etcd's buckets and what is in them (`server/storage/schema`).
 
-use crate::core::codec::put_varint;
+use crate::core::alarm::{Alarm, AlarmKind};
+use crate::core::codec::{Reader, put_varint};
 use crate::core::meta::{Table, Tables};
 use crate::core::record::OpRef;
 
@@ -179,4 +180,42 @@ pub(crate) fn table(tables: &Tables, table: Table) -> Entries {
         entries.sort_unstable();
     }
     entries
+}
+
+/// Revision, position within it, and whether it is a deletion, of a key of the `key` bucket.
+pub(crate) fn parse_revision(key: &[u8]) -> Option<(i64, u32, bool)> {
+    let (revision, mark) = key.split_at_checked(REVISION_BYTES)?;
+    let tombstone = match mark {
+        [] => false,
+        [TOMBSTONE] => true,
+        _ => return None,
+    };
+    if revision[8] != b'_' {
+        return None;
+    }
+    let main = i64::from_be_bytes(*revision.first_chunk()?);
+    let sub = u64::from_be_bytes(*revision.last_chunk()?);
+    Some((main, u32::try_from(sub).ok()?, tombstone))
+}
+
+/// Id and TTL of a `leasepb.Lease`; other fields are passed over.
+pub(crate) fn lease(value: &[u8]) -> Option<(i64, i64)> {
+    let mut rest = Reader { bytes: value, at: 0 };
+    let (mut id, mut ttl) = (0, 0);
+    while rest.at < value.len() {
+        let (tag, number) = (rest.byte()?, rest.varint()? as i64);
+        match tag {
+            0x08 => id = number,
+            0x10 => ttl = number,
+            // Both numbers and all others of the message are varints.
+            tag if tag & 7 == 0 => (),
+            _ => return None,
+        }
+    }
+    (id != 0 && ttl > 0).then_some((id, ttl))
+}
+
+/// Whether a key of the `alarm` bucket says that data is not to be trusted.
+pub(crate) fn is_corrupt(key: &[u8]) -> bool {
+    Alarm::decode(key).is_some_and(|alarm| alarm.kind == AlarmKind::Corrupt)
 }

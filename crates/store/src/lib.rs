@@ -28,6 +28,7 @@ mod watch;
 pub use autocompact::AutoCompaction;
 pub use error::{Error, OpenError};
 pub use handle::Store;
+pub use log::verify::{Damage, Verified, verify};
 pub use options::Options;
 pub use remote::ClusterOptions;
 pub use seam::{Log, LogWatch};

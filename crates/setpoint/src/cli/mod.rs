@@ -51,10 +51,10 @@ enum Command {
         after_help = "Examples:\n  setpoint etcd --data-dir /var/lib/etcd\n  ln -s setpoint etcd && ./etcd --version"
     )]
     Etcd,
+    /// Look after stores: snapshots, restore, verify, export and import, move to a cluster
+    Store(store::StoreArgs),
     /// Measure a server's throughput, latency and cost
     Bench(bench::BenchArgs),
-    /// Look after stores: move a plane to a cluster and back
-    Store(store::StoreArgs),
     /// Break links and servers under load, and check that every promise is kept
     Verify(verify::VerifyArgs),
     /// Print the version

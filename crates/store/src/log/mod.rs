@@ -7,4 +7,5 @@ pub(crate) mod recover;
 pub(crate) mod rewrite;
 pub(crate) mod scan;
 pub(crate) mod spare;
+pub(crate) mod verify;
 pub(crate) mod writer;

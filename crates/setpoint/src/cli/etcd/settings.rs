@@ -317,6 +317,9 @@ fn limits(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
     if let Some(max) = number("max-request-bytes") {
         plane.request_bytes_max(max);
     }
+    if let Some(quota) = values::int(said.get("quota-backend-bytes")) {
+        plane.store.quota_bytes = quota;
+    }
     if let Some(max) = values::uint(said.get("max-concurrent-streams")) {
         plane.etcd.streams_max = u32::try_from(max.min(STREAMS_MAX)).unwrap_or(u32::MAX).max(1);
     }

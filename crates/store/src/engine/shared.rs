@@ -320,10 +320,6 @@ impl Signal {
         self.changed.notify_all();
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        *self.stopped.lock()
-    }
-
     /// Waits, at most this long; whether it is time to stop.
     pub(crate) fn wait(&self, pause: Duration) -> bool {
         if point::is_simulated() {

@@ -41,7 +41,7 @@ impl Plan {
                 .with_context(|| format!("{flag} wants a value; {USAGE}"))?;
             let number = || {
                 value
-                    .parse()
+                    .parse::<u64>()
                     .with_context(|| format!("{flag} {value}: not a number; {USAGE}"))
             };
             match &flag[..] {
@@ -52,8 +52,8 @@ impl Plan {
                     let (from, to) = value
                         .split_once("..")
                         .with_context(|| format!("--seeds {value}: {USAGE}"))?;
-                    plan.first_seed = from.parse().with_context(|| format!("--seeds {value}"))?;
-                    plan.end_seed = Some(to.parse().with_context(|| format!("--seeds {value}"))?);
+                    plan.first_seed = from.parse::<u64>().with_context(|| format!("--seeds {value}"))?;
+                    plan.end_seed = Some(to.parse::<u64>().with_context(|| format!("--seeds {value}"))?);
                 }
                 _ => bail!("{flag}: {USAGE}"),
             }

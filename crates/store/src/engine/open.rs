@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use setpoint_base::{Disk, DiskLock};
@@ -21,6 +22,8 @@ use crate::log::writer::Writer;
 use crate::options::Options;
 use crate::watch::Hub;
 
+/// The dispatcher hands out pointers: what it does is short, and watchers wait for it.
+const DISPATCH_TURN: Duration = Duration::from_millis(1);
 /// The name of the file that keeps a second process out.
 const LOCK: &str = "lock";
 
@@ -44,7 +47,10 @@ pub(crate) fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Engine, Open
     let (engine, workers) = prepare(options, disk)?;
     let hub = engine.hub.clone();
     engine.spawn("store-sequencer", move || workers.sequencer.run())?;
-    engine.spawn("watch-dispatch", move || hub.dispatch())?;
+    engine.spawn("watch-dispatch", move || {
+        setpoint_base::prefer_turns_of(DISPATCH_TURN);
+        hub.dispatch();
+    })?;
     engine.spawn("store-ticker", move || workers.ticker.run())?;
     engine.spawn("store-janitor", move || workers.janitor.run())?;
     Ok(engine)

@@ -324,7 +324,7 @@ impl Signal {
     pub(crate) fn wait(&self, pause: Duration) -> bool {
         if point::is_simulated() {
             point::hit(Point::Waiting);
-            return self.is_stopped();
+            return *self.stopped.lock();
         }
         let mut stopped = self.stopped.lock();
         if !*stopped {

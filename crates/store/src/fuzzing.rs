@@ -7,7 +7,9 @@ use crate::core::header::Header;
 use crate::core::meta::{MetaRef, Table};
 use crate::core::record::{self, Encoder, Kind, Record};
 
-pub use crate::etcd::fuzzing::{REQUESTS, request as etcd_request};
+use crate::bolt::{Problem, Reader};
+
+pub use crate::etcd::fuzzing::{REQUESTS, json as etcd_json, request as etcd_request};
 
 const SALT: u64 = 7;
 
@@ -39,6 +41,26 @@ pub fn checkpoint(bytes: &[u8]) {
     let framed = checkpoint::with_checksums(bytes);
     let files = checkpoint::read_meta(&framed).map_or(0, |meta| meta.files.len());
     let _ = checkpoint::load(&framed, |_| vec![0; files]);
+}
+
+/// Walks bytes as a file in bbolt's format, as they come and with checksums over what its two first pages say; whether
+/// it could be walked to the end.
+pub fn bolt(bytes: &[u8]) -> bool {
+    let walked = walk_bolt(bytes);
+    let mut sealed = bytes.to_vec();
+    crate::bolt::seal_metas(&mut sealed);
+    walk_bolt(&sealed) || walked
+}
+
+fn walk_bolt(bytes: &[u8]) -> bool {
+    let walk = || {
+        let reader = Reader::open(bytes, bytes.len() as u64)?;
+        for bucket in reader.buckets()? {
+            reader.bucket::<Problem>(&bucket, &mut |_, _| Ok(true))?;
+        }
+        Ok::<_, Problem>(())
+    };
+    walk().is_ok()
 }
 
 /// The blocks of a valid checkpoint, as `checkpoint` takes them.

@@ -2,9 +2,15 @@
 //!
 //! The same doors as `fuzz/`, without its search: a fixed number of mutations from a fixed seed.
 
+use std::sync::Arc;
+
 use prost::Message;
+use setpoint_base::{FsDisk, SystemClock};
 use setpoint_proto::etcdserverpb as pb;
-use setpoint_store::fuzzing;
+use setpoint_store::types::Put;
+use setpoint_store::{Options, Store, fuzzing};
+
+use crate::support::TempDir;
 
 const MUTATIONS: u64 = 20_000;
 
@@ -103,5 +109,49 @@ fn damaged_requests_are_refused_without_a_panic() {
         for kind in 0..fuzzing::REQUESTS {
             fuzzing::etcd_request(kind, &mutate(bytes, &mut rng));
         }
+    }
+}
+
+#[test]
+fn damaged_json_is_refused_without_a_panic() {
+    let valid = [
+        r#"{"key":"Zm9v","range_end":"AA==","limit":"10","sort_order":"DESCEND","sort_target":2}"#,
+        r#"{"compare":[{"key":"a2V5","target":"VALUE","value":"dg=="}],"success":[{"request_put":{"key":"a2V5"}}]}"#,
+        r#"{"create_request":{"key":"AA==","start_revision":"7","filters":["NOPUT"],"fragment":true}}"#,
+    ];
+    assert!(
+        fuzzing::etcd_json(0, valid[0].as_bytes()),
+        "the undamaged request is one"
+    );
+    let mut rng = fastrand::Rng::with_seed(3);
+    for round in 0..MUTATIONS {
+        let json = valid[usize::try_from(round % 3).expect("small")];
+        for kind in [0, 4, 6] {
+            fuzzing::etcd_json(kind, &mutate(json.as_bytes(), &mut rng));
+        }
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused_without_a_panic() {
+    let dir = TempDir::new();
+    let store = Store::open(Options::new(dir.path()), Arc::new(FsDisk), SystemClock::shared()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for n in 0..300 {
+        let put = Put::new(format!("key{n}"), "value".repeat(n % 50));
+        runtime.block_on(store.put(put, None)).unwrap();
+    }
+    let mut file = Vec::new();
+    let snapshot = store.snapshot().unwrap();
+    snapshot
+        .write(&mut |bytes| {
+            file.extend_from_slice(bytes);
+            Ok(())
+        })
+        .unwrap();
+    assert!(fuzzing::bolt(&file), "the undamaged file is one");
+    let mut rng = fastrand::Rng::with_seed(4);
+    for _ in 0..MUTATIONS / 10 {
+        fuzzing::bolt(&mutate(&file, &mut rng));
     }
 }

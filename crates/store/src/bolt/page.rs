@@ -44,8 +44,7 @@ impl Meta {
         for (n, long) in longs.into_iter().enumerate() {
             bytes[16 + n * 8..24 + n * 8].copy_from_slice(&long.to_le_bytes());
         }
-        let sum = fnv64a(&bytes[..META - 8]);
-        bytes[META - 8..].copy_from_slice(&sum.to_le_bytes());
+        seal(&mut bytes);
         bytes
     }
 
@@ -94,6 +93,12 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(
         bytes.get(at..at.checked_add(8)?)?.try_into().ok()?,
     ))
+}
+
+/// Puts the checksum of a meta page's content behind it.
+pub(crate) fn seal(meta: &mut [u8]) {
+    let (content, sum) = meta.split_at_mut(META - 8);
+    sum.copy_from_slice(&fnv64a(content).to_le_bytes());
 }
 
 fn fnv64a(bytes: &[u8]) -> u64 {

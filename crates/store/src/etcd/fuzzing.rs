@@ -4,7 +4,8 @@ use bytes::Bytes;
 use prost::Message;
 use setpoint_proto::etcdserverpb as pb;
 
-use super::{convert, txn, watch};
+use super::method::METHODS;
+use super::{convert, gateway, txn, watch};
 
 /// How many kinds of requests [`request`] knows.
 pub const REQUESTS: u8 = 11;
@@ -36,6 +37,12 @@ pub fn request(kind: u8, bytes: &[u8]) -> bool {
         9 => decode::<pb::LeaseTimeToLiveRequest>(bytes, |_| true),
         _ => decode::<pb::LeaseLeasesRequest>(bytes, |_| true),
     }
+}
+
+/// Reads bytes as the JSON of the `kind`th method's request; whether it was one.
+pub fn json(kind: u8, bytes: &[u8]) -> bool {
+    let (method, ..) = METHODS[usize::from(kind) % METHODS.len()];
+    gateway::reads_as_request(method, bytes)
 }
 
 fn decode<M: Message + Default>(bytes: Bytes, convert: impl FnOnce(M) -> bool) -> bool {

@@ -37,6 +37,7 @@ use self::exchange::{Exchange, Step};
 use self::json::{Call, error_body};
 use super::call;
 use super::connection::Client;
+use super::method::Method;
 use super::server::{ROOM_FREE, Shared};
 use super::web::{AnswerBody, Body};
 
@@ -45,6 +46,11 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const MADE: HeaderName = HeaderName::from_static("grpc-metadata-content-type");
 /// In front of headers that are meant for the call.
 const META: &str = "grpc-metadata-";
+
+/// Whether bytes are the JSON of a method's request, for fuzzers.
+pub(super) fn reads_as_request(method: Method, json: &[u8]) -> bool {
+    Call::of(method).is_ok_and(|call| call.request(json).is_ok())
+}
 
 /// Answers a request below `/v3/`.
 pub(super) async fn respond(

@@ -104,7 +104,7 @@ fn what_cannot_be_honoured_is_refused_and_its_default_is_not() {
         &["--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA"],
         "--cipher-suites",
     );
-    refused(&["--auth-token=jwt,pub-key=a"], "tokens are simple");
+    refused(&["--auth-token=jwt,pub-key=a"], "--auth-token: read a");
     refused(&["--bcrypt-cost=3"], "cost");
     refused(&["--memory-mlock"], "without swap");
     refused(&["--cert-file=a"], "both --cert-file and --key-file");

@@ -30,7 +30,7 @@ pub(crate) use page::PAGE;
 pub(crate) use read::{Problem, Reader};
 /// Puts right checksums on the two meta pages of a file that may be anything, so that a fuzzer gets past them.
 pub(crate) fn seal_metas(file: &mut [u8]) {
-    for at in [page::PAGE_HEADER, PAGE as usize + page::PAGE_HEADER] {
+    for at in [page::PAGE_HEADER, PAGE + page::PAGE_HEADER] {
         if let Some(meta) = file.get_mut(at..at + page::META) {
             page::seal(meta);
         }

@@ -6,9 +6,13 @@
 use std::any::Any;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+
+/// What is kept is its owner's alone: values are secrets, and so are the hashes of passwords.
+const PRIVATE_DIR: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
 
 /// Holds a directory for this process until dropped.
 pub type DiskLock = Box<dyn Any + Send + Sync>;
@@ -72,7 +76,10 @@ pub struct FsDisk;
 
 impl Disk for FsDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(PRIVATE_DIR)
+            .create(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -90,6 +97,7 @@ impl Disk for FsDisk {
                 .read(true)
                 .write(true)
                 .create_new(true)
+                .mode(PRIVATE_FILE)
                 .open(path)?,
         )))
     }
@@ -118,6 +126,7 @@ impl Disk for FsDisk {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(PRIVATE_FILE)
             .open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(file)),
@@ -158,5 +167,28 @@ impl DiskFile for FsFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_its_owners_alone() {
+        let dir = std::env::temp_dir().join(format!("setpoint-disk-{:016x}", fastrand::u64(..)));
+        let inner = dir.join("store");
+        FsDisk.create_dir_all(&inner).unwrap();
+        let file = inner.join("log");
+        FsDisk.create(&file).unwrap();
+        let lock = inner.join("lock");
+        drop(FsDisk.lock(&lock).unwrap());
+        for (path, mode) in [(&dir, 0o700), (&inner, 0o700), (&file, 0o600), (&lock, 0o600)] {
+            let found = fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{}", path.display());
+        }
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

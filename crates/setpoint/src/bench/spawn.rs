@@ -1,6 +1,7 @@
 //! Servers that a benchmark starts, kills and starts again by itself: this program's store, and a real etcd.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,6 +21,9 @@ const ATTEMPT: Duration = Duration::from_millis(2);
 /// How long one may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// As much room as etcd advises at most, so that no scenario meets its quota.
+const QUOTA_BYTES: &str = "8589934592";
+
 /// A server of our own, killed when it is dropped.
 pub(crate) struct Spawned {
     name: &'static str,
@@ -27,29 +31,37 @@ pub(crate) struct Spawned {
     arguments: Vec<String>,
     address: SocketAddr,
     child: Option<Child>,
+    /// In a process group of its own, where an interrupt at the terminal does not reach it.
+    apart: bool,
 }
 
 impl Spawned {
-    /// This program's store, with its data under `dir`.
-    pub(crate) async fn setpoint(dir: &Path) -> Result<Self> {
+    /// This program's store, with its data under `dir`. `apart` is for those who stop it themselves when interrupted.
+    pub(crate) async fn setpoint(dir: &Path, apart: bool) -> Result<Self> {
         let address = free_address()?;
         let data = dir.join("a").display().to_string();
         let listen = address.to_string();
         let arguments = ["server", "--roles", "store", "--log", "warn", "--data-dir", &data];
         let arguments = arguments.into_iter().chain(["--etcd-listen", &listen]);
+        let arguments = arguments.chain(["--quota-backend-bytes", QUOTA_BYTES]);
         let program = std::env::current_exe().context("find this program")?;
-        Self::start("a", program, arguments.map(str::to_owned).collect(), address).await
+        Self::start(
+            "a",
+            program,
+            arguments.map(str::to_owned).collect(),
+            (address, apart),
+        )
+        .await
     }
 
     /// The etcd at `program`.
-    pub(crate) async fn etcd(program: &Path, dir: &Path) -> Result<Self> {
+    pub(crate) async fn etcd(program: &Path, dir: &Path, apart: bool) -> Result<Self> {
         let (address, peer) = (free_address()?, free_address()?);
         let client = format!("http://{address}");
         let peer = format!("http://{peer}");
         let data = dir.join("b").display().to_string();
         let arguments = ["--data-dir", &data, "--log-level", "fatal"].into_iter();
-        // As much room as etcd advises at most, so that no scenario meets its quota.
-        let arguments = arguments.chain(["--quota-backend-bytes", "8589934592"]);
+        let arguments = arguments.chain(["--quota-backend-bytes", QUOTA_BYTES]);
         let arguments = arguments.chain([
             "--listen-client-urls",
             &client,
@@ -65,14 +77,14 @@ impl Spawned {
         let cluster = format!("default={peer}");
         let arguments = arguments.chain(["--initial-cluster", &cluster]);
         let arguments = arguments.map(str::to_owned).collect();
-        Self::start("b", program.to_path_buf(), arguments, address).await
+        Self::start("b", program.to_path_buf(), arguments, (address, apart)).await
     }
 
     async fn start(
         name: &'static str,
         program: PathBuf,
         arguments: Vec<String>,
-        address: SocketAddr,
+        (address, apart): (SocketAddr, bool),
     ) -> Result<Self> {
         let mut server = Self {
             name,
@@ -80,6 +92,7 @@ impl Spawned {
             arguments,
             address,
             child: None,
+            apart,
         };
         server.begin().await?;
         Ok(server)
@@ -90,6 +103,9 @@ impl Spawned {
         let started = Instant::now();
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
+        if self.apart {
+            command.process_group(0);
+        }
         let child = command.spawn();
         self.child = Some(child.with_context(|| format!("start {}", self.program.display()))?);
         while started.elapsed() < READY_TIMEOUT {

@@ -1,8 +1,9 @@
 //! The etcd front of a plane: its listeners, its TLS, and what clients are told to connect to.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use setpoint_base::{Chain, SystemClock, WallClock};
@@ -41,6 +42,18 @@ pub(super) struct EtcdListeners {
     pub(super) addr: SocketAddr,
     /// Where gRPC clients connect, the first one first.
     pub(super) urls: Vec<String>,
+    /// Kept as long as they are served.
+    pub(super) sockets: Vec<SocketFile>,
+}
+
+/// The file of a socket of this machine, removed with it.
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it already.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Binds all listeners of the etcd front.
@@ -55,6 +68,7 @@ pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, P
         listeners: vec![if options.etcd_plain { first.plain() } else { first }],
         addr,
         urls: vec![url(addr, secure && !options.etcd_plain)],
+        sockets: Vec::new(),
     };
     for more in &options.etcd_listen_more {
         let (listener, url) = match &more.place {
@@ -63,10 +77,11 @@ pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, P
                 let addr = socket.local_addr().unwrap_or(*at);
                 (Listener::tcp(socket), url(addr, secure && !more.plain))
             }
-            Place::Unix(path) => (
-                Listener::unix(bind_unix(path).await?),
-                format!("unix://{}", path.display()),
-            ),
+            Place::Unix(path) => {
+                let socket = bind_unix(path).await?;
+                bound.sockets.push(SocketFile(path.clone()));
+                (Listener::unix(socket), format!("unix://{}", path.display()))
+            }
         };
         let listener = if more.plain { listener.plain() } else { listener };
         bound.listeners.push(listener.only(more.serves));
@@ -123,7 +138,10 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, PlaneError> {
     if is_socket && tokio::net::UnixStream::connect(path).await.is_err() {
         std::fs::remove_file(path).map_err(refused)?;
     }
-    UnixListener::bind(path).map_err(refused)
+    let socket = UnixListener::bind(path).map_err(refused)?;
+    // It asks nobody for a certificate: its mode is what keeps others out.
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refused)?;
+    Ok(socket)
 }
 
 /// The front's TLS, with a certificate of our own where that is asked for. Reads the files, so it may block.

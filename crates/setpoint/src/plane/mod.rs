@@ -118,6 +118,7 @@ impl Plane {
             let front = Front::new(store, front_options(&options, &etcd.urls, etcd_tls, &metrics));
             let stop = etcd_front.stop().clone();
             run(&etcd_front, "the etcd front", report.clone(), async move {
+                let _sockets = etcd.sockets;
                 front
                     .serve_all(etcd.listeners, stop)
                     .await

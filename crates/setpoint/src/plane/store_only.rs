@@ -51,6 +51,7 @@ impl StoreOnly {
         let (report, ended) = watch::channel(None);
         let stop = front.stop().clone();
         run(&front, "the etcd front", report, async move {
+            let _sockets = bound.sockets;
             let served = served.serve_all(bound.listeners, stop).await;
             served.map_err(|error| Chain(&error).to_string())
         });

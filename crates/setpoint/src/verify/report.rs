@@ -218,7 +218,7 @@ impl Report {
             self.seconds,
             self.attempts_again,
             if faults.is_empty() {
-                "none".to_owned()
+                "none, so nothing was tested but calm: give more --events or a lower --rate".to_owned()
             } else {
                 faults.join(", ")
             }

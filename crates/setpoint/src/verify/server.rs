@@ -21,9 +21,9 @@ impl Host {
         let name = format!("setpoint-verify-{}", std::process::id());
         let scratch = Scratch::new(std::env::temp_dir().join(name))?;
         let spawned = if program == "setpoint" {
-            Spawned::setpoint(scratch.path()).await
+            Spawned::setpoint(scratch.path(), true).await
         } else {
-            Spawned::etcd(program.as_ref(), scratch.path()).await
+            Spawned::etcd(program.as_ref(), scratch.path(), true).await
         };
         let spawned = spawned.with_context(|| format!("start {program}"))?;
         let address = spawned.address();

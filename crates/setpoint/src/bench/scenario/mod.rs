@@ -161,9 +161,9 @@ impl Bench {
     ) -> Result<Self> {
         let (mut servers, mut targets) = (Vec::new(), Vec::new());
         if let Some(scratch) = &scratch {
-            servers.push(Spawned::setpoint(scratch.path()).await?);
+            servers.push(Spawned::setpoint(scratch.path(), false).await?);
             if let Some(etcd) = &args.etcd {
-                servers.push(Spawned::etcd(etcd, scratch.path()).await?);
+                servers.push(Spawned::etcd(etcd, scratch.path(), false).await?);
             }
             for server in &servers {
                 targets.push(server.target().await?);

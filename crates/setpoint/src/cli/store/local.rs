@@ -168,8 +168,17 @@ pub(super) fn verify(dir: &Path, out: Format) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Failed(format!(
-        "{damaged} places of {} are damaged: restore a snapshot into another directory",
-        dir.display()
+        "{damaged} places of {} are damaged: {}",
+        dir.display(),
+        if found
+            .problems
+            .iter()
+            .all(|damage| damage.path.ends_with("checkpoint"))
+        {
+            "the log is whole, so delete the checkpoint; the next start takes longer and makes another"
+        } else {
+            "restore a snapshot into another directory"
+        }
     )))
 }
 

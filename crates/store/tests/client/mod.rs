@@ -107,8 +107,14 @@ impl Rig {
     }
 }
 
-/// Writes `key`, and the revision that made.
+/// Writes `key`, and the revision that made. A read goes before: it is repeated until the link stands, while a write on a
+/// link that is being cut is rightly reported as of unknown outcome.
 async fn put(client: &Client, key: &str, value: &str) -> i64 {
+    let read = pb::RangeRequest {
+        key: Bytes::from_static(b"k"),
+        ..Default::default()
+    };
+    client.range(read).await.unwrap();
     let request = pb::PutRequest {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: Bytes::copy_from_slice(value.as_bytes()),

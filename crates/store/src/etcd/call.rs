@@ -76,11 +76,7 @@ pub(super) fn begin(
         return Box::pin(async move { outbound.fail(&status) });
     }
     let inbound = Inbound::new(shared.clone(), method, Source::Http2(body));
-    let version = head.headers.get("client-api-version");
-    shared
-        .metrics
-        .versions
-        .count(&client.seen, version, method.is_stream());
+    count(shared, client, method, &head.headers);
     let user = client.common_name.as_ref();
     Call::start(shared, method, &head.headers, user, (inbound, outbound), stop)
 }
@@ -100,7 +96,15 @@ pub(super) fn begin_gateway(
         return Box::pin(async move { outbound.fail(&status) });
     }
     let inbound = Inbound::new(shared.clone(), method, Source::Gateway(Box::new(requests)));
+    count(shared, client, method, metadata);
     Call::start(shared, method, metadata, None, (inbound, outbound), stop)
+}
+
+/// Counts the call for the version that its client says it has.
+fn count(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap) {
+    let version = metadata.get("client-api-version");
+    let versions = &shared.metrics.versions;
+    versions.count(&client.seen, version, method.is_stream());
 }
 
 /// Asks the rate limits, if there are any. A refused call is counted like any other.

@@ -61,7 +61,7 @@ func runPairs(pairs, ops int) int {
 			dir, err := os.MkdirTemp("", "conform")
 			must(err)
 			defer os.RemoveAll(dir)
-			ours, theirs := servers(dir)
+			ours, theirs := servers(dir, "simple")
 			ours.start()
 			theirs.start()
 			defer ours.kill()

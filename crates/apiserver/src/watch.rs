@@ -297,7 +297,7 @@ impl Watch {
             update = stream.next() => update.ok(),
         };
         match update {
-            None => self.source = Source::Done,
+            None | Some(WatchUpdate::Failed { .. }) => self.source = Source::Done,
             Some(WatchUpdate::Compacted { floor, .. }) => {
                 self.fail(&Status::expired(format!(
                     "too old resource version: {} ({floor})",

@@ -125,8 +125,8 @@ pub enum OpenError {
     },
     /// Bytes that were once synced no longer read back as written.
     #[error(
-        "{} is damaged at offset {offset} ({detail}): restore the directory from a backup, or, to give up \
-         everything from there on, move the file away and start again", .path.display()
+        "{} is damaged at offset {offset} ({detail}): restore the directory from a backup; `setpoint store \
+         verify` shows how far the damage goes", .path.display()
     )]
     Damaged {
         /// The damaged file.

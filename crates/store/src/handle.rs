@@ -253,7 +253,8 @@ impl Store {
         self.propose(None, bytes, |reply| Command::Meta(txn, reply)).await
     }
 
-    /// Raised alarms. A lack of room that ends by itself is among them while it lasts.
+    /// Raised alarms. A lack of room that ends by itself is among them while it lasts, and CORRUPT from when something
+    /// on disk did not read back until the next start.
     #[must_use]
     pub fn alarms(&self) -> Vec<Alarm> {
         self.shared().alarms()
@@ -282,7 +283,8 @@ impl Store {
         self.meta_write(txn).await
     }
 
-    /// Whether an alarm says that the data is not to be trusted.
+    /// Whether a raised alarm says that the data is not to be trusted: then nothing is served. Damage that was read
+    /// raises none, see [`Store::alarms`].
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
         self.shared().room.is_corrupt()

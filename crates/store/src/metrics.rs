@@ -110,8 +110,8 @@ const GAUGES: &[Gauge] = &[
     ),
     (
         "setpoint_store_corrupt",
-        "1 while nothing is served because of a CORRUPT alarm",
-        |shared| i64::from(shared.room.is_corrupt()),
+        "1 while a CORRUPT alarm is raised, or since something on disk did not read back",
+        |shared| i64::from(shared.is_untrusted()),
     ),
     (
         "etcd_server_quota_backend_bytes",

@@ -229,7 +229,10 @@ impl LogWatch {
     /// [`Error::Stopped`] when the log ends; anything else can be tried again with a new watcher.
     pub async fn next(&mut self) -> Result<WatchUpdate, Error> {
         match &mut self.0 {
-            Source::Embedded(stream) => stream.next().await.ok_or(Error::Stopped),
+            Source::Embedded(stream) => match stream.next().await.ok_or(Error::Stopped)? {
+                WatchUpdate::Failed { error, .. } => Err(error),
+                update => Ok(update),
+            },
             Source::Cluster(watch) => watch.next().await,
         }
     }

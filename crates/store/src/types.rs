@@ -10,6 +10,7 @@ use setpoint_base::TraceContext;
 
 pub use crate::core::alarm::{Alarm, AlarmKind};
 pub use crate::core::meta::{MetaTxn, MetaWrite, Table};
+use crate::error::Error;
 
 /// A position in the log: etcd's revision, Kubernetes' `resourceVersion`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -422,6 +423,13 @@ pub enum WatchUpdate {
         /// The oldest revision that can still be watched.
         floor: Revision,
     },
+    /// The watcher needed history that does not read back; it is gone. Watching from there again fails again.
+    Failed {
+        /// The watcher.
+        id: i64,
+        /// Why.
+        error: Error,
+    },
 }
 
 /// A lease as the store knows it.
@@ -454,7 +462,7 @@ pub struct StoreStatus {
     pub log_index: u64,
     /// Whether what makes the store grow is refused: the disk is full, the quota is reached, or an alarm says so.
     pub no_space: bool,
-    /// Whether an alarm says that the data is not to be trusted.
+    /// Whether an alarm says that the data is not to be trusted, or something on disk did not read back.
     pub corrupt: bool,
     /// The quota for `live_bytes`; negative is none.
     pub quota_bytes: i64,

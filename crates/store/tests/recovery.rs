@@ -223,8 +223,8 @@ async fn a_checkpoint_and_a_full_replay_give_the_same_store() {
     }
 }
 
-#[tokio::test]
-async fn a_value_that_rots_under_a_checkpoint_is_an_error_and_never_a_wrong_value() {
+/// A closed log in whose first segment the eighth value, of revision 9, has rotted.
+async fn rotten_log() -> SimDisk {
     let disk = long_log(true).await;
     let path = segments(&disk).remove(0);
     let bytes = disk.contents(&path).unwrap();
@@ -233,20 +233,65 @@ async fn a_value_that_rots_under_a_checkpoint_is_an_error_and_never_a_wrong_valu
         .position(|window| window.iter().all(|byte| *byte == 7))
         .unwrap();
     disk.flip_bit(&path, value + 50, 0).unwrap();
-    let store = open(&disk);
-    let range = Range {
+    disk
+}
+
+fn read_rotten(store: &Store) -> Result<RangeResult, Error> {
+    store.range(&Range {
         revision: Some(Revision(20)),
         ..Range::key("key07")
-    };
-    assert!(
-        matches!(store.range(&range), Err(Error::Read(_))),
-        "{:?}",
-        store.range(&range)
-    );
+    })
+}
+
+#[tokio::test]
+async fn a_value_that_rots_under_a_checkpoint_is_an_error_and_never_a_wrong_value() {
+    let store = open(&rotten_log().await);
+    let read = read_rotten(&store);
+    assert!(matches!(read, Err(Error::Read(_))), "{read:?}");
     assert!(
         store.range(&Range::key("key07")).is_ok(),
         "the newer version is sound"
     );
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_read_back_shows_as_corrupt_and_the_rest_is_served() {
+    let store = open(&rotten_log().await);
+    assert!(!store.status().corrupt, "nobody has read it");
+    assert_eq!(store.alarms(), []);
+    read_rotten(&store).unwrap_err();
+    assert!(store.status().corrupt);
+    let kinds: Vec<_> = store.alarms().iter().map(|alarm| alarm.kind.name()).collect();
+    assert_eq!(kinds, ["CORRUPT"]);
+    assert!(!store.is_corrupt(), "no alarm was raised that closes the store");
+    assert_eq!(store.range(&Range::key("key08")).unwrap().count, 1);
+    assert!(put(&store, "new".into(), vec![1]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_watcher_that_needs_damaged_history_ends_alone() {
+    let store = open(&rotten_log().await);
+    let mut stream = store.watch();
+    let all = || KeyRange::From(Bytes::new());
+    let (old, _) = stream.create(WatchSpec::new(all(), Some(Revision(2)))).unwrap();
+    let (sound, _) = stream.create(WatchSpec::new(all(), Some(Revision(150)))).unwrap();
+    let (mut failed, mut seen) = (None, Revision(0));
+    while failed.is_none() || seen < store.revision() {
+        let update = tokio::time::timeout(Duration::from_secs(10), stream.next()).await;
+        match update.expect("an update").expect("the stream goes on") {
+            WatchUpdate::Failed { id, error } => failed = Some((id, error)),
+            WatchUpdate::Events { id, events, .. } if id == sound => {
+                seen = events.last().unwrap().kv.mod_revision;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(
+        matches!(failed, Some((id, Error::Read(_))) if id == old),
+        "{failed:?}"
+    );
+    assert!(store.status().corrupt);
+    assert!(!stream.cancel(old), "it is gone");
 }
 
 #[tokio::test]

@@ -347,8 +347,9 @@ impl World {
                 let update = tokio::time::timeout(PATIENCE, stream.next())
                     .await
                     .expect("progress comes");
-                let Some(update) = update else {
-                    assert!(self.disk.power_is_off(), "a stream ended");
+                let Some(update) = update.filter(|update| !matches!(update, WatchUpdate::Failed { .. }))
+                else {
+                    assert!(self.disk.power_is_off(), "a stream or a watcher ended");
                     return;
                 };
                 let done = matches!(update, WatchUpdate::Progress { revision: at, .. } if at.0 >= revision);
@@ -383,6 +384,7 @@ impl World {
                     }
                 }
             }
+            WatchUpdate::Failed { error, .. } => assert!(self.disk.power_is_off(), "{error}"),
             WatchUpdate::Compacted { id, floor } => {
                 // The record ends here and is judged; the client lists and starts anew.
                 let request = request(&mut self.rng, floor.0);
@@ -441,7 +443,10 @@ async fn history(store: &Store, from: i64) -> Option<Vec<(i64, Vec<Event>)>> {
             .await
             .expect("history is told");
         let Some(WatchUpdate::Events { events, .. }) = update else {
-            assert!(update.is_none(), "{update:?}");
+            assert!(
+                matches!(update, None | Some(WatchUpdate::Failed { .. })),
+                "{update:?}"
+            );
             return None;
         };
         for event in events {

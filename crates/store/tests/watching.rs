@@ -32,6 +32,7 @@ async fn collect(stream: &mut WatchStream, until: Revision) -> Vec<Seen> {
             })),
             WatchUpdate::Progress { .. } => (),
             WatchUpdate::Compacted { floor, .. } => panic!("compacted at {floor}"),
+            WatchUpdate::Failed { error, .. } => panic!("{error}"),
         }
     }
     seen

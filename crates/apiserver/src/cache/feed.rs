@@ -105,7 +105,7 @@ impl Feed<'_> {
                 }
             };
             match update {
-                Err(error) => return error,
+                Err(error) | Ok(WatchUpdate::Failed { error, .. }) => return error,
                 Ok(WatchUpdate::Compacted { floor, .. }) => {
                     return Error::Compacted {
                         asked: Revision(i64::try_from(self.cache.shown()).unwrap_or(i64::MAX)),

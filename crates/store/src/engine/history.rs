@@ -116,7 +116,7 @@ impl Scan<'_> {
             segment
                 .file
                 .read_exact_at(&mut bytes, u64::from(at))
-                .map_err(|error| Error::Read(format!("{} at {at}: {error}", segment.path.display())))?;
+                .map_err(|error| self.shared.damage(segment, at, &error))?;
             let bytes = Bytes::from(bytes);
             let mut full = false;
             let ended = scan::records(&bytes, at, segment.header.salt, |offset, record| {
@@ -142,12 +142,7 @@ impl Scan<'_> {
                     };
                 }
                 Some(bad) => {
-                    return Err(Error::Read(format!(
-                        "{} at {}: {}",
-                        segment.path.display(),
-                        ended.at,
-                        bad.text()
-                    )));
+                    return Err(self.shared.damage(segment, ended.at, &bad.text()));
                 }
                 None => (),
             }

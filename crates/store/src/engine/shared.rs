@@ -1,6 +1,7 @@
 //! What the threads and handles of one store have in common.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,7 +20,7 @@ use crate::core::lease::Leases;
 use crate::core::meta::Tables;
 use crate::core::select::Values;
 use crate::error::Error;
-use crate::log::files::{Files, Table};
+use crate::log::files::{Files, Segment, Table};
 use crate::log::hot::Hot;
 use crate::log::spare::SpareSlot;
 use crate::metrics::Metrics;
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     /// The disk has no room for the next segment.
     pub(crate) no_space: AtomicBool,
     pub(crate) room: Room,
+    /// Something on disk did not read back as it was written, since the start.
+    damaged: AtomicBool,
     /// Space is to be given back even where it is little.
     pub(crate) thorough: AtomicBool,
     poisoned: OnceLock<String>,
@@ -109,6 +112,7 @@ impl Shared {
             pruned: watch::Sender::new(-1),
             pins: Mutex::default(),
             no_space: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
             poisoned: OnceLock::new(),
             stop: Signal::default(),
             closing: AtomicBool::new(false),
@@ -131,7 +135,7 @@ impl Shared {
             keys: self.index.read().live(),
             log_index: tip.log_index,
             no_space: self.is_full(),
-            corrupt: self.room.is_corrupt(),
+            corrupt: self.is_untrusted(),
             quota_bytes: self.options.quota(),
             watchers: self.feed.watchers(),
             cluster_id: self.cluster_id,
@@ -144,17 +148,42 @@ impl Shared {
         self.no_space.load(Ordering::Acquire) || self.room.is_full()
     }
 
-    /// Raised alarms, and those that stand for a lack of room which ends by itself.
+    /// Whether an alarm says that the data is not to be trusted, or damage was read.
+    pub(crate) fn is_untrusted(&self) -> bool {
+        self.room.is_corrupt() || self.damaged.load(Ordering::Acquire)
+    }
+
+    /// Raised alarms, and those that stand for a lack of room which ends by itself, or for damage that was read.
     pub(crate) fn alarms(&self) -> Vec<Alarm> {
         let mut alarms: Vec<_> = room::alarms(&self.tables.read()).collect();
-        let own = Alarm {
+        let own = |kind| Alarm {
             member: self.member_id,
-            kind: AlarmKind::NoSpace,
+            kind,
         };
         if self.is_full() && !self.room.is_alarmed() {
-            alarms.push(own);
+            alarms.push(own(AlarmKind::NoSpace));
+        }
+        if self.is_untrusted() && !self.room.is_corrupt() {
+            alarms.push(own(AlarmKind::Corrupt));
         }
         alarms
+    }
+
+    /// An error for what did not read back from a place in a segment. The first one of a store is written to the
+    /// operator's log; what is not damaged goes on being served.
+    #[cold]
+    pub(crate) fn damage(&self, segment: &Segment, at: u32, why: &dyn Display) -> Error {
+        let path = segment.path.display();
+        if !self.damaged.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                %path,
+                offset = at,
+                reason = %why,
+                "the log is damaged: what is stored there is answered with an error, the rest is served; stop the \
+                 server, look how far it goes with `setpoint store verify`, and restore the directory from a backup"
+            );
+        }
+        Error::Read(format!("{path} at {at}: {why}"))
     }
 
     /// The value of a version that was seen earlier; `None` when compaction has removed it since. It holds
@@ -171,7 +200,7 @@ impl Shared {
             index.exact(key, version.modified)?.at
         };
         drop(index);
-        Some(read_value(&self.hot, &table, at))
+        Some(self.read_value(&table, at))
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -222,9 +251,31 @@ impl Shared {
     /// Values as of now. Take it under a lock of the index, so that places found there stay readable.
     pub(crate) fn values(&self) -> LogValues<'_> {
         LogValues {
-            hot: &self.hot,
+            shared: self,
             table: self.files.table(),
         }
+    }
+
+    /// Reads one value.
+    fn read_value(&self, table: &Table, at: Location) -> Result<Bytes, Error> {
+        if at.len == 0 {
+            return Ok(Bytes::new());
+        }
+        if let Some(bytes) = self.hot.get(at) {
+            return Ok(bytes);
+        }
+        let Some(segment) = table.by_number.get(&at.file) else {
+            return Err(Error::Read(format!("file {} of the log is not open", at.file)));
+        };
+        let mut bytes = vec![0; at.len as usize];
+        segment
+            .file
+            .read_exact_at(&mut bytes, u64::from(at.offset))
+            .map_err(|error| self.damage(segment, at.offset, &error))?;
+        if crc32c::crc32c(&bytes) != at.crc {
+            return Err(self.damage(segment, at.offset, &"the value does not match its checksum"));
+        }
+        Ok(bytes.into())
     }
 }
 
@@ -263,7 +314,7 @@ impl<S: Deref<Target = Shared>> Drop for Pin<S> {
 
 /// Reads values from memory, else from the files that were open at one moment.
 pub(crate) struct LogValues<'a> {
-    hot: &'a Hot,
+    shared: &'a Shared,
     table: Arc<Table>,
 }
 
@@ -276,35 +327,8 @@ impl LogValues<'_> {
 
 impl Values for LogValues<'_> {
     fn value(&self, at: Location) -> Result<Bytes, Error> {
-        read_value(self.hot, &self.table, at)
+        self.shared.read_value(&self.table, at)
     }
-}
-
-/// Reads one value.
-pub(crate) fn read_value(hot: &Hot, table: &Table, at: Location) -> Result<Bytes, Error> {
-    if at.len == 0 {
-        return Ok(Bytes::new());
-    }
-    if let Some(bytes) = hot.get(at) {
-        return Ok(bytes);
-    }
-    let Some(segment) = table.by_number.get(&at.file) else {
-        return Err(Error::Read(format!("file {} of the log is not open", at.file)));
-    };
-    let failed = |why: &dyn std::fmt::Display| {
-        Error::Read(format!("{} at {}: {why}", segment.path.display(), at.offset))
-    };
-    let mut bytes = vec![0; at.len as usize];
-    segment
-        .file
-        .read_exact_at(&mut bytes, u64::from(at.offset))
-        .map_err(|error| failed(&error))?;
-    if crc32c::crc32c(&bytes) != at.crc {
-        return Err(failed(
-            &"the value does not match its checksum: restore the directory from a backup",
-        ));
-    }
-    Ok(bytes.into())
 }
 
 /// Tells threads to stop, and wakes them for it.

@@ -19,7 +19,7 @@ use super::{convert, status, wide};
 use crate::Error;
 use crate::types::{
     Compare, CompareTarget, KeyRange, KeyValue, LeaseId, Op, OpResult, Put, PutLease, Range, Relation,
-    Revision, SortTarget, Txn, WatchSpec,
+    Revision, SortTarget, Txn, WatchSpec, WatchUpdate,
 };
 
 /// Seconds that a lease made for a caller without one lasts (`client/v3/concurrency/session.go`).
@@ -175,7 +175,10 @@ impl Contender {
             };
             changes.create(spec).map_err(|error| told(&error))?;
         }
-        changes.next().await.map(drop).ok_or_else(status::stopped)
+        match changes.next().await.ok_or_else(status::stopped)? {
+            WatchUpdate::Failed { error, .. } => Err(told(&error)),
+            _ => Ok(()),
+        }
     }
 }
 

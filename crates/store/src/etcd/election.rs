@@ -182,7 +182,10 @@ async fn follow(call: &mut Call, key: Bytes, from: Revision) -> Result<(), Statu
 
 async fn next(call: &mut Call, changes: &mut crate::WatchStream) -> Result<WatchUpdate, Status> {
     tokio::select! {
-        update = changes.next() => update.ok_or_else(status::stopped),
+        update = changes.next() => match update.ok_or_else(status::stopped)? {
+            WatchUpdate::Failed { error, .. } => Err(told(&error)),
+            update => Ok(update),
+        },
         () = call.outbound.reset() => Err(cancelled(Gone)),
     }
 }

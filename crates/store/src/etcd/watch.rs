@@ -231,6 +231,16 @@ impl Watchers {
                     ..Default::default()
                 })]
             }
+            WatchUpdate::Failed { id, error } => {
+                self.forget(id);
+                vec![wire::message(&pb::WatchResponse {
+                    header: Some(self.shared.header(self.shared.store.revision())),
+                    watch_id: id,
+                    canceled: true,
+                    cancel_reason: status::status(&error).message().to_owned(),
+                    ..Default::default()
+                })]
+            }
         }
     }
 

@@ -23,6 +23,9 @@ use crate::types::{Event, KeyRange, Revision, WatchSpec, WatchUpdate};
 /// Updates for the same watcher that wait in line are joined up to so many bytes.
 const JOIN_BYTES: usize = 64 << 10;
 
+/// A chunk, or the revision from which on there is none.
+type Read = Result<Arc<Chunk>, (Revision, Error)>;
+
 type Scan = Pin<Box<dyn Future<Output = Result<Arc<Chunk>, Error>> + Send + Sync>>;
 
 /// A watcher, as its stream knows it.
@@ -46,14 +49,15 @@ pub struct WatchStream {
     next_id: i64,
     next_serial: u32,
     history: CatchUp,
-    scan: Option<Scan>,
-    /// Watchers below the floor: id and floor, to be reported.
-    compacted: VecDeque<(i64, Revision)>,
+    /// What is being read, and from which revision on.
+    scan: Option<(Revision, Scan)>,
+    /// Watchers that history has ended for, to be reported.
+    ended: VecDeque<WatchUpdate>,
     /// Whether history has the next turn.
     turn_of_history: bool,
     progress: Progress,
     idle: Idle,
-    /// History could not be read; the client has to start over.
+    /// The store has stopped while history was read.
     broken: bool,
 }
 
@@ -94,7 +98,7 @@ impl WatchStream {
             next_serial: 0,
             history: CatchUp::default(),
             scan: None,
-            compacted: VecDeque::new(),
+            ended: VecDeque::new(),
             turn_of_history: false,
             progress: Progress::default(),
             idle: Idle {
@@ -172,7 +176,7 @@ impl WatchStream {
         }
     }
 
-    /// The next update; `None` once the store stops, or when its history cannot be read. Cancel-safe.
+    /// The next update; `None` once the store stops. Cancel-safe.
     pub async fn next(&mut self) -> Option<WatchUpdate> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -291,8 +295,8 @@ impl WatchStream {
 
     fn take_past(&mut self, cx: &mut Context<'_>, taken: u64) -> Option<WatchUpdate> {
         while !self.broken {
-            if let Some((id, floor)) = self.compacted.pop_front() {
-                return Some(WatchUpdate::Compacted { id, floor });
+            if let Some(update) = self.ended.pop_front() {
+                return Some(update);
             }
             if let Some((name, events, revision)) = self.history.serve(taken) {
                 self.progress.shown = self.progress.shown.max(revision);
@@ -301,50 +305,58 @@ impl WatchStream {
             self.list_those_who_caught_up();
             match self.poll_scan(cx, taken) {
                 Poll::Ready(Some(Ok(chunk))) => self.history.offer(chunk),
-                Poll::Ready(Some(Err(error))) => self.failed(&error),
+                Poll::Ready(Some(Err((from, error)))) => self.failed(from, &error),
                 Poll::Ready(None) | Poll::Pending => return None,
             }
         }
         None
     }
 
-    /// Reads on, if there is a cursor that may go on.
-    fn poll_scan(&mut self, cx: &mut Context<'_>, taken: u64) -> Poll<Option<Result<Arc<Chunk>, Error>>> {
+    /// Reads on, if there is a cursor that may go on. An error comes with the revision that was to be read.
+    fn poll_scan(&mut self, cx: &mut Context<'_>, taken: u64) -> Poll<Option<Read>> {
         if self.scan.is_none() {
             let Some((from, prev_kv)) = self.history.choose(taken) else {
                 return Poll::Ready(None);
             };
             let hub = Arc::clone(&self.hub);
             let history = Arc::clone(&hub.history);
-            self.scan = Some(Box::pin(
-                async move { hub.scans.read(history, from, prev_kv).await },
-            ));
+            let scan = Box::pin(async move { hub.scans.read(history, from, prev_kv).await });
+            self.scan = Some((from, scan));
         }
-        let Some(scan) = &mut self.scan else {
+        let Some((from, scan)) = &mut self.scan else {
             return Poll::Ready(None);
         };
-        let result = std::task::ready!(scan.as_mut().poll(cx));
+        let from = *from;
+        let result = std::task::ready!(scan.as_mut().poll(cx)).map_err(|error| (from, error));
         self.scan = None;
         Poll::Ready(Some(result))
     }
 
-    fn failed(&mut self, error: &Error) {
-        if let Error::Compacted { floor, .. } = error {
-            let floor = *floor;
-            let gone = self.history.extract(|cursor| cursor.next < floor);
-            for cursor in &gone {
-                self.forget(cursor.name.id);
-                self.compacted.push_back((cursor.name.id, floor));
+    /// Ends the watchers that needed what could not be read. Those that are further on are served.
+    fn failed(&mut self, from: Revision, error: &Error) {
+        match error {
+            Error::Stopped => self.broken = true,
+            Error::Compacted { floor, .. } => {
+                let floor = *floor;
+                let update = |id| WatchUpdate::Compacted { id, floor };
+                self.end(|cursor| cursor.next < floor, update);
             }
-            return;
+            _ => {
+                let update = |id| WatchUpdate::Failed {
+                    id,
+                    error: error.clone(),
+                };
+                self.end(|cursor| cursor.next == from, update);
+            }
         }
-        if !matches!(error, Error::Stopped) {
-            tracing::error!(
-                error = error as &dyn std::error::Error,
-                "a watch stream ends: its history cannot be read"
-            );
+    }
+
+    fn end(&mut self, ends: impl Fn(&Cursor) -> bool, update: impl Fn(i64) -> WatchUpdate) {
+        for cursor in self.history.extract(ends) {
+            let id = cursor.name.id;
+            self.forget(id);
+            self.ended.push_back(update(id));
         }
-        self.broken = true;
     }
 
     fn list_those_who_caught_up(&mut self) {

@@ -270,6 +270,7 @@ async fn below_the_floor_a_watcher_is_told_and_gone() {
             WatchUpdate::Compacted { id, floor } => compacted = Some((id, floor)),
             WatchUpdate::Events { id, events: more, .. } => events.extend(more.into_iter().map(|_| id)),
             WatchUpdate::Progress { .. } => (),
+            WatchUpdate::Failed { error, .. } => panic!("{error}"),
         }
     }
     assert_eq!(compacted, Some((0, Revision(4))));
@@ -313,7 +314,9 @@ async fn progress_comes_after_the_events_that_it_covers() {
                 assert_eq!(last, 11);
                 break;
             }
-            WatchUpdate::Compacted { .. } => unreachable!("nothing is compacted here"),
+            WatchUpdate::Compacted { .. } | WatchUpdate::Failed { .. } => {
+                unreachable!("nothing is compacted here")
+            }
         }
     }
 }
@@ -477,7 +480,9 @@ async fn each_filter_leaves_out_its_kind_at_the_head_after_a_lag_and_in_history(
                             .map(|event| if event.kind == EventKind::Put { 'p' } else { 'd' }),
                     ),
                     WatchUpdate::Progress { .. } => break,
-                    WatchUpdate::Compacted { .. } => unreachable!("nothing is compacted here"),
+                    WatchUpdate::Compacted { .. } | WatchUpdate::Failed { .. } => {
+                        unreachable!("nothing is compacted here")
+                    }
                 }
             }
             assert_eq!(kinds, expect.repeat(10), "room {room}, start {start:?}");
@@ -508,7 +513,9 @@ async fn an_idle_watcher_that_asked_is_told_of_progress_and_a_busy_one_or_anothe
             WatchUpdate::Progress { id, revision } => {
                 told.push((id.expect("of one watcher"), Some(revision)));
             }
-            WatchUpdate::Compacted { .. } => unreachable!("nothing is compacted here"),
+            WatchUpdate::Compacted { .. } | WatchUpdate::Failed { .. } => {
+                unreachable!("nothing is compacted here")
+            }
         }
     }
     assert_eq!(told, [(1, None), (0, Some(Revision(revision)))]);

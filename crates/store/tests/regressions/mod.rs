@@ -98,6 +98,7 @@ async fn collect(stream: &mut WatchStream, until: Revision) -> Vec<Arc<Event>> {
             WatchUpdate::Events { events, .. } => seen.extend(events),
             WatchUpdate::Progress { .. } => (),
             WatchUpdate::Compacted { floor, .. } => panic!("compacted at {floor}"),
+            WatchUpdate::Failed { error, .. } => panic!("{error}"),
         }
     }
     seen

@@ -175,7 +175,9 @@ fn progress_of_an_idle_watcher_waits_until_the_dispatcher_is_as_far_as_history()
             match update {
                 WatchUpdate::Events { revision, .. } => seen = revision.0,
                 WatchUpdate::Progress { revision, .. } => panic!("progress {revision} after {seen}"),
-                WatchUpdate::Compacted { .. } => unreachable!("nothing is compacted"),
+                WatchUpdate::Compacted { .. } | WatchUpdate::Failed { .. } => {
+                    unreachable!("nothing is compacted")
+                }
             }
         }
         assert_eq!(seen, 3);

@@ -47,7 +47,8 @@ impl Watching {
         let next = pin!(stream.next()).poll(&mut Context::from_waker(Waker::noop()));
         match next {
             Poll::Pending => None,
-            Poll::Ready(None) => {
+            // A disk that is off reads nothing back.
+            Poll::Ready(None | Some(WatchUpdate::Failed { .. })) => {
                 self.stream = None;
                 Some("ended".to_owned())
             }
@@ -122,6 +123,7 @@ impl Watching {
                     record.responses.push(Response::Progress(revision.0));
                 }
             }
+            WatchUpdate::Failed { error, .. } => panic!("{error}"),
             WatchUpdate::Compacted { id, floor } => {
                 let resumed = self.record(id).resume_from();
                 assert!(resumed < floor.0, "compacted at {floor}, was at {resumed}");

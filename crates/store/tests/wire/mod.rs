@@ -62,6 +62,17 @@ impl Server {
             ..Options::new(dir.path())
         };
         let store = Store::open(options, Arc::new(FsDisk), SystemClock::shared()).unwrap();
+        Self::over(dir, store, addr, change, listeners)
+    }
+
+    /// A front for a store that is there.
+    fn over(
+        dir: TempDir,
+        store: Store,
+        addr: std::net::SocketAddr,
+        change: impl FnOnce(&mut FrontOptions),
+        listeners: Vec<Listener>,
+    ) -> Self {
         let mut options = FrontOptions {
             workers: 1,
             ..FrontOptions::default()

@@ -1,6 +1,10 @@
 //! Watch streams: ids, order, ends.
 
+use setpoint_store::types;
+
+use super::raw::http;
 use super::*;
+use crate::support::open;
 
 #[tokio::test]
 async fn watch_ids_begin_at_zero_and_are_used_once() {
@@ -115,6 +119,90 @@ async fn a_watch_sees_each_revision_once_with_what_it_asked_for() {
         .await;
     let progress = watch.next().await;
     assert_eq!((progress.watch_id, progress.header.unwrap().revision), (-1, 5));
+    server.stop().await;
+}
+
+/// A front for a store in which the first of the values "v0", "v1" and so on has rotted, after the checkpoint.
+async fn rotten() -> Server {
+    let dir = TempDir::new();
+    let store = open(dir.path());
+    for n in 0..200 {
+        let value = format!("v{n}-").repeat(1_000);
+        let put = types::Put::new(format!("key{n}"), value);
+        store.put(put, None).await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    flip_first(dir.path(), b"v0-v0-");
+    let store = open(dir.path());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let metrics = |options: &mut FrontOptions| options.metrics = Some(setpoint_telemetry::Metrics::new());
+    Server::over(dir, store, addr, metrics, vec![Listener::tcp(listener)])
+}
+
+/// Changes the first byte of the first place where a segment holds `what`.
+fn flip_first(dir: &std::path::Path, what: &[u8]) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "seg") {
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(what.len()).position(|window| window == what) {
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            return;
+        }
+    }
+    panic!("no segment holds it");
+}
+
+#[tokio::test]
+async fn a_watch_over_damaged_history_is_cancelled_with_its_reason_and_the_front_says_corrupt() {
+    let server = rotten().await;
+    assert!(http(&server, "GET /readyz").await.0.contains("200"));
+    let mut watch = server.watch().await;
+    let from = |revision| pb::WatchCreateRequest {
+        key: "key".into(),
+        range_end: "kez".into(),
+        start_revision: revision,
+        ..Default::default()
+    };
+    assert!(watch.create(from(2)).await.created);
+    let ended = watch.next().await;
+    assert!(ended.canceled);
+    assert_eq!(
+        (
+            ended.watch_id,
+            ended.compact_revision,
+            ended.cancel_reason.as_str()
+        ),
+        (0, 0, "etcdserver: corrupt cluster")
+    );
+    let revision = server.store.revision().0;
+    assert!(watch.create(from(revision)).await.created, "the stream goes on");
+    assert_eq!(watch.next().await.events.len(), 1);
+
+    let mut kv = server.kv().await;
+    let get = |key: &str| pb::RangeRequest {
+        key: key.to_owned().into(),
+        ..Default::default()
+    };
+    let refused = kv.range(get("key0")).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::DataLoss, "etcdserver: corrupt cluster")
+    );
+    assert_eq!(kv.range(get("key1")).await.unwrap().into_inner().count, 1);
+    let (line, body) = http(&server, "GET /readyz/data_corruption").await;
+    assert!(line.contains("503"), "{line} {body}");
+    let (line, body) = http(&server, "GET /health").await;
+    assert!(
+        line.contains("503") && body.contains("ALARM CORRUPT"),
+        "{line} {body}"
+    );
+    assert!(http(&server, "GET /livez").await.0.contains("200"));
     server.stop().await;
 }
 

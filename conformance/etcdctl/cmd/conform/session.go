@@ -144,8 +144,8 @@ var (
 		pattern *regexp.Regexp
 		with    string
 	}{
-		{regexp.MustCompile(`\b[0-9a-f]{15,16}\b`), "<id>"},
 		{regexp.MustCompile(`("(?:cluster_id|member_id|raft_term|memberID|leader|raftTerm|raftIndex|raftAppliedIndex|dbSize|dbSizeInUse|dbSizeQuota|ID|lease)":)[0-9-]+`), "$1 *"},
+		{regexp.MustCompile(`\b[0-9a-f]{15,16}\b`), "<id>"},
 		{regexp.MustCompile(`("(?:ClusterID|MemberID|RaftTerm|Lease|ID|AuthRevision)" ?: )\d+`), "$1*"},
 		{regexp.MustCompile(`(?m)^\{"level":.*\n`), ""},
 		{regexp.MustCompile(`("Took" : )\S+`), "$1*"},

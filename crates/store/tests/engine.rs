@@ -1,7 +1,12 @@
 //! The embedded store as its callers see it: etcd's rules, and what a restart keeps.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use setpoint_base::SystemClock;
 use setpoint_store::types::*;
-use setpoint_store::{Error, Store};
+use setpoint_store::{Error, OpenError, Options, Store};
+use setpoint_testkit::SimDisk;
 
 use crate::support::{TempDir, open, try_open};
 
@@ -425,4 +430,24 @@ async fn a_transaction_that_reads_too_much_is_refused_and_changes_nothing() {
         ..Txn::default()
     };
     assert_eq!(store.txn(compares, None).await, Err(Error::ResultTooLarge));
+}
+
+#[test]
+fn what_cannot_be_opened_says_which_step_failed_on_what() {
+    let options = Options::new(Path::new("/proc/no-such-directory"));
+    let Err(error) = Store::open(options, Arc::new(setpoint_base::FsDisk), SystemClock::shared()) else {
+        panic!("opened a directory in /proc")
+    };
+    assert!(error.to_string().contains("/proc/no-such-directory"), "{error}");
+    let options = Options {
+        segment_bytes: 1,
+        proposals_max: 0,
+        ..Options::new("/data")
+    };
+    let Err(OpenError::Options(problems)) =
+        Store::open(options, Arc::new(SimDisk::default()), SystemClock::shared())
+    else {
+        panic!("opened with impossible options")
+    };
+    assert_eq!(problems.len(), 2, "{problems:?}");
 }

@@ -1,7 +1,7 @@
 //! What a store makes of a disk that crashed, lies, rots or is full.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -584,24 +584,4 @@ async fn a_store_that_crashes_again_and_again_agrees_with_its_model() {
         lives.spawn(life(seed));
     }
     lives.join_all().await;
-}
-
-#[test]
-fn what_cannot_be_opened_says_which_step_failed_on_what() {
-    let options = Options::new(Path::new("/proc/no-such-directory"));
-    let Err(error) = Store::open(options, Arc::new(setpoint_base::FsDisk), SystemClock::shared()) else {
-        panic!("opened a directory in /proc")
-    };
-    assert!(error.to_string().contains("/proc/no-such-directory"), "{error}");
-    let options = Options {
-        segment_bytes: 1,
-        proposals_max: 0,
-        ..Options::new("/data")
-    };
-    let Err(OpenError::Options(problems)) =
-        Store::open(options, Arc::new(SimDisk::default()), SystemClock::shared())
-    else {
-        panic!("opened with impossible options")
-    };
-    assert_eq!(problems.len(), 2, "{problems:?}");
 }

@@ -139,11 +139,18 @@ async fn order_leases_and_content_arrive_and_old_versions_are_gone() {
     server.stop().await;
 }
 
+/// Revisions behind those at which a run is cut off.
+const MORE: usize = 1000;
+
 #[tokio::test]
 async fn a_run_that_was_cut_off_goes_on_where_it_stopped_also_when_the_source_changed() {
     let dir = TempDir::new().unwrap();
     let source: Log = open(&dir.path().join("source")).into();
     fill(&source).await;
+    // A long way from where it is cut off to the end, which it must not reach meanwhile.
+    for n in 0..MORE {
+        write(&source, vec![put(&format!("/registry/more{n:04}"), "1", None)]).await;
+    }
     let target: Log = open(&dir.path().join("target")).into();
     let migration = Migration {
         from: source.clone(),
@@ -185,9 +192,9 @@ async fn a_run_that_was_cut_off_goes_on_where_it_stopped_also_when_the_source_ch
     )
     .await;
     let report = migration.run(|_| ()).await.unwrap();
-    assert_eq!(report.content.keys, 143);
+    assert_eq!(report.content.keys, 143 + MORE);
     assert!(
-        report.copied < 143,
+        report.copied < 143 + MORE,
         "it began from the beginning: {}",
         report.copied
     );

@@ -31,6 +31,7 @@ pub(crate) fn ci() -> Result<()> {
         ("clippy", clippy),
         ("release build", release_build),
         ("tests", all_tests),
+        ("every order of threads", loom),
         ("documentation", documentation),
         ("conformance", conformance_all),
     ])
@@ -127,6 +128,20 @@ fn release_build() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A workspace of its own, so that nothing else is built with loom.
+fn loom() -> Result<()> {
+    let manifest = root().join("crates/flow/loom/Cargo.toml");
+    let target = target_dir().join("loom");
+    let mut command = shell::command("cargo", &["test", "--quiet"]);
+    run_command(
+        command
+            .arg("--manifest-path")
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(target),
+    )
 }
 
 fn documentation() -> Result<()> {

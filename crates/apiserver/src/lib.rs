@@ -29,6 +29,7 @@ mod negotiate;
 mod object;
 mod openapi;
 mod options;
+mod overload;
 mod render;
 mod request;
 mod resources;

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use http::{Method, Response, StatusCode};
 use serde_json::json;
+use setpoint_flow::page;
 use setpoint_telemetry::Metrics;
 
 use crate::answer;
 use crate::body::ApiBody;
 use crate::health;
 use crate::negotiate::{Answer, negotiate};
+use crate::overload;
 use crate::server::{Head, Server};
 use crate::version;
 
@@ -31,6 +33,7 @@ pub(crate) async fn respond(server: &Arc<Server>, head: &Head) -> Response<ApiBo
             Metrics::CONTENT_TYPE,
             server.options.metrics.encode(),
         ),
+        page::PATH => overload::debug(server, head),
         "/version" => document(head, &version::document()),
         "" => document(head, &paths()),
         _ => answer::text(StatusCode::NOT_FOUND, "404 page not found\n"),

@@ -15,7 +15,6 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use setpoint_apimachinery::Status;
 use setpoint_base::TraceContext;
-use setpoint_flow::Ask;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -23,7 +22,7 @@ use crate::body::{ApiBody, BodyError};
 use crate::metrics::RequestLabels;
 use crate::request::{Identity, Query, ResourcePath, Target, verb};
 use crate::server::{Head, Server};
-use crate::{answer, authz, routes, verbs};
+use crate::{answer, authz, overload, routes, verbs};
 
 /// Bytes of a refused body that are still read, so that its sender comes to see why.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
@@ -179,7 +178,7 @@ where
 {
     let verb = verb(&head.method, &path, &head.query);
     authz::resource(&head.identity, &path, verb)?;
-    admit(server, &head, &path, verb)?;
+    overload::admit(server, &head, &path, verb)?;
     let mutating = !matches!(verb, "get" | "list" | "watch" | "");
     let _permit = server.inflight.enter(mutating)?;
     let _count = server.metrics.entered(mutating);
@@ -188,31 +187,13 @@ where
     } else {
         Bytes::new()
     };
+    let place = overload::enter(server, &head, &path, verb).await?;
     // A large verb future would be copied with every layer around it.
-    Box::pin(verbs::respond(Arc::clone(server), head, path, verb, body)).await
-}
-
-/// Asks the rate limits, if there are any.
-fn admit(server: &Server, head: &Head, path: &ResourcePath, verb: &str) -> Result<(), Status> {
-    let (Some(limits), Some(connection)) = (&server.options.limits, &head.connection) else {
-        return Ok(());
-    };
-    let dot = if path.group.is_empty() { "" } else { "." };
-    let slash = if path.subresource.is_empty() { "" } else { "/" };
-    let method = format!(
-        "{verb} {}{dot}{}{slash}{}",
-        path.resource, path.group, path.subresource
-    );
-    let ask = Ask {
-        method: &method,
-        peer: &head.identity.user,
-        metadata: &|name| head.headers.get(name)?.to_str().ok(),
-    };
-    limits.admit(&ask, connection, Instant::now()).map_err(|refused| {
-        let seconds = refused.retry_after.as_nanos().div_ceil(1_000_000_000);
-        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-        Status::rate_limited(refused.to_string(), seconds.max(1))
-    })
+    let result = Box::pin(verbs::respond(Arc::clone(server), head, path, verb, body)).await;
+    if let Some(place) = place {
+        place.end(&result);
+    }
+    result
 }
 
 /// Reads away the rest of a refused body, up to a bound. Many clients look at the answer only once they have

@@ -48,7 +48,11 @@ async fn a_refused_request_gets_429_with_the_time_to_come_again() {
         rule("lists", &["list configmaps"], Per::Connection),
         rule("lease-gets", &["get leases.coordination.k8s.io"], Per::Peer),
     ];
-    limits.replace(&Rules { rules }, Instant::now()).unwrap();
+    let rules = Rules {
+        rules,
+        ..Rules::default()
+    };
+    limits.replace(&rules, Instant::now()).unwrap();
     let options = Options {
         limits: Some(limits),
         ..Options::default()

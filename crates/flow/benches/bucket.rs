@@ -57,7 +57,13 @@ fn main() {
     ] {
         let limits = Limits::new();
         limits
-            .replace(&Rules { rules }, Instant::now())
+            .replace(
+                &Rules {
+                    rules,
+                    ..Rules::default()
+                },
+                Instant::now(),
+            )
             .expect("rules that hold");
         let (scope, now) = (Scope::default(), Instant::now());
         let cost = nanos(ROUNDS, || {

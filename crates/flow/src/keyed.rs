@@ -67,8 +67,8 @@ impl Keyed {
         self.overflow.change(from, to, now);
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    /// Keys in use now.
+    pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! - [`Limits`]: token buckets for all calls, per method, per connection, per peer and per metadata value; a call that
 //!   finds its bucket empty is answered at once and told when to come again, never parked.
-//! - [`Rules`]: the limits as people write them.
+//! - [`Limits::enter`]: a place among the calls served at a time, where the limit is found from how long calls take; what
+//!   finds none in a few milliseconds is refused, least important first. [`Limits::watch_memory`]: the same for memory.
+//! - [`Rules`]: the limits as people write them. [`page`]: what one sees of them.
 //!
-//! What is absent: windows, adaptive limits and client channels. The pure logic is in [`core`]; nothing here does I/O.
+//! What is absent: windows and client channels. The pure logic is in [`core`]; nothing here does I/O.
 //!
 //! ```
 //! use setpoint_flow::{Ask, Limits, Per, Rule, Rules, Scope};
@@ -18,7 +20,8 @@
 //!     rate: "1/s".to_owned(),
 //!     burst: Some(1),
 //! };
-//! limits.replace(&Rules { rules: vec![one_put_a_second] }, Instant::now()).unwrap();
+//! let rules = Rules { rules: vec![one_put_a_second], ..Rules::default() };
+//! limits.replace(&rules, Instant::now()).unwrap();
 //!
 //! let connection = Scope::default();
 //! let ask = Ask { method: "/etcdserverpb.KV/Put", peer: "10.0.0.7", metadata: &|_| None };
@@ -29,11 +32,16 @@
 //! ```
 
 pub mod core;
+pub mod page;
 
 mod keyed;
 mod limits;
 mod metrics;
+mod overload;
 mod rules;
 
-pub use limits::{Ask, Limits, Refused, Scope};
+pub use limits::{Ask, Cause, Limits, Refused, Scope};
+pub use overload::{
+    Classes, Concurrency, Find, Machine, Memory, MemoryLimit, Outcome, Permit, Reading, Span,
+};
 pub use rules::{Per, RULES_MAX, Rule, Rules};

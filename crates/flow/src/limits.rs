@@ -1,4 +1,5 @@
-//! Rules at work: which buckets a call takes from, and what it is told when one is empty.
+//! Rules at work: which buckets a call takes from, which limit it needs a place of, and what it is told when there is
+//! none.
 //!
 //! [`Limits`] is shared by all listeners of a process; each connection has a [`Scope`] for the buckets that are its
 //! own, which go with it. Rules are replaced as a whole while calls go on: a call sees the old ones or the new ones.
@@ -6,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,11 +16,15 @@ use setpoint_telemetry::{DuplicateMetric, Metrics};
 use tokio::time::Instant;
 
 use crate::core::bucket::{Bucket, Quota};
+use crate::core::gate::Class;
 use crate::core::glob;
 use crate::core::rate::ticks;
 use crate::keyed::Keyed;
 use crate::metrics::{LimitMetrics, RuleCounters};
-use crate::rules::{Per, RULES_MAX, Rules};
+use crate::overload::limiter::Limiter;
+use crate::overload::metrics::OverloadMetrics;
+use crate::overload::{Classes, Concurrency, Memory, Reading};
+use crate::rules::{Per, RULES_MAX, Rule, Rules};
 
 /// What is known of a call before it begins.
 pub struct Ask<'a> {
@@ -32,12 +38,37 @@ pub struct Ask<'a> {
 
 /// A call was not admitted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("rate limit {rule:?} is used up: retry in {} ms", .retry_after.as_millis().max(1))]
+#[error("{}: retry in {} ms", .cause.text(.rule), .retry_after.as_millis().max(1))]
 pub struct Refused {
     /// The rule that refused.
     pub rule: Arc<str>,
     /// When asking again can succeed.
     pub retry_after: Duration,
+    /// What there was not enough of.
+    pub cause: Cause,
+}
+
+/// What there was not enough of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Permits of a token bucket.
+    Rate,
+    /// Places among the calls that are served at a time.
+    Concurrency,
+    /// Memory, for a call of this class.
+    Memory(Class),
+}
+
+impl Cause {
+    fn text(self, rule: &str) -> String {
+        match self {
+            Self::Rate => format!("rate limit {rule:?} is used up"),
+            Self::Concurrency => format!("overloaded: limit {rule:?} had no place in time"),
+            Self::Memory(class) => {
+                format!("memory is short: calls of the class {} are refused", class.name())
+            }
+        }
+    }
 }
 
 /// The limits of a process. Cloning gives another handle to the same ones.
@@ -45,35 +76,48 @@ pub struct Refused {
 pub struct Limits(Arc<Inner>);
 
 struct Inner {
+    /// What there is at all: all that a call looks at when there is nothing.
+    flags: AtomicU8,
     table: ArcSwap<Table>,
     /// Serialises changes.
     changing: Mutex<u64>,
     began: Instant,
     metrics: LimitMetrics,
+    overload: OverloadMetrics,
+    reading: Mutex<Option<Reading>>,
 }
 
 #[derive(Default)]
-struct Table {
-    rules: Vec<Arc<Active>>,
+pub(crate) struct Table {
+    pub(crate) rules: Vec<Arc<Active>>,
+    pub(crate) places: Vec<Places>,
+    classes: Classes,
+    memory: Memory,
+    streams_max: Option<u32>,
+}
+
+/// A concurrency rule at work.
+pub(crate) struct Places {
+    pub(crate) rule: Concurrency,
+    pub(crate) limiter: Arc<Limiter>,
 }
 
 /// A rule with its buckets.
-struct Active {
+pub(crate) struct Active {
     /// Told apart from all rules there ever were: a connection's buckets belong to one.
     id: u64,
+    pub(crate) rule: Rule,
     name: Arc<str>,
-    methods: Vec<String>,
-    per: Per,
     quota: Quota,
-    shared: Arc<Shared>,
-    counters: RuleCounters,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: RuleCounters,
 }
 
 /// Buckets that outlive a change of the rule's numbers.
 #[derive(Default)]
-struct Shared {
+pub(crate) struct Shared {
     global: Bucket,
-    keyed: Keyed,
+    pub(crate) keyed: Keyed,
 }
 
 impl Shared {
@@ -116,10 +160,13 @@ impl Limits {
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Inner {
+            flags: AtomicU8::new(0),
             table: ArcSwap::default(),
             changing: Mutex::new(0),
             began: Instant::now(),
             metrics: LimitMetrics::default(),
+            overload: OverloadMetrics::default(),
+            reading: Mutex::new(None),
         }))
     }
 
@@ -128,7 +175,8 @@ impl Limits {
     /// # Errors
     /// A name is taken: each registry can have one set of limits.
     pub fn register_metrics(&self, metrics: &Metrics) -> Result<(), DuplicateMetric> {
-        self.0.metrics.register(metrics)
+        self.0.metrics.register(metrics)?;
+        self.0.overload.register(self, metrics)
     }
 
     /// Puts `rules` in place of those there are. A rule that keeps its name and who shares its buckets keeps the
@@ -145,7 +193,7 @@ impl Limits {
             let same = before
                 .rules
                 .iter()
-                .find(|old| *old.name == *rule.name && old.per == rule.per);
+                .find(|old| *old.name == *rule.name && old.rule.per == rule.per);
             let quota = rule.quota().map_err(|problem| vec![problem])?;
             let (id, shared) = match same {
                 Some(old) => {
@@ -159,16 +207,24 @@ impl Limits {
             };
             active.push(Arc::new(Active {
                 id,
+                rule: rule.clone(),
                 name: rule.name.as_str().into(),
-                methods: rule.methods.clone(),
-                per: rule.per.clone(),
                 quota,
                 shared,
                 counters: self.0.metrics.of_rule(&rule.name),
             }));
         }
         self.0.metrics.keep(active.iter().map(|rule| &*rule.name));
-        self.0.table.store(Arc::new(Table { rules: active }));
+        let table = Table {
+            rules: active,
+            places: self.places(&before, rules),
+            classes: rules.classes.clone(),
+            memory: rules.memory.clone(),
+            streams_max: rules.concurrency.iter().find_map(Concurrency::streams_max),
+        };
+        let (buckets, places) = (!table.rules.is_empty(), !table.places.is_empty());
+        self.0.table.store(Arc::new(table));
+        self.there_are(buckets, places);
         Ok(())
     }
 
@@ -177,15 +233,16 @@ impl Limits {
         ticks(now.saturating_duration_since(self.0.began)).wrapping_add(1)
     }
 
-    /// Asks every rule that is about the call.
+    /// Asks every token bucket that is about the call, and whether there is memory for one of its class.
     ///
     /// # Errors
     /// The first rule that refuses; what the ones before it gave is given back.
     pub fn admit(&self, ask: &Ask<'_>, scope: &Scope, now: Instant) -> Result<(), Refused> {
-        let table = self.0.table.load();
-        if table.rules.is_empty() {
+        if self.is_idle() {
             return Ok(());
         }
+        let table = self.0.table.load();
+        self.spare(ask.method, &table)?;
         let now = self.ticks(now);
         let about = |rule: &&Arc<Active>| rule.is_about(ask.method);
         for (n, rule) in table.rules.iter().filter(about).enumerate() {
@@ -198,6 +255,7 @@ impl Limits {
                 return Err(Refused {
                     rule: Arc::clone(&rule.name),
                     retry_after,
+                    cause: Cause::Rate,
                 });
             }
             rule.counters.admitted.inc();
@@ -207,13 +265,22 @@ impl Limits {
 }
 
 impl Active {
+    /// Buckets in use, but for those of connections, which lie with them.
+    pub(crate) fn keys(&self) -> Option<usize> {
+        match self.rule.per {
+            Per::Global => Some(1),
+            Per::Connection => None,
+            _ => Some(self.shared.keyed.len()),
+        }
+    }
+
     fn is_about(&self, method: &str) -> bool {
-        self.methods.is_empty() || self.methods.iter().any(|pattern| glob::matches(pattern, method))
+        self.rule.methods.is_empty() || glob::any(&self.rule.methods, method)
     }
 
     /// Does something with the bucket that a call takes from.
     fn with_bucket<T>(&self, ask: &Ask<'_>, scope: &Scope, now: u64, work: impl FnOnce(&Bucket) -> T) -> T {
-        let key = match &self.per {
+        let key = match &self.rule.per {
             Per::Global => return work(&self.shared.global),
             Per::Connection => return scope.with_bucket(self.id, self.quota, now, work),
             Per::Method => ask.method,
@@ -236,6 +303,8 @@ impl Scope {
                 if buckets.len() >= RULES_MAX {
                     buckets.remove(0);
                 }
+                // There are as many as there are connections: no room that is not needed.
+                buckets.reserve_exact(1);
                 buckets.push(Own {
                     rule,
                     quota,
@@ -252,154 +321,6 @@ impl Scope {
     }
 }
 
+mod overload;
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rules::Rule;
-
-    fn rule(name: &str, per: Per, rate: &str, burst: u32) -> Rule {
-        Rule {
-            name: name.to_owned(),
-            methods: Vec::new(),
-            per,
-            rate: rate.to_owned(),
-            burst: Some(burst),
-        }
-    }
-
-    fn limits(rules: Vec<Rule>) -> Limits {
-        let limits = Limits::new();
-        limits.replace(&Rules { rules }, Instant::now()).unwrap();
-        limits
-    }
-
-    fn ask<'a>(method: &'a str, peer: &'a str) -> Ask<'a> {
-        Ask {
-            method,
-            peer,
-            metadata: &|key| (key == "tenant").then_some("blue"),
-        }
-    }
-
-    /// How many of `tries` calls at one moment are admitted.
-    fn admitted(limits: &Limits, ask: &Ask<'_>, scope: &Scope, now: Instant, tries: usize) -> usize {
-        (0..tries)
-            .filter(|_| limits.admit(ask, scope, now).is_ok())
-            .count()
-    }
-
-    #[test]
-    fn without_rules_everything_is_admitted() {
-        let scope = Scope::default();
-        let now = Instant::now();
-        assert_eq!(
-            admitted(&Limits::new(), &ask("m", "p"), &scope, now, 1_000),
-            1_000
-        );
-    }
-
-    #[test]
-    fn one_noisy_connection_leaves_the_others_alone() {
-        let limits = limits(vec![rule("each", Per::Connection, "10/s", 5)]);
-        let (noisy, quiet, now) = (Scope::default(), Scope::default(), Instant::now());
-        assert_eq!(admitted(&limits, &ask("m", "p"), &noisy, now, 1_000), 5);
-        assert_eq!(admitted(&limits, &ask("m", "p"), &quiet, now, 5), 5);
-    }
-
-    #[test]
-    fn methods_peers_and_tenants_have_buckets_of_their_own() {
-        let now = Instant::now();
-        for (per, again, another) in [
-            (Per::Method, ask("a", "q"), ask("b", "p")),
-            (Per::Peer, ask("b", "p"), ask("a", "q")),
-        ] {
-            let limits = limits(vec![rule("r", per, "1/s", 1)]);
-            let scope = Scope::default();
-            assert_eq!(admitted(&limits, &ask("a", "p"), &scope, now, 3), 1);
-            assert_eq!(admitted(&limits, &again, &scope, now, 3), 0);
-            assert_eq!(admitted(&limits, &another, &scope, now, 3), 1);
-        }
-        let limits = limits(vec![rule("r", Per::Metadata("tenant".to_owned()), "1/s", 1)]);
-        let none = Ask {
-            metadata: &|_| None,
-            ..ask("a", "p")
-        };
-        assert_eq!(admitted(&limits, &ask("a", "p"), &Scope::default(), now, 3), 1);
-        assert_eq!(admitted(&limits, &none, &Scope::default(), now, 3), 1);
-    }
-
-    #[test]
-    fn a_rule_is_about_the_methods_it_names() {
-        let limits = limits(vec![Rule {
-            methods: vec!["/kv/*".to_owned(), "exact".to_owned()],
-            ..rule("r", Per::Global, "1/s", 1)
-        }]);
-        let (scope, now) = (Scope::default(), Instant::now());
-        assert_eq!(admitted(&limits, &ask("other", "p"), &scope, now, 9), 9);
-        assert_eq!(admitted(&limits, &ask("/kv/put", "p"), &scope, now, 9), 1);
-        assert_eq!(admitted(&limits, &ask("exact", "p"), &scope, now, 9), 0);
-    }
-
-    #[test]
-    fn a_refusal_costs_nothing_elsewhere() {
-        let limits = limits(vec![
-            rule("wide", Per::Global, "1/s", 10),
-            rule("narrow", Per::Peer, "1/s", 1),
-        ]);
-        let (scope, now) = (Scope::default(), Instant::now());
-        assert_eq!(admitted(&limits, &ask("m", "noisy"), &scope, now, 100), 1);
-        let others = (0..20)
-            .filter(|n| limits.admit(&ask("m", &n.to_string()), &scope, now).is_ok())
-            .count();
-        assert_eq!(others, 9);
-    }
-
-    #[test]
-    fn a_changed_rule_acts_at_once_and_gives_nobody_a_second_burst() {
-        let limits = limits(vec![rule("r", Per::Connection, "10/s", 5)]);
-        let (scope, now) = (Scope::default(), Instant::now());
-        assert_eq!(admitted(&limits, &ask("m", "p"), &scope, now, 9), 5);
-        let slower = Rules {
-            rules: vec![rule("r", Per::Connection, "1/s", 5)],
-        };
-        limits.replace(&slower, now).unwrap();
-        let refused = limits.admit(&ask("m", "p"), &scope, now).unwrap_err();
-        assert_eq!(refused.retry_after, Duration::from_secs(1));
-        let later = now + Duration::from_secs(2);
-        assert_eq!(admitted(&limits, &ask("m", "p"), &scope, later, 9), 2);
-        limits.replace(&Rules::default(), now).unwrap();
-        assert_eq!(admitted(&limits, &ask("m", "p"), &scope, later, 9), 9);
-    }
-
-    #[test]
-    fn wrong_rules_leave_the_old_ones_in_force() {
-        let limits = limits(vec![rule("r", Per::Global, "1/s", 1)]);
-        let wrong = Rules {
-            rules: vec![rule("r", Per::Global, "fast", 1)],
-        };
-        assert!(limits.replace(&wrong, Instant::now()).is_err());
-        let (scope, now) = (Scope::default(), Instant::now());
-        assert_eq!(admitted(&limits, &ask("m", "p"), &scope, now, 3), 1);
-    }
-
-    #[test]
-    fn refusals_name_the_rule_and_are_counted() {
-        let metrics = Metrics::new();
-        let limits = limits(vec![rule("puts", Per::Global, "1/s", 1)]);
-        limits.register_metrics(&metrics).unwrap();
-        let (scope, now) = (Scope::default(), Instant::now());
-        assert_eq!(admitted(&limits, &ask("m", "p"), &scope, now, 3), 1);
-        let refused = limits.admit(&ask("m", "p"), &scope, now).unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "rate limit \"puts\" is used up: retry in 1000 ms"
-        );
-        let text = metrics.encode();
-        assert!(
-            text.contains("flow_limit_refused_total{rule=\"puts\"} 3"),
-            "{text}"
-        );
-        limits.replace(&Rules::default(), now).unwrap();
-        assert!(!metrics.encode().contains("puts"));
-    }
-}
+mod tests;

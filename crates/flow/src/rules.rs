@@ -6,17 +6,27 @@ use serde::Deserialize;
 
 use crate::core::bucket::Quota;
 use crate::core::rate::Rate;
+use crate::overload::{Classes, Concurrency, Memory};
 
-/// Most rules.
+/// Most rules of each kind.
 pub const RULES_MAX: usize = 64;
 
-/// Rules, in the order in which they are asked. All that match a call have to admit it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// What may happen how often, how much of it at a time, and what is given up first.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
-    /// The rules.
+    /// Token buckets, in the order in which they are asked. All that match a call have to admit it.
     #[serde(default)]
     pub rules: Vec<Rule>,
+    /// Concurrency limits. The first that matches a call decides.
+    #[serde(default)]
+    pub concurrency: Vec<Concurrency>,
+    /// Which calls matter most and least.
+    #[serde(default)]
+    pub classes: Classes,
+    /// When calls are refused because memory is short.
+    #[serde(default)]
+    pub memory: Memory,
 }
 
 /// One rule.
@@ -63,26 +73,16 @@ impl Rules {
     /// The list of problems, if there is one.
     pub fn validate(&self) -> Result<(), Vec<String>> {
         let mut problems = Vec::new();
-        if self.rules.len() > RULES_MAX {
-            problems.push(format!(
-                "there are {} rules: {RULES_MAX} at most, use * to cover several methods with one",
-                self.rules.len()
-            ));
+        names("rules", self.rules.iter().map(|rule| &*rule.name), &mut problems);
+        let concurrency = self.concurrency.iter().map(|rule| &*rule.name);
+        names("concurrency", concurrency, &mut problems);
+        for (n, rule) in self.concurrency.iter().enumerate() {
+            let of_rule = rule.problems().into_iter();
+            problems.extend(of_rule.map(|problem| format!("concurrency[{n}].{problem}")));
         }
-        let mut names = HashSet::new();
+        let of_memory = self.memory.problems().into_iter();
+        problems.extend(of_memory.map(|problem| format!("memory.{problem}")));
         for (n, rule) in self.rules.iter().enumerate() {
-            let named = !rule.name.is_empty() && rule.name.len() <= 63;
-            if !named || rule.name.chars().any(char::is_control) {
-                problems.push(format!(
-                    "rules[{n}].name: give it a name of 1 to 63 printable characters"
-                ));
-            }
-            if !names.insert(&rule.name) {
-                problems.push(format!(
-                    "rules[{n}].name: {:?} is taken, names are unique",
-                    rule.name
-                ));
-            }
             if let Per::Metadata(key) = &rule.per
                 && (key.is_empty() || *key != key.to_ascii_lowercase())
             {
@@ -102,15 +102,41 @@ impl Rules {
     }
 }
 
+/// Names are there, and unique; and there are not too many.
+fn names<'a>(kind: &str, names: impl ExactSizeIterator<Item = &'a str>, problems: &mut Vec<String>) {
+    if names.len() > RULES_MAX {
+        problems.push(format!(
+            "there are {} {kind}: {RULES_MAX} at most, use * to cover several methods with one",
+            names.len()
+        ));
+    }
+    let mut known = HashSet::new();
+    for (n, name) in names.enumerate() {
+        if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) {
+            problems.push(format!(
+                "{kind}[{n}].name: give it a name of 1 to 63 printable characters"
+            ));
+        }
+        if !known.insert(name) {
+            problems.push(format!("{kind}[{n}].name: {name:?} is taken, names are unique"));
+        }
+    }
+}
+
 impl Rule {
+    /// Permits at once after a pause.
+    pub(crate) fn burst(&self) -> u32 {
+        let permits = || self.rate.split('/').next()?.trim().parse().ok();
+        self.burst.unwrap_or_else(|| permits().unwrap_or(1))
+    }
+
     /// What its buckets hold.
     ///
     /// # Errors
     /// What is wrong, beginning with the field's name.
     pub(crate) fn quota(&self) -> Result<Quota, String> {
         let rate: Rate = self.rate.parse().map_err(|error| format!("rate: {error}"))?;
-        let permits = self.rate.split('/').next().and_then(|n| n.trim().parse().ok());
-        let burst = self.burst.unwrap_or_else(|| permits.unwrap_or(1));
+        let burst = self.burst();
         Quota::new(rate, burst).ok_or_else(|| match burst {
             0 => "burst: 0 refuses everything: give at least 1".to_owned(),
             _ => format!(
@@ -146,12 +172,13 @@ mod tests {
                     ..rule("m", "1/4000000000s", Some(1_000))
                 },
             ],
+            ..Rules::default()
         };
         let problems = rules.validate().unwrap_err();
         for (problem, start) in problems.iter().zip([
             "rules[1].name: \"a\" is taken",
-            "rules[1].rate: \"ten\" is no rate",
             "rules[2].name: give it a name",
+            "rules[1].rate: \"ten\" is no rate",
             "rules[2].burst: 0 refuses everything",
             "rules[3].per.metadata: \"Tenant\"",
             "rules[3].burst: 1000 at 1/4000000000s",

@@ -8,6 +8,7 @@ mod harness;
 mod lifecycle;
 mod limits;
 mod migrate;
+mod overload;
 mod plane;
 mod quickstart;
 mod verify;

@@ -18,7 +18,7 @@ use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use setpoint_base::{Stop, TaskGroup, WallClock};
-use setpoint_flow::Scope;
+use setpoint_flow::{Limits, Scope};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -41,6 +41,8 @@ pub struct ServeOptions {
     pub head_timeout: Duration,
     /// Requests open at once on one HTTP/2 connection (kube-apiserver: 1,000); clients queue beyond it.
     pub streams_max: u32,
+    /// Limits, of which one may say less than `streams_max` to clients that connect from then on (none).
+    pub limits: Option<Limits>,
     /// Largest header list on HTTP/2, in bytes (64 KiB); larger ones get 431.
     pub header_bytes_max: u32,
     /// Silence after which an HTTP/2 peer is pinged; it is cut when it stays silent for half as long (30 s).
@@ -56,6 +58,7 @@ impl Default for ServeOptions {
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(32),
             streams_max: 1000,
+            limits: None,
             header_bytes_max: 64 << 10,
             ping_interval: Duration::from_secs(30),
             grace: Duration::from_secs(20),
@@ -249,6 +252,9 @@ impl Front {
 
     /// The protocol is what ALPN said, so that no byte has to arrive before a deadline runs.
     fn builder(&self, http2: bool) -> auto::Builder<Streams> {
+        let ruled = self.options.limits.as_ref().and_then(Limits::streams_max);
+        let streams_max = self.options.streams_max;
+        let streams_max = ruled.map_or(streams_max, |ruled| ruled.min(streams_max));
         let mut builder = auto::Builder::new(self.streams.clone());
         builder
             .http1()
@@ -257,7 +263,7 @@ impl Front {
         builder
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(self.options.streams_max)
+            .max_concurrent_streams(streams_max)
             .max_header_list_size(self.options.header_bytes_max)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

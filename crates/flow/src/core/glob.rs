@@ -24,6 +24,12 @@ pub fn matches(pattern: &str, text: &str) -> bool {
     true
 }
 
+/// Whether one of the patterns matches.
+#[must_use]
+pub fn any(patterns: &[impl AsRef<str>], text: &str) -> bool {
+    patterns.iter().any(|pattern| matches(pattern.as_ref(), text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::matches;

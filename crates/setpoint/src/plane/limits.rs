@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use setpoint_base::{Stop, TaskGroup};
-use setpoint_flow::{Limits, Rules};
-use setpoint_telemetry::Metrics;
+use setpoint_flow::{Limits, Machine, Rules};
+use setpoint_telemetry::{DuplicateMetric, Metrics};
 use tokio::time::Instant;
 
 use super::{PlaneError, PlaneOptions};
@@ -15,28 +15,36 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Puts the limits of the options' file, if there is one, in front of both fronts, and keeps watching the file.
+/// Puts limits in front of both fronts: those of the options' file, if there is one, and the memory that the process's
+/// control group has. Keeps watching both.
 pub(super) fn apply(
     options: &mut PlaneOptions,
     metrics: &Metrics,
     group: &TaskGroup,
 ) -> Result<(), PlaneError> {
-    let Some(path) = options.limits_file.clone() else {
-        return Ok(());
-    };
-    let refused = |detail: String| PlaneError::Limits {
-        path: path.clone(),
-        detail,
-    };
-    let text = read(&path).map_err(refused)?;
     let limits = Limits::new();
-    put_in_force(&limits, &text).map_err(refused)?;
-    limits
-        .register_metrics(metrics)
-        .map_err(|error| refused(error.to_string()))?;
+    let taken = |error: DuplicateMetric| PlaneError::Limits {
+        path: options.limits_file.clone().unwrap_or_default(),
+        detail: error.to_string(),
+    };
+    limits.register_metrics(metrics).map_err(taken)?;
     options.etcd.limits = Some(limits.clone());
     options.api.limits = Some(limits.clone());
-    group.spawn(follow(path, text, limits, group.stop().clone()));
+    options.api_front.limits = Some(limits.clone());
+    if let Some(path) = options.limits_file.clone() {
+        let refused = |detail: String| PlaneError::Limits {
+            path: path.clone(),
+            detail,
+        };
+        let text = read(&path).map_err(refused)?;
+        put_in_force(&limits, &text).map_err(refused)?;
+        group.spawn(follow(path, text, limits.clone(), group.stop().clone()));
+    }
+    let stop = group.stop().clone();
+    group.spawn(async move {
+        stop.run_until_cancelled(limits.watch_memory(&Machine::default()))
+            .await;
+    });
     Ok(())
 }
 
@@ -94,7 +102,7 @@ fn put_in_force(limits: &Limits, text: &str) -> Result<usize, String> {
     limits
         .replace(&rules, Instant::now())
         .map_err(|problems| problems.join("; "))?;
-    Ok(rules.rules.len())
+    Ok(rules.rules.len() + rules.concurrency.len())
 }
 
 #[cfg(test)]
@@ -106,9 +114,42 @@ mod tests {
         let page = include_str!("../../../../docs/ops/limits.md");
         let mut examples = page.split("```yaml").skip(1);
         let example = examples.next().and_then(|rest| rest.split("```").next()).unwrap();
-        assert_eq!(put_in_force(&Limits::new(), example), Ok(4));
+        assert_eq!(put_in_force(&Limits::new(), example), Ok(7));
         assert_eq!(put_in_force(&Limits::new(), ""), Ok(0));
-        let wrong = put_in_force(&Limits::new(), "rules: [{name: a, rate: 1/s, brust: 3}]").unwrap_err();
-        assert!(wrong.contains("brust"), "{wrong}");
+        for (wrong, problem) in [
+            ("rules: [{name: a, rate: 1/s, brust: 3}]", "brust"),
+            (
+                "concurrency: [{name: a, limit: many}]",
+                "\"many\" is not a number of calls, gradient2",
+            ),
+            (
+                "concurrency: [{name: a, limit: 0}]",
+                "concurrency[0].limit: 0 is not between 1 and",
+            ),
+            ("concurrency: [{name: a, wait: 5}]", "a time as in 5ms"),
+            ("concurrency: [{name: a, wait: 1h}]", "a time as in 5ms"),
+            (
+                "concurrency: [{name: a, min: 9, max: 8}]",
+                "concurrency[0].min, max: 9 and 8",
+            ),
+            (
+                "concurrency: [{name: a, per: connection}]",
+                "concurrency[0].limit: write a number",
+            ),
+            (
+                "concurrency: [{name: a, per: peer, limit: 3}]",
+                "concurrency[0].per: write global",
+            ),
+            ("memory: {limit: 12 apples}", "cgroup, machine, off"),
+            (
+                "memory: {batch: 95, interactive: 90}",
+                "memory.batch, interactive: 95 and 90",
+            ),
+            ("classes: {urgent: []}", "urgent"),
+        ] {
+            let told = put_in_force(&Limits::new(), wrong).unwrap_err();
+            assert!(told.contains(problem), "{wrong}: {told}");
+        }
+        assert_eq!(put_in_force(&Limits::new(), "memory: {limit: off}"), Ok(0));
     }
 }

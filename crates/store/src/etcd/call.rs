@@ -24,7 +24,9 @@ use super::outbound::{Http2, Outbound, Sink};
 use super::server::Shared;
 use super::web::{self, Body};
 use super::wire::Reply;
-use super::{cluster, election, health, kv, lease, lock, maintenance, snapshot, status, watch, wide};
+use super::{
+    cluster, election, health, kv, lease, lock, maintenance, overload, snapshot, status, watch, wide,
+};
 
 /// The patience of a client that names none: 100 years, which timers can count.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -107,11 +109,14 @@ fn count(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap)
     versions.count(&client.seen, version, method.is_stream());
 }
 
-/// Asks the rate limits, if there are any. A refused call is counted like any other.
+/// Asks rate limits and memory, if there are any limits. A refused call is counted like any other.
 fn admit(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap) -> Result<(), Status> {
     let (Some(limits), Some(limited)) = (&shared.options.limits, &client.limited) else {
         return Ok(());
     };
+    if limits.is_idle() {
+        return Ok(());
+    }
     let (_, service, name) = METHODS[method as usize];
     let ask = Ask {
         method: &format!("/{service}/{name}"),
@@ -123,7 +128,7 @@ fn admit(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap)
         .map_err(|refused| {
             shared.metrics.began(method);
             shared.metrics.ended(method, Code::ResourceExhausted);
-            status::rate_limited(&refused)
+            status::refused(&refused)
         })
 }
 
@@ -299,7 +304,8 @@ impl Call {
             .ok_or_else(|| Status::internal("unexpected EOF"))?;
         let (shared, trace, access) = (&self.shared, self.trace, &self.access());
         access.gate(&shared.store, self.method, &request)?;
-        match self.method {
+        let place = overload::enter(shared, self.method, &request).await?;
+        let result = match self.method {
             Method::Range => kv::range(shared, request, access).await,
             Method::Put => kv::put(shared, request, trace, access).await,
             Method::DeleteRange => kv::delete(shared, request, trace, access).await,
@@ -326,7 +332,11 @@ impl Call {
             Method::HealthCheck => health::check(request),
             method if method.is_auth() => auth::serve(shared, method, request, access).await,
             method => Err(unimplemented(method)),
+        };
+        if let Some(place) = place {
+            place.end(&result);
         }
+        result
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::call;
 use super::cork::Cork;
 use super::listen::{Incoming, Serves};
+use super::overload;
 use super::pacing::{Pace, Stall};
 use super::readings::Seen;
 use super::server::Shared;
@@ -182,11 +183,12 @@ async fn serve_http1(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop
 }
 
 async fn serve_http2(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop) {
+    let streams_max = overload::streams_max(&shared);
     let mut settings = Builder::new();
     settings
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(shared.options.streams_max)
+        .max_concurrent_streams(streams_max)
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_send_buffer_size(SEND_BUFFER_BYTES);
     let mut handshake = pin!(settings.handshake::<_, Bytes>(cork.clone()));
@@ -202,7 +204,7 @@ async fn serve_http2(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop
     };
     let mut turns = Turns {
         stall: Stall::new(shared.options.stall_timeout),
-        calls_max: shared.options.streams_max as usize + RESET_CALLS_MAX,
+        calls_max: streams_max as usize + RESET_CALLS_MAX,
         shared,
         client,
         protocol,

@@ -70,6 +70,14 @@ fn of_few(shared: &Shared, range: &Range) -> bool {
             || shared.store.holds_few(&range.keys, INLINE_KEYS_MAX))
 }
 
+/// Whether a Range request is for many keys, as far as one can tell without looking.
+pub(super) fn is_wide(shared: &Shared, request: &Bytes) -> bool {
+    let range = convert::decode(request.clone()).and_then(convert::range);
+    let few =
+        |range: &Range| range.count_only || matches!(range.keys, KeyRange::Key(_)) || of_few(shared, range);
+    range.is_ok_and(|range| !few(&range))
+}
+
 /// Put.
 pub(super) async fn put(
     shared: &Arc<Shared>,

@@ -16,7 +16,8 @@
 //! - `auth`: who calls, and what they may do. `cluster`: one member, which takes no others.
 //! - `wire`: answers to bytes, without copying large values. `status`: errors to etcd's codes and texts.
 //! - `web`: HTTP that is not gRPC. `gateway`: the same calls as JSON. `http`: `/health`, `/livez`, `/readyz`,
-//!   `/version`, `/metrics`. `metrics`, `readings`: every metric of the front.
+//!   `/version`, `/metrics`. `debug`: `/debug/flow`. `metrics`, `readings`: every metric of the front.
+//! - `overload`: places among the calls that are served at a time.
 //!
 //! gRPC is spoken here over the `h2` crate, without a gRPC server library (`docs/adr/0003-grpc-stack.md`).
 
@@ -27,6 +28,7 @@ mod connection;
 mod contest;
 mod convert;
 mod cork;
+mod debug;
 mod election;
 pub(crate) mod fuzzing;
 mod gateway;
@@ -42,6 +44,7 @@ mod method;
 mod metrics;
 mod options;
 mod outbound;
+mod overload;
 mod pacing;
 mod readings;
 mod server;

@@ -95,8 +95,8 @@ pub(super) fn invalid_sort() -> Status {
     Status::invalid_argument("etcdserver: invalid sort option")
 }
 
-/// A rate limit refused. Clients that know gRPC's error details or its pushback wait as long as they are told.
-pub(super) fn rate_limited(refused: &Refused) -> Status {
+/// A limit refused. Clients that know gRPC's error details or its pushback wait as long as they are told.
+pub(super) fn refused(refused: &Refused) -> Status {
     let details = ErrorDetails::with_retry_info(Some(refused.retry_after));
     let millis = refused.retry_after.as_nanos().div_ceil(1_000_000);
     let mut metadata = MetadataMap::new();

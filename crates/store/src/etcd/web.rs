@@ -15,11 +15,13 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use setpoint_base::Stop;
+use setpoint_flow::page;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::connection::Client;
+use super::debug;
 use super::gateway::{self, Lines};
 use super::http as plain;
 use super::listen::Serves;
@@ -134,7 +136,11 @@ pub(super) async fn respond(
             gateway::respond(shared, client, head, body, stop).await
         }
     } else {
-        let mut response = plain::respond(shared, client.serves, &head.method, &head.uri);
+        let mut response = if path == page::PATH {
+            debug::respond(shared, client, head)
+        } else {
+            plain::respond(shared, client.serves, &head.method, &head.uri)
+        };
         if head.method == Method::HEAD {
             // The headers alone, as they would be.
             let len = std::mem::take(response.body_mut()).len();
@@ -147,7 +153,10 @@ pub(super) async fn respond(
                 .map(|body| AnswerBody::full(body, None)),
         }
     };
-    allow_origins(&mut response);
+    // What a page of somebody else's may not ask for in its reader's name.
+    if path != page::PATH {
+        allow_origins(&mut response);
+    }
     response
 }
 

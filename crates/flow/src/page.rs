@@ -1,0 +1,283 @@
+//! What one sees of flow control at `/debug/flow`: a page that shows the state as it is now, and the state as JSON.
+//!
+//! The page is three files of this crate and asks nobody but its own server. It writes everything as text, never as HTML,
+//! and its policy forbids scripts other than its own: names come from clients.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::core::gate::Class;
+use crate::core::memory::Pressure;
+use crate::limits::Limits;
+use crate::overload::{MemoryLimit, Reading};
+use crate::rules::Per;
+
+/// Where it is served.
+pub const PATH: &str = "/debug/flow";
+/// For the header `Content-Security-Policy`: nothing but what comes from here.
+pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                          base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// For the header `Content-Type`.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: String,
+}
+
+/// The format that a query string asks for.
+#[must_use]
+pub fn format(query: &str) -> &str {
+    let mut pairs = query.split('&');
+    pairs
+        .find_map(|pair| pair.strip_prefix("format="))
+        .unwrap_or("html")
+}
+
+/// Answers a request for [`PATH`] in this format; `None` when there is no such format. `more` is shown beside the limits,
+/// under its own names.
+#[must_use]
+pub fn respond(format: &str, limits: Option<&Limits>, more: Map<String, Value>) -> Option<Document> {
+    let (content_type, body) = match format {
+        "html" => (
+            "text/html; charset=utf-8",
+            include_str!("page/page.html").to_owned(),
+        ),
+        "script" => (
+            "text/javascript; charset=utf-8",
+            include_str!("page/page.js").to_owned(),
+        ),
+        "style" => (
+            "text/css; charset=utf-8",
+            include_str!("page/page.css").to_owned(),
+        ),
+        "json" => ("application/json", state(limits, more)),
+        _ => return None,
+    };
+    Some(Document { content_type, body })
+}
+
+fn state(limits: Option<&Limits>, mut more: Map<String, Value>) -> String {
+    if let Some(limits) = limits
+        && let Ok(Value::Object(view)) = serde_json::to_value(limits.view())
+    {
+        more.extend(view);
+    }
+    Value::Object(more).to_string()
+}
+
+/// The limits as one sees them.
+#[derive(Debug, Serialize)]
+struct View {
+    buckets: Vec<BucketView>,
+    concurrency: Vec<LimiterView>,
+    memory: MemoryView,
+}
+
+#[derive(Debug, Serialize)]
+struct BucketView {
+    name: String,
+    methods: Vec<String>,
+    per: String,
+    rate: String,
+    burst: u32,
+    /// Buckets in use, where they are counted: those of connections lie with them.
+    keys: Option<usize>,
+    admitted: u64,
+    refused: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LimiterView {
+    name: String,
+    methods: Vec<String>,
+    law: &'static str,
+    limit: u32,
+    in_flight: u32,
+    rtt_ms: Option<f64>,
+    rest_ms: Option<f64>,
+    classes: Vec<ClassView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ClassView {
+    class: Class,
+    waiting: usize,
+    admitted: u64,
+    refused: u64,
+    queued: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct MemoryView {
+    /// Where the reading comes from; nothing when nothing limits memory.
+    source: Option<&'static str>,
+    used: Option<u64>,
+    limit: Option<u64>,
+    batch_per_cent: f64,
+    interactive_per_cent: f64,
+    pressure: Pressure,
+}
+
+impl Limits {
+    fn view(&self) -> View {
+        let table = self.table();
+        let millis = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e3);
+        let buckets = table.rules.iter().map(|active| BucketView {
+            name: active.rule.name.clone(),
+            methods: active.rule.methods.clone(),
+            per: per(&active.rule.per),
+            rate: active.rule.rate.clone(),
+            burst: active.rule.burst(),
+            keys: active.keys(),
+            admitted: active.counters.admitted.get(),
+            refused: active.counters.refused.get(),
+        });
+        let concurrency = table.places.iter().map(|places| {
+            let now = places.limiter.now();
+            let [admitted, refused, queued] = places.limiter.counters.read();
+            let classes = Class::ALL.into_iter().map(|class| {
+                let n = class as usize;
+                ClassView {
+                    class,
+                    waiting: now.waiting[n],
+                    admitted: admitted[n],
+                    refused: refused[n],
+                    queued: queued[n],
+                }
+            });
+            LimiterView {
+                name: places.rule.name.clone(),
+                methods: places.rule.methods.clone(),
+                law: now.law,
+                limit: now.limit,
+                in_flight: now.in_flight,
+                rtt_ms: millis(now.rtt),
+                rest_ms: millis(now.rest),
+                classes: classes.collect(),
+            }
+        });
+        View {
+            buckets: buckets.collect(),
+            concurrency: concurrency.collect(),
+            memory: self.memory_view(),
+        }
+    }
+
+    fn memory_view(&self) -> MemoryView {
+        let rule = self.memory_rule();
+        let thresholds = rule.thresholds();
+        let reading: Option<Reading> = self.reading().filter(|_| rule.limit != MemoryLimit::Off);
+        MemoryView {
+            source: reading.map(|reading| reading.source),
+            used: reading.map(|reading| reading.used),
+            limit: reading.map(|reading| reading.limit),
+            batch_per_cent: thresholds.batch,
+            interactive_per_cent: thresholds.interactive,
+            pressure: self.pressure(),
+        }
+    }
+}
+
+fn per(per: &Per) -> String {
+    match per {
+        Per::Global => "all calls".to_owned(),
+        Per::Method => "method".to_owned(),
+        Per::Connection => "connection".to_owned(),
+        Per::Peer => "peer".to_owned(),
+        Per::Metadata(key) => format!("metadata {key}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Rules;
+    use crate::{Ask, Concurrency, Find, Rule, Scope};
+    use tokio::time::Instant;
+
+    fn json(limits: Option<&Limits>) -> Value {
+        let document = respond(format("x=1&format=json"), limits, Map::new()).unwrap();
+        assert_eq!(document.content_type, "application/json");
+        serde_json::from_str(&document.body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_state_has_every_rule_with_its_numbers() {
+        let limits = Limits::new();
+        let rules = Rules {
+            rules: vec![Rule {
+                name: "</script><b>".to_owned(),
+                methods: Vec::new(),
+                per: Per::Peer,
+                rate: "1/s".to_owned(),
+                burst: Some(1),
+            }],
+            concurrency: vec![Concurrency {
+                name: "places".to_owned(),
+                methods: Vec::new(),
+                per: Per::Global,
+                limit: Find::fixed(1),
+                min: None,
+                max: None,
+                queue: Some(0),
+                wait: None,
+            }],
+            ..Rules::default()
+        };
+        limits.replace(&rules, Instant::now()).unwrap();
+        let ask = Ask {
+            method: "list pods",
+            peer: "p",
+            metadata: &|_| None,
+        };
+        let scope = Scope::default();
+        limits.admit(&ask, &scope, Instant::now()).unwrap();
+        limits.admit(&ask, &scope, Instant::now()).unwrap_err();
+        let _permit = limits.enter("list pods").await.unwrap();
+        limits.enter("get pods").await.unwrap_err();
+        let state = json(Some(&limits));
+        let bucket = &state["buckets"][0];
+        assert_eq!(bucket["name"], "</script><b>");
+        assert_eq!(
+            (&bucket["admitted"], &bucket["refused"], &bucket["keys"]),
+            (&1.into(), &1.into(), &1.into())
+        );
+        let limiter = &state["concurrency"][0];
+        assert_eq!((&limiter["limit"], &limiter["in_flight"]), (&1.into(), &1.into()));
+        assert_eq!(limiter["classes"][2]["admitted"], 1);
+        assert_eq!(limiter["classes"][1]["refused"], 1);
+        assert_eq!(state["memory"]["pressure"], "none");
+    }
+
+    #[test]
+    fn there_is_a_page_without_limits() {
+        assert_eq!(json(None), serde_json::json!({}));
+        let page = respond(format(""), None, Map::new()).unwrap();
+        assert!(page.content_type.starts_with("text/html"));
+        assert_eq!(respond("exe", None, Map::new()), None);
+    }
+
+    #[test]
+    fn the_page_asks_nobody_else_and_writes_no_html() {
+        let all = ["html", "script", "style"].map(|format| respond(format, None, Map::new()).unwrap().body);
+        for word in [
+            "http://",
+            "https://",
+            "innerHTML",
+            "outerHTML",
+            "document.write",
+            "eval(",
+        ] {
+            assert!(!all.iter().any(|text| text.contains(word)), "{word}");
+        }
+        assert!(
+            !all[0].contains("<script>") && !all[0].contains("<style"),
+            "the policy forbids it"
+        );
+    }
+}

@@ -1,0 +1,183 @@
+// Asks for the state once a second and shows it. All text goes through textContent: nothing that is shown can become HTML.
+"use strict";
+
+const KEPT = 120;
+const series = new Map();
+let before = null;
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined && text !== null) made.textContent = String(text);
+  if (className) made.className = className;
+  return made;
+}
+
+function number(value, digits = 0) {
+  return typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: digits }) : "–";
+}
+
+function bytes(value) {
+  if (typeof value !== "number") return "–";
+  let unit = 0;
+  while (value >= 1024 && unit < 4) { value /= 1024; unit += 1; }
+  return number(value, unit && value < 100 ? 1 : 0) + " " + ["B", "KiB", "MiB", "GiB", "TiB"][unit];
+}
+
+// The last two minutes of a number, as a line.
+function spark(key, value) {
+  const kept = series.get(key) || [];
+  if (typeof value === "number") kept.push(value);
+  while (kept.length > KEPT) kept.shift();
+  series.delete(key);
+  series.set(key, kept);
+  const space = "http" + "://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  svg.setAttribute("class", "spark");
+  svg.setAttribute("viewBox", `0 0 ${KEPT} 20`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  const top = Math.max(...kept, 1e-9);
+  const points = kept.map((v, n) => `${KEPT - kept.length + n},${19 - 18 * v / top}`);
+  const line = document.createElementNS(space, "polyline");
+  line.setAttribute("points", points.join(" "));
+  svg.append(line);
+  return svg;
+}
+
+// What has been counted since the last look, a second.
+function rate(key, value, seconds) {
+  const last = before && before.get(key);
+  counters.set(key, value);
+  return last === undefined || last === null || seconds <= 0 ? "–" : number((value - last) / seconds, 1);
+}
+let counters = new Map();
+
+// Columns: [title, cell(row), kind]; kind "n" is a number, "wrap" is long text.
+function table(title, rows, columns, empty) {
+  const section = element("section");
+  section.append(element("h2", title));
+  if (!rows || rows.length === 0) {
+    section.append(element("p", empty, "empty"));
+    return section;
+  }
+  const made = element("table");
+  const head = element("tr");
+  for (const [name, , kind] of columns) head.append(element("th", name, kind));
+  made.append(head);
+  for (const row of rows) {
+    const line = element("tr");
+    for (const [, cell, kind] of columns) {
+      const shown = cell(row);
+      const td = element("td", undefined, kind);
+      td.append(shown instanceof Node ? shown : document.createTextNode(String(shown ?? "–")));
+      line.append(td);
+    }
+    made.append(line);
+  }
+  const wide = element("div", undefined, "wide");
+  wide.append(made);
+  section.append(wide);
+  return section;
+}
+
+function memory(state) {
+  const section = element("section");
+  section.append(element("h2", "Memory"));
+  const seen = state.memory;
+  if (!seen) return section;
+  if (typeof seen.limit !== "number") {
+    section.append(element("p", "nothing limits it", "empty"));
+    return section;
+  }
+  const line = element("p");
+  const meter = element("meter");
+  meter.max = seen.limit;
+  meter.value = seen.used;
+  meter.high = seen.limit * seen.batch_per_cent / 100;
+  line.append(meter, ` ${bytes(seen.used)} of ${bytes(seen.limit)} (${seen.source}) `, spark("memory", seen.used));
+  section.append(line);
+  const says = {
+    none: `calls of the class batch are refused from ${seen.batch_per_cent} % on`,
+    batch: "calls of the class batch are refused",
+    interactive: "all calls but those of the class system are refused",
+  };
+  section.append(element("p", says[seen.pressure], seen.pressure === "none" ? "dim" : "bad"));
+  return section;
+}
+
+function buckets(state, seconds) {
+  return table("Rate limits", state.buckets, [
+    ["rule", (b) => b.name],
+    ["methods", (b) => b.methods.join(" ") || "all", "wrap"],
+    ["per", (b) => b.per],
+    ["rate", (b) => b.rate],
+    ["burst", (b) => number(b.burst), "n"],
+    ["in use", (b) => number(b.keys), "n"],
+    ["admitted", (b) => number(b.admitted), "n"],
+    ["a second", (b) => rate("ba" + b.name, b.admitted, seconds), "n"],
+    ["refused", (b) => number(b.refused), "n"],
+    ["a second", (b) => rate("br" + b.name, b.refused, seconds), "n"],
+  ], "no rules");
+}
+
+function limiters(state, seconds) {
+  const rows = [];
+  for (const limiter of state.concurrency || []) {
+    limiter.classes.forEach((by, n) => rows.push({ limiter, by, first: n === 0 }));
+  }
+  const first = (show) => (row) => (row.first ? show(row.limiter) : "");
+  return table("Concurrency", rows, [
+    ["rule", first((l) => l.name)],
+    ["methods", first((l) => l.methods.join(" ") || "all"), "wrap"],
+    ["by", first((l) => l.law)],
+    ["limit", first((l) => number(l.limit)), "n"],
+    ["", first((l) => spark("limit" + l.name, l.limit))],
+    ["in flight", first((l) => number(l.in_flight)), "n"],
+    ["takes", first((l) => number(l.rtt_ms, 2) + " ms"), "n"],
+    ["at rest", first((l) => number(l.rest_ms, 2) + " ms"), "n"],
+    ["class", (r) => r.by.class],
+    ["waiting", (r) => number(r.by.waiting), "n"],
+    ["admitted", (r) => number(r.by.admitted), "n"],
+    ["a second", (r) => rate("ca" + r.limiter.name + r.by.class, r.by.admitted, seconds), "n"],
+    ["queued", (r) => number(r.by.queued), "n"],
+    ["refused", (r) => number(r.by.refused), "n"],
+    ["a second", (r) => rate("cr" + r.limiter.name + r.by.class, r.by.refused, seconds), "n"],
+  ], "no limits");
+}
+
+function show(state, seconds) {
+  counters = new Map();
+  const parts = [memory(state), limiters(state, seconds), buckets(state, seconds)];
+  document.getElementById("main").replaceChildren(...parts);
+  while (series.size > 4096) series.delete(series.keys().next().value);
+  before = counters;
+}
+
+let last = 0;
+let failed = false;
+async function look() {
+  const says = document.getElementById("state");
+  if (!document.getElementById("live").checked || document.hidden) return;
+  try {
+    const answer = await fetch("?format=json", { cache: "no-store", credentials: "same-origin" });
+    if (!answer.ok) throw new Error(`the server says ${answer.status}`);
+    const state = await answer.json();
+    const now = performance.now();
+    show(state, last && !failed ? (now - last) / 1000 : 0);
+    last = now;
+    failed = false;
+    says.textContent = new Date().toLocaleTimeString();
+    says.className = "dim";
+  } catch (error) {
+    failed = true;
+    says.textContent = `no answer: ${error.message}`;
+    says.className = "bad";
+  }
+}
+
+async function live() {
+  for (;;) {
+    await look();
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+live();

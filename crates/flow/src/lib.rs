@@ -5,8 +5,9 @@
 //! - [`Limits::enter`]: a place among the calls served at a time, where the limit is found from how long calls take; what
 //!   finds none in a few milliseconds is refused, least important first. [`Limits::watch_memory`]: the same for memory.
 //! - [`Rules`]: the limits as people write them. [`page`]: what one sees of them.
+//! - [`impair`]: bad networks, made on purpose: to measure flow control, and to break links in tests.
 //!
-//! What is absent: windows and client channels. The pure logic is in [`core`]; nothing here does I/O.
+//! What is absent: windows and client channels. The pure logic is in [`core`] and `impair::core`; only the proxy does I/O.
 //!
 //! ```
 //! use setpoint_flow::{Ask, Limits, Per, Rule, Rules, Scope};
@@ -32,6 +33,7 @@
 //! ```
 
 pub mod core;
+pub mod impair;
 pub mod page;
 
 mod keyed;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use setpoint_base::{FsDisk, Stop, SystemClock, TaskGroup};
+use setpoint_flow::impair::Proxy;
 use setpoint_store::etcd::{Front, FrontOptions};
 use setpoint_store::types::{
     Compare, CompareTarget, Delete, KeyRange, KeyValue, Op, Put, Range, Relation, Revision, Txn, TxnResult,
     WatchSpec, WatchUpdate,
 };
 use setpoint_store::{ClusterOptions, Error, Log, Options, Store};
-use setpoint_testkit::Proxy;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};

@@ -3,7 +3,6 @@
 //! - [`SimDisk`]: a disk in memory that loses, tears and reorders what was not synced, fills up, fails to sync.
 //! - [`Model`]: a key-value store with history that a child could write: the truth to compare with.
 //! - [`linear`]: whether what clients were told could have happened one after the other.
-//! - [`Proxy`]: a TCP proxy that cuts, freezes and half-opens what goes through it.
 //! - [`record`]: what was asked, what was acknowledged, what watchers saw.
 //! - [`validate`]: etcd's watch guarantees, by etcd's names, checked on records alone.
 //!
@@ -13,11 +12,9 @@
 mod disk;
 pub mod linear;
 mod model;
-mod proxy;
 pub mod record;
 pub mod validate;
 
 pub use disk::SimDisk;
 pub use model::{Change, Event, Model, State, Stored};
-pub use proxy::Proxy;
 pub use record::{Recorder, WatchRecord};

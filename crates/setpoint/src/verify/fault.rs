@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use setpoint_base::Stop;
+use setpoint_flow::impair::Proxy;
 use setpoint_store::client::{Client, pb};
 use tokio::time::{Instant, sleep};
 
-use super::proxy::Proxy;
 use super::server::Host;
 
 /// Held for so long a link is given up by a client that probes; one that does not would wait for ever.

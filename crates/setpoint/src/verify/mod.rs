@@ -1,8 +1,8 @@
 //! `setpoint verify watch`: does a store keep what it promises to watchers, and does a client survive its worst day?
 //!
 //! - [`args`]: what can be told. `traffic`: numbered writes, each exactly once.
-//! - `fault`: drops, frozen links, compactions, restarts, from a seed. `proxy`: where links break. `server`: who is
-//!   killed.
+//! - `fault`: drops, frozen links, compactions, restarts, from a seed. `server`: who is killed. Links break in the proxies
+//!   of `setpoint_flow::impair`.
 //! - `follow`: watchers of each class. `library`: etcd's own client, as a program. `check`: their logs against the guarantees, as they come.
 //! - [`report`]: what was found.
 
@@ -13,10 +13,6 @@ pub mod report;
 mod check;
 mod follow;
 mod library;
-// The same source serves the test kit, which must not be part of the program.
-#[path = "../../../testkit/src/proxy.rs"]
-#[allow(dead_code, unreachable_pub, reason = "not everything that tests need")]
-mod proxy;
 mod run;
 mod server;
 mod traffic;

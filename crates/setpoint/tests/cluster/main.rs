@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use setpoint::envtest::TempDir;
-use setpoint_testkit::Proxy;
+use setpoint_flow::impair::Proxy;
 use tokio::time::{Instant, sleep, timeout};
 
 use harness::Server;

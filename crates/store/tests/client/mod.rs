@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use setpoint_base::{FsDisk, Stop, SystemClock, TaskGroup};
+use setpoint_flow::impair::Proxy;
 use setpoint_store::client::{Client, ClientOptions, Item, WatchOptions, Watcher, pb};
 use setpoint_store::etcd::{Front, FrontOptions};
 use setpoint_store::{Options, Store};
-use setpoint_testkit::Proxy;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 

@@ -1,4 +1,4 @@
-//! The side-by-side benchmarks: us and the peer in one go on the same machine.
+//! The side-by-side benchmarks: us and the peers in one go on the same machine.
 //!
 //! Builds the release binary, which starts itself and, where it has been built (`conformance/bin/etcd`), a real etcd
 //! for each scenario, on free ports and the same disk, and drives them in turns. Raw results go to `bench/results/` with
@@ -17,8 +17,9 @@ use crate::shell::{command, output, root, run, say, target_dir};
 
 /// How long a server may take to answer, in tenths of a second.
 const READY_TENTHS: u32 = 200;
-/// What drives the API server; everything else is a scenario of `bench store`.
+/// What drives the API server, and what compares flow control; everything else is a scenario of `bench store`.
 const API: &str = "api";
+const FLOW: &str = "flow";
 
 /// What was asked for.
 #[derive(Default)]
@@ -47,8 +48,8 @@ impl Asked {
         Ok(asked)
     }
 
-    fn api(&self) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| name == API)
+    fn wants(&self, what: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == what)
     }
 
     /// The scenarios as `bench store` is told of them; `None` when none is wanted.
@@ -60,13 +61,13 @@ impl Asked {
             .only
             .iter()
             .map(String::as_str)
-            .filter(|name| *name != API)
+            .filter(|name| *name != API && *name != FLOW)
             .collect();
         (!names.is_empty()).then(|| vec!["--scenario".to_owned(), names.join(",")])
     }
 }
 
-/// Runs the scenarios of `bench store`, then `bench api`.
+/// Runs the scenarios of `bench store`, then `bench api` and `bench flow`.
 pub(crate) fn run_all(args: &[String]) -> Result<()> {
     let asked = Asked::read(args)?;
     run("cargo", &["build", "--release"])?;
@@ -79,8 +80,11 @@ pub(crate) fn run_all(args: &[String]) -> Result<()> {
     if let Some(scenarios) = asked.scenarios() {
         store(&asked, scenarios, &scratch.0, &results, &commit)?;
     }
-    if asked.api() {
+    if asked.wants(API) {
         api(&asked, &scratch.0, &results.join(format!("api-{commit}.json")))?;
+    }
+    if asked.wants(FLOW) {
+        flow(&asked, &results, &commit)?;
     }
     say(&format!("raw results: {}", results.display()));
     Ok(())
@@ -113,16 +117,19 @@ fn store(asked: &Asked, scenarios: Vec<String>, scratch: &Path, results: &Path, 
 
 /// Builds etcd's own load generator; `None`, with a message, where that cannot be done.
 fn official() -> Option<PathBuf> {
-    let tool = root().join("conformance/bin/benchmark");
+    go_program("benchmark", "bench/official", ".").or_else(|| {
+        say("no second opinion: bench/official needs Go");
+        None
+    })
+}
+
+/// Builds a program of a folder with Go.
+fn go_program(name: &str, folder: &str, package: &str) -> Option<PathBuf> {
+    let program = root().join("conformance/bin").join(name);
     let mut go = command("go", &["build", "-trimpath", "-ldflags", "-s -w", "-o"]);
-    go.arg(&tool).arg(".").current_dir(root().join("bench/official"));
-    match go.status() {
-        Ok(status) if status.success() => Some(tool),
-        _ => {
-            say("no second opinion: bench/official needs Go");
-            None
-        }
-    }
+    go.arg(&program).arg(package).current_dir(root().join(folder));
+    let built = go.status().is_ok_and(|status| status.success());
+    built.then_some(program)
 }
 
 fn api(asked: &Asked, scratch: &Path, file: &Path) -> Result<()> {
@@ -136,6 +143,33 @@ fn api(asked: &Asked, scratch: &Path, file: &Path) -> Result<()> {
     });
     bench.arg("--json-file").arg(file);
     succeed(&mut bench)
+}
+
+fn flow(asked: &Asked, results: &Path, commit: &str) -> Result<()> {
+    let mut bench = Command::new(binary());
+    bench.args(["bench", "flow", "--commit", commit]);
+    bench
+        .arg("--json-file")
+        .arg(results.join(format!("flow-{commit}.json")));
+    bench.arg("--svg").arg(results.join(format!("flow-{commit}.svg")));
+    if let Some(program) = grpc_go() {
+        bench.arg("--grpc-go").arg(program);
+    }
+    if asked.quick {
+        bench.arg("--quick");
+    }
+    if asked.allow_load {
+        bench.arg("--allow-load");
+    }
+    succeed(&mut bench)
+}
+
+/// Builds grpc-go's server; `None`, with a message, where that cannot be done.
+fn grpc_go() -> Option<PathBuf> {
+    go_program("flowpeer", "conformance/grpc-go", "./cmd/flowpeer").or_else(|| {
+        say("no grpc-go: conformance/grpc-go needs Go");
+        None
+    })
 }
 
 fn succeed(command: &mut Command) -> Result<()> {

@@ -4,6 +4,8 @@
 //! - [`api`]: a Kubernetes API server over HTTPS.
 //! - `h2load`: an HTTP/2 client that costs little, so that what is measured is the server. `target`: a server and the
 //!   load on it. `spawn`: servers that the benchmark starts and kills by itself.
+//! - [`flow`]: servers' flow control beside each other, over bad networks.
+//! - [`proxy`]: a bad network to put between a client and a server.
 //! - `requests`: the calls, encoded beforehand. `events`: what watchers receive.
 //! - `machine`: what ran, on what, beside what else. `report`, `table`: the result.
 //!
@@ -12,6 +14,8 @@
 //! number to compare.
 
 pub mod api;
+pub mod flow;
+pub mod proxy;
 pub mod store;
 
 mod events;

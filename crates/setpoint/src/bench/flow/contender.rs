@@ -1,0 +1,173 @@
+//! Whose flow control is measured: servers in processes of their own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::bench::machine;
+
+/// How long a server may take to listen, or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What a server says first.
+const LISTENING: &str = "listening ";
+/// What ours says of itself now and then.
+const ESTIMATE: &str = "estimate ";
+
+/// A server whose windows are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contender {
+    /// The windows that the etcd front announces: 1 MiB a stream, 4 MiB a connection, for ever
+    Fixed,
+    /// tonic as it comes
+    TonicDefault,
+    /// tonic with http2_adaptive_window
+    TonicAdaptive,
+    /// grpc-go with static windows of 64 KiB
+    GrpcGoStatic,
+    /// grpc-go as it comes, with its estimator
+    GrpcGoBdp,
+}
+
+impl Contender {
+    /// All of them, ours first.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Fixed,
+        Self::TonicDefault,
+        Self::TonicAdaptive,
+        Self::GrpcGoStatic,
+        Self::GrpcGoBdp,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::TonicDefault => "tonic-default",
+            Self::TonicAdaptive => "tonic-adaptive",
+            Self::GrpcGoStatic => "grpc-go-static",
+            Self::GrpcGoBdp => "grpc-go-bdp",
+        }
+    }
+
+    /// How its server is started; `None` where there is none.
+    pub(super) fn command(self, grpc_go: &Path) -> Option<Start> {
+        let arguments: &[&str] = match self {
+            Self::GrpcGoStatic => &["-windows", "static"],
+            Self::GrpcGoBdp => &["-windows", "bdp"],
+            _ => &["bench", "flow", "--serve", self.name()],
+        };
+        let program = match self {
+            Self::GrpcGoStatic | Self::GrpcGoBdp => grpc_go.is_file().then(|| grpc_go.to_path_buf())?,
+            _ => std::env::current_exe().ok()?,
+        };
+        Some(Start {
+            program,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+        })
+    }
+}
+
+/// A program and its arguments.
+pub(super) struct Start {
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+/// What our own server estimates of a connection.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Estimate {
+    /// Round trip in milliseconds.
+    pub(super) rtt_ms: f64,
+    /// Megabits per second.
+    pub(super) mbit: f64,
+    /// Bytes that a stream may have on its way.
+    pub(super) window_bytes: u64,
+}
+
+/// A server that runs.
+pub(super) struct Peer {
+    pub(super) addr: SocketAddr,
+    /// What it last said of itself.
+    pub(super) estimate: Arc<Mutex<Option<Estimate>>>,
+    child: Child,
+    reader: JoinHandle<()>,
+}
+
+impl Peer {
+    pub(super) async fn start(start: &Start) -> Result<Self> {
+        let name = start.program.display().to_string();
+        let mut command = Command::new(&start.program);
+        // It ends when its standard input does, so also when this program is killed.
+        command.args(&start.arguments).stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("start {name}"))?;
+        let output = child.stdout.take().context("the child has an output")?;
+        let mut lines = BufReader::new(output).lines();
+        let first = timeout(PATIENCE, lines.next_line())
+            .await
+            .with_context(|| format!("{name} did not listen in time"))?
+            .with_context(|| format!("read from {name}"))?
+            .unwrap_or_default();
+        let Some(addr) = first.strip_prefix(LISTENING).and_then(|addr| addr.parse().ok()) else {
+            bail!("{name} said {first:?} instead of where it listens");
+        };
+        let estimate = Arc::new(Mutex::new(None));
+        let seen = estimate.clone();
+        #[expect(clippy::disallowed_methods, reason = "awaited when the peer is stopped")]
+        let reader = tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(text) = line.strip_prefix(ESTIMATE) {
+                    *seen.lock() = serde_json::from_str(text).ok();
+                }
+            }
+        });
+        Ok(Self {
+            addr,
+            estimate,
+            child,
+            reader,
+        })
+    }
+
+    /// CPU seconds so far.
+    pub(super) fn cpu_seconds(&self) -> Option<f64> {
+        machine::cpu_seconds(self.child.id()?)
+    }
+
+    /// Resident memory, in MiB.
+    pub(super) fn rss_mib(&self) -> Option<f64> {
+        machine::rss_mib(self.child.id()?)
+    }
+
+    pub(super) async fn stop(mut self) {
+        drop(self.child.stdin.take());
+        if timeout(PATIENCE, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+        let _ = self.reader.await;
+    }
+}
+
+/// Says where a server listens.
+pub(super) fn say_listening(addr: SocketAddr) -> Result<()> {
+    say(&format!("{LISTENING}{addr}"))
+}
+
+fn say(line: &str) -> Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .context("say it")
+}

@@ -6,6 +6,7 @@
 //! pings, both directions of flow control.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use super::requests::Template;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD: usize = 9;
+/// The flag and the length before a gRPC message.
+const MESSAGE_HEAD: usize = 5;
 /// Frame types of RFC 9113 §6.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -42,6 +45,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const IN_FLIGHT: usize = 8;
 /// We let the server send this much before it hears from us again.
 const OUR_WINDOW: u32 = 1 << 30;
+
+/// What is known of each stream of a connection.
+type Streams<T> = HashMap<u32, T, BuildHasherDefault<StreamHasher>>;
+
+/// Stream numbers are our own and in a row, so that nobody can choose them to collide.
+#[derive(Default)]
+struct StreamHasher(u64);
+
+impl Hasher for StreamHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // 2^64 over the golden ratio: neighbours end far from each other.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
 
 /// What a connection measured.
 pub(super) struct Measured {
@@ -131,8 +158,7 @@ impl Connection {
     fn begin(&mut self, body_len: usize, end: bool, body: impl FnOnce(&mut Vec<u8>)) -> u32 {
         let stream = self.next_stream;
         self.next_stream += 2;
-        let block = self.header_block();
-        frame(&mut self.out, HEADERS, END_HEADERS, stream, &block);
+        self.head(stream);
         frame_head(
             &mut self.out,
             DATA,
@@ -147,9 +173,10 @@ impl Connection {
 
     /// POST, http, and four headers of our own: literals that enter the server's table at first, their indices
     /// afterwards (RFC 7541; the newest entry is 62).
-    fn header_block(&mut self) -> Vec<u8> {
+    fn head(&mut self, stream: u32) {
         if std::mem::replace(&mut self.indexed, true) {
-            return vec![0x83, 0x86, 65 | 0x80, 64 | 0x80, 63 | 0x80, 62 | 0x80];
+            let block = [0x83, 0x86, 65 | 0x80, 64 | 0x80, 63 | 0x80, 62 | 0x80];
+            return frame(&mut self.out, HEADERS, END_HEADERS, stream, &block);
         }
         let mut block = vec![0x83, 0x86];
         // Names from the static table: :path is 4, :authority 1, content-type 31, te has none.
@@ -159,7 +186,7 @@ impl Connection {
         block.extend_from_slice(&[0x40, 2]);
         block.extend_from_slice(b"te");
         string(&mut block, "trailers");
-        block
+        frame(&mut self.out, HEADERS, END_HEADERS, stream, &block);
     }
 
     async fn flush(&mut self) -> io::Result<()> {
@@ -228,7 +255,7 @@ impl Connection {
             failed: 0,
         };
         // Calls in flight: when each began, and whether a message has come.
-        let mut calls: HashMap<u32, (Instant, bool)> = HashMap::with_capacity(callers);
+        let mut calls: Streams<(Instant, bool)> = Streams::default();
         let mut idle = callers;
         let mut no_more = false;
         let mut ended = Vec::with_capacity(callers);
@@ -290,7 +317,7 @@ impl Connection {
         mut each: impl FnMut(&[u8]) -> bool,
     ) -> Result<()> {
         // Of each stream: what is there of a message, and how many watchers are still to be asked for.
-        let mut waiting: HashMap<u32, (Vec<u8>, usize)> = HashMap::with_capacity(streams);
+        let mut waiting: Streams<(Vec<u8>, usize)> = Streams::default();
         for _ in 0..streams {
             let stream = self.begin(template.len(), false, |out| template.write(0, 0, out));
             let more = IN_FLIGHT.min(watchers - 1);
@@ -355,7 +382,7 @@ impl Connection {
         let mut rng = fastrand::Rng::with_seed(1);
         let gap = Duration::from_secs_f64(1.0 / per_second.max(1e-3));
         let mut due = Instant::now();
-        let mut calls: HashMap<u32, Instant> = HashMap::new();
+        let mut calls: Streams<Instant> = Streams::default();
         let mut ended = Vec::new();
         loop {
             let now = Instant::now();
@@ -397,27 +424,39 @@ impl Connection {
 }
 
 /// Cuts gRPC messages out of a stream's data; `buffer` keeps the beginning of one that is not whole yet.
-fn whole_messages(buffer: &mut Vec<u8>, data: &[u8], each: &mut impl FnMut(&[u8])) {
-    if buffer.is_empty() {
-        let used = split_messages(data, each);
-        buffer.extend_from_slice(&data[used..]);
-    } else {
-        buffer.extend_from_slice(data);
-        let used = split_messages(buffer, each);
-        buffer.drain(..used);
+fn whole_messages(buffer: &mut Vec<u8>, mut data: &[u8], each: &mut impl FnMut(&[u8])) {
+    // Of what belongs to a message that has begun, its head tells how much is to come.
+    while !buffer.is_empty() && !data.is_empty() {
+        let whole = message_bytes(buffer).unwrap_or(MESSAGE_HEAD);
+        let (part, rest) = data.split_at(data.len().min(whole - buffer.len()));
+        buffer.extend_from_slice(part);
+        data = rest;
+        if message_bytes(buffer) == Some(buffer.len()) {
+            each(&buffer[MESSAGE_HEAD..]);
+            buffer.clear();
+        }
     }
+    let used = split_messages(data, each);
+    buffer.extend_from_slice(&data[used..]);
+}
+
+/// Bytes of the framed message that begins here, once its head is whole.
+fn message_bytes(bytes: &[u8]) -> Option<usize> {
+    let [_, a, b, c, d, ..] = *bytes else {
+        return None;
+    };
+    Some(MESSAGE_HEAD + u32::from_be_bytes([a, b, c, d]) as usize)
 }
 
 /// Hands over the whole messages at the beginning of `bytes`; how many bytes these are.
 fn split_messages(bytes: &[u8], each: &mut impl FnMut(&[u8])) -> usize {
     let mut at = 0;
-    while let Some(head) = bytes.get(at..at + 5) {
-        let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        let Some(message) = bytes.get(at + 5..at + 5 + len) else {
+    while let Some(whole) = message_bytes(&bytes[at..]) {
+        let Some(message) = bytes.get(at + MESSAGE_HEAD..at + whole) else {
             break;
         };
         each(message);
-        at += 5 + len;
+        at += whole;
     }
     at
 }
@@ -463,4 +502,30 @@ fn literal(block: &mut Vec<u8>, name: u8, value: &str) {
 fn string(block: &mut Vec<u8>, value: &str) {
     block.push(value.len().min(126) as u8);
     block.extend_from_slice(&value.as_bytes()[..value.len().min(126)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_whole_wherever_the_data_is_cut() {
+        let messages = [&b"abc"[..], b"", b"0123456789", b"x"];
+        let mut stream = Vec::new();
+        for message in messages {
+            stream.push(0);
+            stream.extend_from_slice(&(message.len() as u32).to_be_bytes());
+            stream.extend_from_slice(message);
+        }
+        for piece in 1..=stream.len() {
+            let (mut buffer, mut seen) = (Vec::new(), Vec::new());
+            for data in stream.chunks(piece) {
+                whole_messages(&mut buffer, data, &mut |message: &[u8]| {
+                    seen.push(message.to_vec());
+                });
+            }
+            assert_eq!(seen, messages, "in pieces of {piece}");
+            assert!(buffer.is_empty());
+        }
+    }
 }

@@ -64,7 +64,7 @@ async fn round(bench: &mut Bench, at: usize, leases: u64) -> Result<()> {
         let now = Instant::now();
         let gone = &mut *gone.borrow_mut();
         events::read(message, |event| {
-            if let (true, Some(number)) = (event.deleted, event.number) {
+            if let (true, Some(number)) = (event.deleted, event.number()) {
                 gone.keys.push(number);
                 gone.first.get_or_insert(now);
                 gone.last = Some(now);

@@ -5,12 +5,14 @@
 
 use std::cell::Cell;
 
+use bytes::Bytes;
+
 use super::shared::Shared;
 use crate::core::check;
 use crate::core::eval::{Eval, READ_BYTES_MAX, read_revision};
-use crate::core::index::Index;
+use crate::core::index::{Index, Location};
 use crate::core::overlay::Overlay;
-use crate::core::select::{Found, finish, wanted, weight};
+use crate::core::select::{Found, Values, finish, wanted, weight};
 use crate::error::Error;
 use crate::point::{self, Point};
 use crate::types::{KeyRange, Range, RangeResult, Txn, TxnResult};
@@ -32,6 +34,9 @@ pub(crate) fn range_within(
 ) -> Result<Option<RangeResult>, Error> {
     check::range(range)?;
     shared.metrics.ranges.inc();
+    if let KeyRange::Key(key) = &range.keys {
+        return one(shared, range, key, bytes_max);
+    }
     let index = shared.index.read();
     let current = shared.committed();
     let floor = shared.floor();
@@ -62,6 +67,42 @@ pub(crate) fn range_within(
     // rewrite may have moved them meanwhile.
     let values = relocate(shared, &mut found);
     finish(range, found, count.unwrap_or_default(), current, &values).map(Some)
+}
+
+/// Serves a read of one key: it is looked up once, and neither walked to nor copied. As a rule its value is in memory;
+/// only otherwise the files are asked for.
+fn one(shared: &Shared, range: &Range, key: &Bytes, bytes_max: usize) -> Result<Option<RangeResult>, Error> {
+    let index = shared.index.read();
+    let current = shared.committed();
+    let revision = read_revision(range, current, shared.floor())?.unwrap_or(current);
+    let version = index.get(key, revision).copied();
+    let value = version
+        .filter(|_| !range.count_only)
+        .and_then(|version| shared.hot.get(version.at));
+    let values = value.is_none().then(|| shared.values());
+    drop(index);
+    point::hit(Point::ReadLocated);
+    let found = version.map(|version| Found {
+        key: key.clone(),
+        version,
+        value,
+    });
+    let found: Vec<Found> = found.into_iter().collect();
+    if weight(range, &found) > bytes_max {
+        return Ok(None);
+    }
+    let count = found.len() as i64;
+    let values = values.as_ref().map_or(&AtHand as &dyn Values, |values| values);
+    finish(range, found, count, current, values).map(Some)
+}
+
+/// Where values come from that have been read already: from nowhere.
+struct AtHand;
+
+impl Values for AtHand {
+    fn value(&self, _: Location) -> Result<Bytes, Error> {
+        Err(Error::Read("a value that was read is missing".to_owned()))
+    }
 }
 
 /// Whether a range of many keys holds few of them now.

@@ -21,6 +21,7 @@ use super::gateway::{Answers, Requests};
 use super::inbound::{Inbound, Source};
 use super::method::{METHODS, Method};
 use super::outbound::{Http2, Outbound, Sink};
+use super::quick::{self, Quick};
 use super::server::Shared;
 use super::web::{self, Body};
 use super::wire::Reply;
@@ -56,7 +57,7 @@ pub(super) fn begin(
     stop: &Stop,
 ) -> Running {
     let (head, body) = request.into_parts();
-    let sink = Http2::new(respond, client.pace.clone());
+    let mut sink = Http2::new(respond, client.pace.clone());
     let grpc = head
         .headers
         .get(CONTENT_TYPE)
@@ -69,18 +70,31 @@ pub(super) fn begin(
         });
     }
     let method = Method::of(head.uri.path());
-    let outbound = Outbound::new(shared.clone(), method, Sink::Http2(sink));
     let Some(method) = method else {
-        let status = unknown(head.uri.path());
-        return Box::pin(async move { outbound.fail(&status) });
+        sink.fail(&unknown(head.uri.path()));
+        return over();
     };
     if let Err(status) = admit(shared, client, method, &head.headers) {
-        return Box::pin(async move { outbound.fail(&status) });
+        sink.fail(&status);
+        return over();
     }
-    let inbound = Inbound::new(shared.clone(), method, Source::Http2(body));
+    let mut inbound = Inbound::new(shared.clone(), method, Source::Http2(body));
     count(shared, client, method, &head.headers);
+    if method == Method::Range && quick::suits(shared, client, &head.headers) {
+        match quick::range(shared, inbound, sink) {
+            Quick::Over => return over(),
+            Quick::Running(call) => return call,
+            Quick::No(rest, back) => (inbound, sink) = (rest, back),
+        }
+    }
+    let outbound = Outbound::new(shared.clone(), method, Sink::Http2(sink));
     let user = client.common_name.as_ref();
     Call::start(shared, method, &head.headers, user, (inbound, outbound), stop)
+}
+
+/// Of a call that is over already.
+fn over() -> Running {
+    Box::pin(std::future::ready(()))
 }
 
 /// Starts a call that came as JSON. A client's certificate names no user here, as in etcd.
@@ -93,7 +107,7 @@ pub(super) fn begin_gateway(
     answers: Answers,
     stop: &Stop,
 ) -> Running {
-    let outbound = Outbound::new(shared.clone(), Some(method), Sink::Gateway(answers));
+    let outbound = Outbound::new(shared.clone(), method, Sink::Gateway(answers));
     if let Err(status) = admit(shared, client, method, metadata) {
         return Box::pin(async move { outbound.fail(&status) });
     }
@@ -350,7 +364,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// Whether a header is UTF-8, if it is there.
-fn is_text(headers: &HeaderMap, name: &str) -> bool {
+pub(super) fn is_text(headers: &HeaderMap, name: &str) -> bool {
     headers
         .get(name)
         .is_none_or(|value| std::str::from_utf8(value.as_bytes()).is_ok())

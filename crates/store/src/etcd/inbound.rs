@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
 use h2::RecvStream;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
@@ -33,6 +34,8 @@ pub(super) struct Inbound {
     shared: Arc<Shared>,
     method: Method,
     source: Source,
+    /// A message that was given back.
+    unread: Option<Bytes>,
     /// What has arrived of messages not yet whole.
     waiting: BytesMut,
     /// How much of the front's budget this call holds.
@@ -47,14 +50,28 @@ impl Inbound {
             shared,
             method,
             source,
+            unread: None,
             waiting: BytesMut::new(),
             counted: 0,
             due: None,
         }
     }
 
+    /// The next message, or what is wrong with it, if all of it has arrived.
+    pub(super) fn at_hand(&mut self) -> Option<Result<Bytes, Status>> {
+        self.message().now_or_never()?.transpose()
+    }
+
+    /// Takes a message back, to be read again.
+    pub(super) fn unread(&mut self, message: Bytes) {
+        self.unread = Some(message);
+    }
+
     /// The next message, `None` once the client has said all. Cancel-safe.
     pub(super) async fn message(&mut self) -> Result<Option<Bytes>, Status> {
+        if let Some(message) = self.unread.take() {
+            return Ok(Some(message));
+        }
         loop {
             if self.waiting.len() >= FRAME_BYTES {
                 let len = self.message_len(&self.waiting)?;

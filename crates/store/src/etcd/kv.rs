@@ -33,20 +33,37 @@ pub(super) async fn range(shared: &Arc<Shared>, request: Bytes, access: &Access)
 }
 
 async fn answer(shared: &Arc<Shared>, range: Range) -> Result<Reply, Status> {
+    match now(shared, &range) {
+        Some(reply) => reply,
+        None => wide::range(shared, range).await,
+    }
+}
+
+/// Answers a request whose caller needs no permission, unless it takes long; then nothing has happened.
+pub(super) fn range_at_hand(shared: &Shared, request: Bytes) -> Option<Result<Reply, Status>> {
+    match convert::decode(request).and_then(convert::range) {
+        Ok(range) => now(shared, &range),
+        Err(status) => Some(Err(status)),
+    }
+}
+
+/// The answer of a read of few keys.
+fn now(shared: &Shared, range: &Range) -> Option<Result<Reply, Status>> {
+    let reply = |result: RangeResult| wire::range(&shared.header(result.revision), result);
     if range.count_only || matches!(range.keys, KeyRange::Key(_)) {
-        let result = shared.store.range(&range).map_err(|error| of(&error))?;
-        let room = shared.room_now(size(&result))?;
-        return Ok(held(wire::range(&shared.header(result.revision), result)?, room));
+        let result = shared.store.range(range).map_err(|error| of(&error));
+        return Some(result.and_then(|result| {
+            let room = shared.room_now(size(&result))?;
+            Ok(held(reply(result)?, room))
+        }));
     }
-    if of_few(shared, &range)
-        && let Some(result) = shared
-            .store
-            .range_within(&range, INLINE_BYTES_MAX)
-            .map_err(|error| of(&error))?
-    {
-        return wire::range(&shared.header(result.revision), result);
+    if !of_few(shared, range) {
+        return None;
     }
-    wide::range(shared, range).await
+    match shared.store.range_within(range, INLINE_BYTES_MAX) {
+        Ok(result) => result.map(reply),
+        Err(error) => Some(Err(of(&error))),
+    }
 }
 
 fn held(reply: Reply, room: Option<OwnedSemaphorePermit>) -> Reply {

@@ -8,13 +8,13 @@
 //! - `connection`, `cork`: HTTP/1 or HTTP/2, the calls of a connection, few and large writes. `pacing`: clients
 //!   that do not read.
 //! - `call`: one call: who serves it, deadline, status. `inbound`, `outbound`: its messages, within limits. `method`:
-//!   the calls there are.
+//!   the calls there are. `quick`: reads that are over when they begin.
 //! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
 //! - `lock`, `election`: waiting for others; `contest` is what they share, `waits` who may wait and what is taken back.
 //!   `health`: gRPC's own health service.
 //! - `wide`: ranges of many keys, read as they are sent. `snapshot`: what reads the whole log.
 //! - `auth`: who calls, and what they may do. `cluster`: one member, which takes no others.
-//! - `wire`: answers to bytes, without copying large values. `status`: errors to etcd's codes and texts.
+//! - `wire`: answers to bytes, without copying large values. `gather`: many watch answers into few frames. `status`: errors to etcd's codes and texts.
 //! - `web`: HTTP that is not gRPC. `gateway`: the same calls as JSON. `http`: `/health`, `/livez`, `/readyz`,
 //!   `/version`, `/metrics`. `debug`: `/debug/flow`. `metrics`, `readings`: every metric of the front.
 //! - `overload`: places among the calls that are served at a time.
@@ -32,6 +32,7 @@ mod debug;
 mod election;
 pub(crate) mod fuzzing;
 mod gateway;
+mod gather;
 mod health;
 mod http;
 mod inbound;
@@ -46,6 +47,7 @@ mod options;
 mod outbound;
 mod overload;
 mod pacing;
+mod quick;
 mod readings;
 mod server;
 mod snapshot;

@@ -38,15 +38,14 @@ pub(super) enum Sink {
 /// The messages a client gets.
 pub(super) struct Outbound {
     shared: Arc<Shared>,
-    /// None: a call that does not exist.
-    method: Option<Method>,
+    method: Method,
     sink: Sink,
     /// What is still to come of the message that has begun.
     rest: usize,
 }
 
 impl Outbound {
-    pub(super) fn new(shared: Arc<Shared>, method: Option<Method>, sink: Sink) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, method: Method, sink: Sink) -> Self {
         Self {
             shared,
             method,
@@ -69,8 +68,8 @@ impl Outbound {
             self.rest = FRAME_BYTES + u32::from_be_bytes([*a, *b, *c, *d]) as usize;
         }
         self.rest = self.rest.saturating_sub(data.len());
-        if let Some(method) = self.method.filter(|_| messages > 0) {
-            metrics.sent(method, messages);
+        if messages > 0 {
+            metrics.sent(self.method, messages);
         }
     }
 
@@ -123,9 +122,7 @@ impl Outbound {
     async fn send_whole(&mut self, message: Bytes, stall: Duration) -> Result<(), Gone> {
         let mut _room = None;
         if let Sink::Http2(sink) = &mut self.sink {
-            // Very small ones need not ask whether the client's windows have room.
-            if message.len() <= SMALL_BYTES || sink.has_room(message.len())? {
-                sink.hand(message.clone())?;
+            if sink.hand_if_room(&message)? {
                 self.count(&message);
                 return Ok(());
             }
@@ -197,6 +194,16 @@ impl Http2 {
         }
     }
 
+    /// Hands a message over, unless it would have to wait for the client.
+    pub(super) fn hand_if_room(&mut self, message: &Bytes) -> Result<bool, Gone> {
+        // Very small ones need not ask whether the client's windows have room.
+        let room = message.len() <= SMALL_BYTES || self.has_room(message.len())?;
+        if room {
+            self.hand(message.clone())?;
+        }
+        Ok(room)
+    }
+
     /// Whether the client's windows take that much at once.
     fn has_room(&mut self, bytes: usize) -> Result<bool, Gone> {
         let stream = self.open()?;
@@ -264,7 +271,7 @@ impl Http2 {
         }
     }
 
-    fn succeed(mut self) {
+    pub(super) fn succeed(mut self) {
         let mut trailers = HeaderMap::with_capacity(1);
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         if let Ok(stream) = self.open() {
@@ -273,7 +280,7 @@ impl Http2 {
     }
 
     /// In the trailers, or in the headers alone when there was no message.
-    fn fail(mut self, status: &Status) {
+    pub(super) fn fail(mut self, status: &Status) {
         let mut headers = HeaderMap::with_capacity(4);
         if status.add_header(&mut headers).is_err() {
             return self.abandon();

@@ -7,24 +7,22 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt;
+use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use setpoint_proto::etcdserverpb as pb;
 use tonic::{Code, Status};
 
 use super::auth::Caller;
 use super::call::Call;
+use super::gather::{Gathered, fitting};
 use super::outbound::Gone;
 use super::server::Shared;
 use super::{convert, status, wire};
-use crate::WatchStream;
-use crate::types::{Event, KeyRange, Revision, WatchSpec, WatchUpdate};
+use crate::types::{Event, KeyRange, Revision, WatchSpec};
+use crate::watch::{Step, WatchStream};
 
 use pb::watch_request::RequestUnion;
 
-/// Updates that wait are sent together from here down, in bytes: what a frame holds at most by default.
-const GATHER_BYTES: usize = 16 << 10;
 /// The id in answers that concern no watcher, or all.
 const NO_ID: i64 = -1;
 
@@ -66,7 +64,7 @@ struct Watchers {
 
 enum Next {
     Request(Option<Bytes>),
-    Update(Option<WatchUpdate>),
+    Step(Option<Step>),
     Reset,
 }
 
@@ -87,7 +85,7 @@ impl Watchers {
         loop {
             let next = tokio::select! {
                 request = call.inbound.message(), if !all_said => Next::Request(request.map_err(watch_error)?),
-                update = self.updates.next() => Next::Update(update),
+                step = self.updates.step() => Next::Step(step),
                 () = call.outbound.reset(), if all_said => Next::Reset,
             };
             match next {
@@ -100,37 +98,35 @@ impl Watchers {
                     }
                 }
                 Next::Request(None) => all_said = true,
-                Next::Update(Some(update)) => {
-                    let (pieces, stopped) = self.gather(update);
-                    for piece in joined(pieces) {
+                Next::Step(Some(step)) => {
+                    let (pieces, stopped) = self.gather(step);
+                    for piece in pieces {
                         call.outbound.send(piece).await.map_err(cancelled)?;
                     }
                     if stopped {
                         return Err(status::stopped());
                     }
                 }
-                Next::Update(None) => return Err(status::stopped()),
+                Next::Step(None) => return Err(status::stopped()),
                 Next::Reset => return Err(canceled()),
             }
         }
     }
 
-    /// The messages of an update and of those that wait behind it; whether the store has stopped.
-    fn gather(&mut self, first: WatchUpdate) -> (Vec<Bytes>, bool) {
-        let mut pieces = self.update(first);
-        let mut bytes: usize = pieces.iter().map(Bytes::len).sum();
-        while bytes < GATHER_BYTES {
-            match self.updates.next().now_or_never() {
-                Some(Some(update)) => {
-                    let from = pieces.len();
-                    pieces.extend(self.update(update));
-                    bytes += pieces[from..].iter().map(Bytes::len).sum::<usize>();
-                }
-                Some(None) => return (pieces, true),
-                None => break,
+    /// The messages of a step and of those that wait behind it; whether the store has stopped.
+    fn gather(&mut self, mut step: Step) -> (Vec<Bytes>, bool) {
+        let mut out = Gathered::default();
+        loop {
+            self.write(step, &mut out);
+            if out.is_full() {
+                return (out.into_pieces(), false);
+            }
+            match self.updates.try_step() {
+                Some(Some(next)) => step = next,
+                Some(None) => return (out.into_pieces(), true),
+                None => return (out.into_pieces(), false),
             }
         }
-        (pieces, false)
     }
 
     /// Does what a request says, and the answer it has.
@@ -212,79 +208,58 @@ impl Watchers {
         self.fragment.remove(&id);
     }
 
-    fn update(&mut self, update: WatchUpdate) -> Vec<Bytes> {
-        match update {
-            WatchUpdate::Events { id, revision, events } => self.events(id, revision, &events),
-            WatchUpdate::Progress { id, revision } => vec![wire::message(&pb::WatchResponse {
+    fn write(&mut self, step: Step, out: &mut Gathered) {
+        match step {
+            Step::Events { id, revision } => self.events(id, revision, out),
+            Step::Progress { id, revision } => out.message(&pb::WatchResponse {
                 header: Some(self.shared.header(revision)),
                 watch_id: id.unwrap_or(NO_ID),
                 ..Default::default()
-            })],
-            WatchUpdate::Compacted { id, floor } => {
+            }),
+            Step::Compacted { id, floor } => {
                 self.forget(id);
                 // Clients go by compact_revision; etcd's header carries no revision here.
-                vec![wire::message(&pb::WatchResponse {
+                out.message(&pb::WatchResponse {
                     header: Some(self.shared.header(Revision(0))),
                     watch_id: id,
                     canceled: true,
                     compact_revision: floor.0,
                     ..Default::default()
-                })]
+                });
             }
-            WatchUpdate::Failed { id, error } => {
+            Step::Failed { id, error } => {
                 self.forget(id);
-                vec![wire::message(&pb::WatchResponse {
+                out.message(&pb::WatchResponse {
                     header: Some(self.shared.header(self.shared.store.revision())),
                     watch_id: id,
                     canceled: true,
                     cancel_reason: status::status(&error).message().to_owned(),
                     ..Default::default()
-                })]
+                });
             }
         }
     }
 
     /// One message, or several when the watcher allows it and one would be too large.
-    fn events(&self, id: i64, revision: Revision, events: &[Arc<Event>]) -> Vec<Bytes> {
+    fn events(&self, id: i64, revision: Revision, out: &mut Gathered) {
+        let (shown, alike) = (self.updates.shown(), self.updates.alike());
         let prev_kv = self.prev_kv.contains(&id);
-        let encoded: Vec<&Bytes> = events.iter().map(|event| wire::event(event, prev_kv)).collect();
         let header = self.shared.header(revision);
         if !self.fragment.contains(&id) {
-            return wire::events(&header, id, false, &encoded);
+            return out.events(&header, (id, false), encoded(shown, prev_kv), alike);
         }
-        let mut pieces = Vec::new();
-        let mut rest = &encoded[..];
+        let mut rest = shown;
         while !rest.is_empty() {
-            let (part, later) = rest.split_at(wire::fitting(
-                &header,
-                rest,
-                self.shared.options.request_bytes_max,
-            ));
-            pieces.extend(wire::events(&header, id, !later.is_empty(), part));
+            let max = self.shared.options.request_bytes_max;
+            let (part, later) = rest.split_at(fitting(&header, encoded(rest, prev_kv), max));
+            out.events(&header, (id, !later.is_empty()), encoded(part, prev_kv), alike);
             rest = later;
         }
-        pieces
     }
 }
 
-/// Small pieces together, in their order: each that is sent costs a frame and a way through the protocol's queues, which
-/// for events of a kilobyte is more than the copy.
-fn joined(pieces: Vec<Bytes>) -> Vec<Bytes> {
-    if pieces.len() < 2 {
-        return pieces;
-    }
-    let mut out = Vec::with_capacity(1);
-    let mut small = BytesMut::new();
-    for piece in pieces {
-        if piece.len() >= GATHER_BYTES {
-            out.extend([small.split().freeze(), piece]);
-        } else {
-            small.extend_from_slice(&piece);
-        }
-    }
-    out.push(small.freeze());
-    out.retain(|piece| !piece.is_empty());
-    out
+fn encoded(events: &[Arc<Event>], prev_kv: bool) -> impl Iterator<Item = &Bytes> + Clone {
+    events.iter().map(move |event| wire::event(event, prev_kv))
 }
 
 pub(super) fn spec(request: &pb::WatchCreateRequest) -> WatchSpec {

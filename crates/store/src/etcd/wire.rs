@@ -19,7 +19,7 @@ use crate::types::{Event, EventKind, KeyValue, RangeResult};
 /// Answers up to this size are one piece; larger ones leave in pieces of about this size.
 const PIECE_BYTES: usize = 48 << 10;
 /// Values from this size on are not copied into a piece.
-const SHARE_BYTES: usize = 16 << 10;
+pub(super) const SHARE_BYTES: usize = 16 << 10;
 /// The largest message a Go server sends, and so the largest a client expects.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 /// Any constant does: there is one member, and it leads. A new etcd of one member is in term 2.
@@ -54,7 +54,7 @@ fn frame(len: usize) -> BytesMut {
     out
 }
 
-fn put_frame(out: &mut BytesMut, len: usize) {
+pub(super) fn put_frame(out: &mut BytesMut, len: usize) {
     out.put_u8(0);
     out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
 }
@@ -73,7 +73,7 @@ fn put_varint(out: &mut BytesMut, mut value: u64) {
 }
 
 /// Bytes of an integer field with a one-byte tag; nothing when it is 0.
-fn int_len(value: i64) -> usize {
+pub(super) fn int_len(value: i64) -> usize {
     if value == 0 {
         0
     } else {
@@ -81,7 +81,7 @@ fn int_len(value: i64) -> usize {
     }
 }
 
-fn put_int(out: &mut BytesMut, field: u8, value: i64) {
+pub(super) fn put_int(out: &mut BytesMut, field: u8, value: i64) {
     if value != 0 {
         out.put_u8(field << 3);
         put_varint(out, value as u64);
@@ -89,7 +89,7 @@ fn put_int(out: &mut BytesMut, field: u8, value: i64) {
 }
 
 /// Bytes of a length-delimited field with a one-byte tag.
-fn delimited_len(len: usize) -> usize {
+pub(super) fn delimited_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }
 
@@ -140,7 +140,12 @@ fn put_kv(out: &mut BytesMut, field: u8, kv: &KeyValue) {
     put_int(out, 6, lease(kv));
 }
 
-fn put_header(out: &mut BytesMut, header: &pb::ResponseHeader) {
+/// Bytes of a response header.
+pub(super) fn header_len(header: &pb::ResponseHeader) -> usize {
+    header.encoded_len()
+}
+
+pub(super) fn put_header(out: &mut BytesMut, header: &pb::ResponseHeader) {
     put_delimiter(out, 1, header.encoded_len());
     header
         .encode(out)
@@ -307,57 +312,6 @@ pub(super) fn event(event: &Event, prev_kv: bool) -> &Bytes {
     })
 }
 
-/// Frames a WatchResponse of encoded events, in pieces; large events are shared, not copied.
-pub(super) fn events(
-    header: &pb::ResponseHeader,
-    watch_id: i64,
-    fragment: bool,
-    events: &[&Bytes],
-) -> Vec<Bytes> {
-    let events_len: usize = events.iter().map(|event| event.len()).sum();
-    let fragment = i64::from(fragment);
-    let len = delimited_len(header.encoded_len()) + int_len(watch_id) + int_len(fragment) + events_len;
-    // As little as it takes: thousands of watchers may not be reading.
-    let small: usize = events
-        .iter()
-        .map(|event| event.len())
-        .filter(|len| *len < SHARE_BYTES)
-        .sum();
-    let mut piece = BytesMut::with_capacity((FRAME_BYTES + len - events_len + small).min(PIECE_BYTES));
-    put_frame(&mut piece, len);
-    put_header(&mut piece, header);
-    put_int(&mut piece, 2, watch_id);
-    put_int(&mut piece, 7, fragment);
-    let mut pieces = Vec::with_capacity(1);
-    for event in events {
-        if event.len() < SHARE_BYTES {
-            piece.extend_from_slice(event);
-        } else {
-            pieces.push(piece.split().freeze());
-            pieces.push((*event).clone());
-        }
-    }
-    if !piece.is_empty() {
-        pieces.push(piece.freeze());
-    }
-    pieces
-}
-
-/// Whether two events may not share a message that has to stay below `max` bytes: how many events fit.
-pub(super) fn fitting(header: &pb::ResponseHeader, events: &[&Bytes], max: usize) -> usize {
-    // What precedes the events: header, a watch id, the fragment flag.
-    let mut len = delimited_len(header.encoded_len()) + 11 + 2;
-    let mut fit = 0;
-    for event in events {
-        len += event.len();
-        if fit > 0 && len >= max {
-            break;
-        }
-        fit += 1;
-    }
-    fit
-}
-
 /// A key-value pair for the messages that `prost` encodes.
 pub(super) fn kv(kv: KeyValue) -> setpoint_proto::mvccpb::KeyValue {
     setpoint_proto::mvccpb::KeyValue {
@@ -376,6 +330,7 @@ mod tests {
 
     use setpoint_proto::mvccpb;
 
+    use super::super::gather::Gathered;
     use super::*;
     use crate::types::{LeaseId, Revision};
 
@@ -480,18 +435,10 @@ mod tests {
                     ..Default::default()
                 });
                 let encoded = event(&source, with_prev);
-                let pieces = events(&header(), 3, with_prev, &[encoded, encoded]);
-                assert!(pieces.concat() == expect, "{kind:?} {with_prev}");
+                let mut gathered = Gathered::default();
+                gathered.events(&header(), (3, with_prev), [encoded, encoded].into_iter(), 0);
+                assert!(gathered.into_pieces().concat() == expect, "{kind:?} {with_prev}");
             }
         }
-    }
-
-    #[test]
-    fn a_fragment_holds_at_least_one_event_and_stays_below_the_limit() {
-        let event = Bytes::from(vec![0; 400]);
-        let events = [&event; 5];
-        assert_eq!(fitting(&header(), &events, 1_000), 2);
-        assert_eq!(fitting(&header(), &events, 10), 1);
-        assert_eq!(fitting(&header(), &events, 1 << 20), 5);
     }
 }

@@ -1,7 +1,8 @@
 //! What the dispatcher leaves for one stream.
 //!
 //! Bounded in updates and bytes. Full means: the watcher concerned becomes a cursor into history, and what
-//! waits for it here is only the revision to go on from.
+//! waits for it here is only the revision to go on from. An update for many watchers of the stream is one item: what it
+//! holds beside the first is their names, which count as bytes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,9 +45,23 @@ pub(super) struct Name {
     pub(super) serial: u32,
 }
 
+/// Watchers that get the same parcel, in the order in which they are served. One is the usual number, and needs no
+/// list.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Names {
+    pub(super) first: Name,
+    pub(super) others: Vec<Name>,
+}
+
+impl Names {
+    fn bytes(&self) -> usize {
+        size_of_val(&self.others[..])
+    }
+}
+
 /// One thing to deliver.
 pub(super) enum Item {
-    Events(Name, Arc<Parcel>),
+    Events(Names, Arc<Parcel>),
     /// All watchers of the stream have everything up to here before this item.
     AllSynced(Revision),
     /// As `AllSynced`, for those watchers that are not cursors; time for idle progress.
@@ -100,12 +115,23 @@ pub(super) enum Pushed {
 impl Mailbox {
     pub(super) fn push(&self, name: Name, parcel: &Arc<Parcel>, room: Room) -> Pushed {
         let mut inbox = self.inbox.lock();
+        if let Some(Item::Events(names, last)) = inbox.items.back_mut()
+            && Arc::ptr_eq(last, parcel)
+        {
+            names.others.push(name);
+            inbox.bytes += size_of::<Name>();
+            return Pushed::In { wake: inbox.signal() };
+        }
         let full = inbox.items.len() >= room.items_max || inbox.bytes >= room.bytes_max;
         if full {
             return Pushed::Full;
         }
         inbox.bytes += parcel.bytes;
-        inbox.put(Item::Events(name, Arc::clone(parcel)));
+        let names = Names {
+            first: name,
+            others: Vec::new(),
+        };
+        inbox.put(Item::Events(names, Arc::clone(parcel)));
         Pushed::In { wake: inbox.signal() }
     }
 
@@ -122,17 +148,16 @@ impl Mailbox {
         self.inbox.lock().put(marker);
     }
 
-    /// The next item, and how many have been taken with it.
+    /// The next item.
     pub(super) fn take(&self) -> Option<Item> {
-        let mut inbox = self.inbox.lock();
-        inbox.take()
+        self.inbox.lock().take()
     }
 
-    /// The next item if it is more events for the same watcher that are not too large.
-    pub(super) fn take_more(&self, name: Name, bytes_max: usize) -> Option<Arc<Parcel>> {
+    /// The next item if it is more events for the same watchers that are not too large.
+    pub(super) fn take_more(&self, names: &Names, bytes_max: usize) -> Option<Arc<Parcel>> {
         let mut inbox = self.inbox.lock();
         match inbox.items.front() {
-            Some(Item::Events(next, parcel)) if *next == name && parcel.bytes <= bytes_max => {
+            Some(Item::Events(next, parcel)) if parcel.bytes <= bytes_max && next == names => {
                 match inbox.take() {
                     Some(Item::Events(_, parcel)) => Some(parcel),
                     _ => None,
@@ -189,8 +214,8 @@ impl Inbox {
     fn take(&mut self) -> Option<Item> {
         let item = self.items.pop_front()?;
         self.taken += 1;
-        if let Item::Events(_, parcel) = &item {
-            self.bytes -= parcel.bytes;
+        if let Item::Events(names, parcel) = &item {
+            self.bytes -= parcel.bytes + names.bytes();
         }
         if self.items.is_empty() {
             // An idle stream should not keep the memory of its busiest moment.
@@ -201,5 +226,56 @@ impl Inbox {
 
     fn signal(&mut self) -> bool {
         !std::mem::replace(&mut self.signalled, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room {
+        items_max: 2,
+        bytes_max: 1 << 20,
+    };
+
+    fn name(id: i64) -> Name {
+        Name { id, serial: 0 }
+    }
+
+    #[test]
+    fn watchers_of_one_parcel_take_one_place() {
+        let mailbox = Mailbox::default();
+        let parcels = [Parcel::new(vec![]), Parcel::new(vec![]), Parcel::new(vec![])];
+        for parcel in &parcels[..2] {
+            for id in 0..100 {
+                assert!(matches!(mailbox.push(name(id), parcel, ROOM), Pushed::In { .. }));
+            }
+        }
+        assert!(matches!(mailbox.push(name(0), &parcels[2], ROOM), Pushed::Full));
+        let Some(Item::Events(names, _)) = mailbox.take() else {
+            panic!("the first parcel is in");
+        };
+        let ids = std::iter::once(&names.first).chain(&names.others);
+        assert!(ids.map(|name| name.id).eq(0..100));
+        assert!(
+            mailbox.take_more(&names, 0).is_some(),
+            "the second is for the same"
+        );
+        assert!(mailbox.take().is_none());
+        assert_eq!(mailbox.inbox.lock().bytes, 0);
+    }
+
+    #[test]
+    fn names_count_as_bytes() {
+        let mailbox = Mailbox::default();
+        let room = Room {
+            items_max: 100,
+            bytes_max: 16 * size_of::<Name>(),
+        };
+        let (one, other) = (Parcel::new(vec![]), Parcel::new(vec![]));
+        for id in 0..=16 {
+            assert!(matches!(mailbox.push(name(id), &one, room), Pushed::In { .. }));
+        }
+        assert!(matches!(mailbox.push(name(0), &other, room), Pushed::Full));
     }
 }

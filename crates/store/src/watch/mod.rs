@@ -11,9 +11,10 @@
 //!
 //! Reading order: [`registry`] (the state machine, and why nothing is lost or repeated), [`index`] and
 //! [`spans`] (who wants an event), [`mailbox`] (the bound), [`cursor`] and [`scan`] (catching up), [`hub`]
-//! (the thread), [`stream`] (the consumer).
+//! (the thread), [`delivery`] (who sees what is shown), [`stream`] (the consumer).
 
 mod cursor;
+mod delivery;
 mod hub;
 mod index;
 mod mailbox;
@@ -23,6 +24,7 @@ mod slab;
 mod spans;
 mod stream;
 
+pub(crate) use delivery::Step;
 pub(crate) use hub::{Feed, Hub};
 pub use stream::WatchStream;
 

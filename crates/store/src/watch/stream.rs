@@ -14,14 +14,12 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cursor::{CatchUp, Cursor};
+use super::delivery::{Delivery, Step};
 use super::hub::Inner;
-use super::mailbox::{Item, Mailbox, Name, Parcel};
+use super::mailbox::{Item, Mailbox, Name};
 use super::scan::Chunk;
 use crate::error::Error;
 use crate::types::{Event, KeyRange, Revision, WatchSpec, WatchUpdate};
-
-/// Updates for the same watcher that wait in line are joined up to so many bytes.
-const JOIN_BYTES: usize = 64 << 10;
 
 /// A chunk, or the revision from which on there is none.
 type Read = Result<Arc<Chunk>, (Revision, Error)>;
@@ -52,9 +50,10 @@ pub struct WatchStream {
     /// What is being read, and from which revision on.
     scan: Option<(Revision, Scan)>,
     /// Watchers that history has ended for, to be reported.
-    ended: VecDeque<WatchUpdate>,
+    ended: VecDeque<Step>,
     /// Whether history has the next turn.
     turn_of_history: bool,
+    delivery: Delivery,
     progress: Progress,
     idle: Idle,
     /// The store has stopped while history was read.
@@ -100,6 +99,7 @@ impl WatchStream {
             scan: None,
             ended: VecDeque::new(),
             turn_of_history: false,
+            delivery: Delivery::default(),
             progress: Progress::default(),
             idle: Idle {
                 quiet: BTreeMap::new(),
@@ -178,27 +178,64 @@ impl WatchStream {
 
     /// The next update; `None` once the store stops. Cancel-safe.
     pub async fn next(&mut self) -> Option<WatchUpdate> {
-        poll_fn(|cx| self.poll_next(cx)).await
+        let step = self.step().await?;
+        Some(step.into_update(self.shown()))
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<WatchUpdate>> {
+    /// As [`WatchStream::next`], for those who look at the events where they are.
+    pub(crate) async fn step(&mut self) -> Option<Step> {
+        poll_fn(|cx| self.poll_step(cx)).await
+    }
+
+    /// The next step without waiting; `None` when there is none at hand. Afterwards the stream has to be waited for
+    /// anew.
+    pub(crate) fn try_step(&mut self) -> Option<Option<Step>> {
+        match self.poll_step(&mut Context::from_waker(std::task::Waker::noop())) {
+            Poll::Ready(step) => Some(step),
+            Poll::Pending => None,
+        }
+    }
+
+    /// The events of the newest step, if it was [`Step::Events`] and the next one has not been asked for.
+    pub(crate) fn shown(&self) -> &[Arc<Event>] {
+        self.delivery.events()
+    }
+
+    /// Watchers that get the events of the newest step, too, and get them next.
+    pub(crate) fn alike(&self) -> usize {
+        self.delivery.left()
+    }
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        let step = self.poll_any(cx);
+        if !matches!(step, Poll::Ready(Some(Step::Events { .. }))) {
+            self.delivery.hide();
+        }
+        step
+    }
+
+    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        // Watchers of one parcel are served in one go: nothing that comes meanwhile may overtake.
+        if let Some(step) = self.deliver() {
+            return Poll::Ready(Some(step));
+        }
         loop {
             let taken = self.look();
             self.poll_tick(cx);
             if self.turn_of_history
-                && let Some(update) = self.take_past(cx, taken)
+                && let Some(step) = self.take_past(cx, taken)
             {
                 self.turn_of_history = false;
-                return Poll::Ready(Some(update));
+                return Poll::Ready(Some(step));
             }
-            if let Some(update) = self.take_live() {
+            if let Some(step) = self.take_live() {
                 self.turn_of_history = true;
-                return Poll::Ready(Some(update));
+                return Poll::Ready(Some(step));
             }
             // Taking what was left over may have let a cursor go on.
             let taken = self.look();
-            if let Some(update) = self.take_past(cx, taken) {
-                return Poll::Ready(Some(update));
+            if let Some(step) = self.take_past(cx, taken) {
+                return Poll::Ready(Some(step));
             }
             if self.broken {
                 return Poll::Ready(None);
@@ -243,21 +280,23 @@ impl WatchStream {
 
     // --- from the mailbox ---
 
-    fn take_live(&mut self) -> Option<WatchUpdate> {
+    fn take_live(&mut self) -> Option<Step> {
         loop {
-            if let Some(update) = self.due() {
-                return Some(update);
+            if let Some(step) = self.due() {
+                return Some(step);
             }
             match self.mailbox.take()? {
-                Item::Events(name, parcel) if self.key(name).is_some() => {
-                    return Some(self.events(name, &parcel));
+                Item::Events(names, parcel) => {
+                    let more = |names: &_, bytes_max| self.mailbox.take_more(names, bytes_max);
+                    self.delivery.show(names, parcel, more);
+                    if let Some(step) = self.deliver() {
+                        return Some(step);
+                    }
                 }
-                // Of a watcher that has been cancelled.
-                Item::Events(..) => (),
                 Item::AllSynced(revision) => {
                     self.progress.marked = false;
                     if self.holds_for_all(revision) {
-                        return Some(WatchUpdate::Progress { id: None, revision });
+                        return Some(Step::Progress { id: None, revision });
                     }
                     // A watcher made since then is not that far, or further.
                     self.progress.wanted = self.progress.wanted.max(Some(revision));
@@ -267,40 +306,38 @@ impl WatchStream {
         }
     }
 
-    fn events(&mut self, name: Name, parcel: &Parcel) -> WatchUpdate {
-        let mut events = parcel.events.to_vec();
-        let mut bytes = parcel.bytes;
-        while let Some(more) = self.mailbox.take_more(name, JOIN_BYTES.saturating_sub(bytes)) {
-            bytes += more.bytes;
-            events.extend_from_slice(&more.events);
+    /// What is shown, for the next of those who are to see it.
+    fn deliver(&mut self) -> Option<Step> {
+        while let Some((name, revision)) = self.delivery.next() {
+            // Unless it has been cancelled.
+            if self.key(name).is_some() {
+                return Some(self.seen_by(name, revision));
+            }
         }
-        let revision = events
-            .last()
-            .map_or(Revision::default(), |event| event.kv.mod_revision);
-        self.deliver(name, revision, events)
+        None
     }
 
-    fn deliver(&mut self, name: Name, revision: Revision, events: Vec<Arc<Event>>) -> WatchUpdate {
+    fn seen_by(&mut self, name: Name, revision: Revision) -> Step {
         if let Some(quiet) = self.idle.quiet.get_mut(&name.id) {
             *quiet = false;
         }
-        WatchUpdate::Events {
+        Step::Events {
             id: name.id,
             revision,
-            events,
         }
     }
 
     // --- from history ---
 
-    fn take_past(&mut self, cx: &mut Context<'_>, taken: u64) -> Option<WatchUpdate> {
+    fn take_past(&mut self, cx: &mut Context<'_>, taken: u64) -> Option<Step> {
         while !self.broken {
-            if let Some(update) = self.ended.pop_front() {
-                return Some(update);
+            if let Some(step) = self.ended.pop_front() {
+                return Some(step);
             }
             if let Some((name, events, revision)) = self.history.serve(taken) {
                 self.progress.shown = self.progress.shown.max(revision);
-                return Some(self.deliver(name, revision, events));
+                self.delivery.show_read(events);
+                return Some(self.seen_by(name, revision));
             }
             self.list_those_who_caught_up();
             match self.poll_scan(cx, taken) {
@@ -338,24 +375,23 @@ impl WatchStream {
             Error::Stopped => self.broken = true,
             Error::Compacted { floor, .. } => {
                 let floor = *floor;
-                let update = |id| WatchUpdate::Compacted { id, floor };
-                self.end(|cursor| cursor.next < floor, update);
+                self.end(|cursor| cursor.next < floor, |id| Step::Compacted { id, floor });
             }
             _ => {
-                let update = |id| WatchUpdate::Failed {
+                let failed = |id| Step::Failed {
                     id,
                     error: error.clone(),
                 };
-                self.end(|cursor| cursor.next == from, update);
+                self.end(|cursor| cursor.next == from, failed);
             }
         }
     }
 
-    fn end(&mut self, ends: impl Fn(&Cursor) -> bool, update: impl Fn(i64) -> WatchUpdate) {
+    fn end(&mut self, ends: impl Fn(&Cursor) -> bool, step: impl Fn(i64) -> Step) {
         for cursor in self.history.extract(ends) {
             let id = cursor.name.id;
             self.forget(id);
-            self.ended.push_back(update(id));
+            self.ended.push_back(step(id));
         }
     }
 
@@ -442,13 +478,13 @@ impl WatchStream {
         self.idle.due = (revision, due.collect());
     }
 
-    fn due(&mut self) -> Option<WatchUpdate> {
+    fn due(&mut self) -> Option<Step> {
         let revision = self.idle.due.0;
         loop {
             let name = self.idle.due.1.pop_front()?;
             // A dispatcher that lags makes ticks of the past: history may have shown more since.
             if self.key(name).is_some() && revision >= self.progress.shown {
-                return Some(WatchUpdate::Progress {
+                return Some(Step::Progress {
                     id: Some(name.id),
                     revision,
                 });

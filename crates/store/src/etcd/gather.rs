@@ -1,0 +1,183 @@
+//! Watch answers on their way into frames.
+//!
+//! What a stream has to say at a moment is written one message behind the other into one buffer, so that it costs one
+//! way through the protocol's queues and, for small events, one copy. The buffer ends at a message where it can, before
+//! it would need a second frame.
+
+use bytes::{Bytes, BytesMut};
+use setpoint_proto::etcdserverpb as pb;
+
+use super::inbound::FRAME_BYTES;
+use super::wire::{self, SHARE_BYTES, delimited_len, int_len, put_frame, put_header, put_int};
+
+/// What a frame holds at most by default: where gathering ends.
+const GATHER_BYTES: usize = 16 << 10;
+
+/// Framed messages, in pieces: large events are shared, the rest is copied together.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pieces: Vec<Bytes>,
+    open: BytesMut,
+    bytes: usize,
+    /// Bytes of the last message.
+    last: usize,
+}
+
+impl Gathered {
+    /// Whether another message like the last one should go into the next frame.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes + self.last > GATHER_BYTES
+    }
+
+    /// What was gathered, in order.
+    pub(super) fn into_pieces(mut self) -> Vec<Bytes> {
+        self.close();
+        self.pieces
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.pieces.push(self.open.split().freeze());
+        }
+    }
+
+    fn count(&mut self, len: usize) {
+        self.bytes += len;
+        self.last = len;
+    }
+
+    /// Adds a message that `prost` encodes.
+    pub(super) fn message(&mut self, message: &pb::WatchResponse) {
+        let message = wire::message(message);
+        self.count(message.len());
+        self.open.extend_from_slice(&message);
+    }
+
+    /// Adds a WatchResponse of encoded events; `alike` more of about this size are expected behind it.
+    pub(super) fn events<'a>(
+        &mut self,
+        header: &pb::ResponseHeader,
+        (watch_id, fragment): (i64, bool),
+        events: impl Iterator<Item = &'a Bytes> + Clone,
+        alike: usize,
+    ) {
+        let (mut events_len, mut small) = (0, 0);
+        for event in events.clone() {
+            events_len += event.len();
+            small += if event.len() < SHARE_BYTES { event.len() } else { 0 };
+        }
+        let fragment = i64::from(fragment);
+        let len =
+            delimited_len(wire::header_len(header)) + int_len(watch_id) + int_len(fragment) + events_len;
+        self.count(FRAME_BYTES + len);
+        // As little as it takes: thousands of watchers may not be reading.
+        let room = FRAME_BYTES + len - events_len + small;
+        if self.open.capacity() - self.open.len() < room {
+            let all = room.saturating_mul(alike + 1).min(GATHER_BYTES);
+            self.open.reserve(room.max(all.saturating_sub(self.open.len())));
+        }
+        put_frame(&mut self.open, len);
+        put_header(&mut self.open, header);
+        put_int(&mut self.open, 2, watch_id);
+        put_int(&mut self.open, 7, fragment);
+        for event in events {
+            if event.len() < SHARE_BYTES {
+                self.open.extend_from_slice(event);
+            } else {
+                self.close();
+                self.pieces.push(event.clone());
+            }
+        }
+    }
+}
+
+/// How many events fit into a message that has to stay below `max` bytes; one always does.
+pub(super) fn fitting<'a>(
+    header: &pb::ResponseHeader,
+    events: impl Iterator<Item = &'a Bytes>,
+    max: usize,
+) -> usize {
+    // What precedes the events: header, a watch id, the fragment flag.
+    let mut len = delimited_len(wire::header_len(header)) + 11 + 2;
+    let mut fit = 0;
+    for event in events {
+        len += event.len();
+        if fit > 0 && len >= max {
+            break;
+        }
+        fit += 1;
+    }
+    fit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: u64::MAX,
+            member_id: 1,
+            revision: 128,
+            raft_term: wire::RAFT_TERM,
+        }
+    }
+
+    /// An event of so many bytes: unknown to every decoder, but whole.
+    fn event(len: usize) -> Bytes {
+        vec![7; len].into()
+    }
+
+    #[test]
+    fn messages_follow_each_other_and_large_events_are_not_copied() {
+        let (small, large) = (event(1_000), event(SHARE_BYTES));
+        let mut gathered = Gathered::default();
+        let mut expect = Vec::new();
+        for (id, events) in [
+            (3, vec![&small, &large, &small]),
+            (4, vec![&small]),
+            (5, vec![&large]),
+        ] {
+            let before: usize = gathered.bytes;
+            gathered.events(&header(), (id, false), events.iter().copied(), 1);
+            let mut alone = Gathered::default();
+            alone.events(&header(), (id, false), events.into_iter(), 0);
+            assert_eq!(gathered.bytes - before, alone.bytes);
+            expect.extend(alone.into_pieces().concat());
+        }
+        gathered.message(&pb::WatchResponse::default());
+        expect.extend(wire::message(&pb::WatchResponse::default()));
+        let pieces = gathered.into_pieces();
+        assert_eq!(pieces.concat(), expect);
+        let shared = pieces.iter().filter(|piece| piece.as_ptr() == large.as_ptr());
+        assert_eq!(shared.count(), 2);
+    }
+
+    #[test]
+    fn a_frame_is_filled_with_whole_messages() {
+        for len in [10, 1_000, 6_000, 9_000, 20_000] {
+            let event = event(len);
+            let mut gathered = Gathered::default();
+            let mut messages = 0;
+            while !gathered.is_full() {
+                gathered.events(&header(), (1, false), std::iter::once(&event), 1_000);
+                messages += 1;
+            }
+            let bytes: usize = gathered.into_pieces().iter().map(Bytes::len).sum();
+            assert!(messages == 1 || bytes <= GATHER_BYTES, "{len}: {bytes}");
+            assert!(
+                messages == 1 || bytes + bytes / messages > GATHER_BYTES,
+                "{len}: {bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_fragment_holds_at_least_one_event_and_stays_below_the_limit() {
+        let event = event(400);
+        let fit = |max| fitting(&header(), std::iter::repeat_n(&event, 5), max);
+        assert_eq!(fit(1_000), 2);
+        assert_eq!(fit(10), 1);
+        assert_eq!(fit(1 << 20), 5);
+    }
+}

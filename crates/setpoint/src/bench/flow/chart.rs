@@ -63,7 +63,8 @@ impl Sheet {
         let columns = self.columns.clamp(1, self.panels.len().max(1));
         let rows = self.panels.len().div_ceil(columns);
         let cell = (LEFT + PLOT.0 + RIGHT, TOP + PLOT.1 + BOTTOM);
-        let (width, height) = (cell.0 * columns as f64, HEAD + cell.1 * rows as f64);
+        let width = (cell.0 * columns as f64).max(self.legend_width());
+        let height = HEAD + cell.1 * rows as f64;
         writeln!(
             out,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
@@ -100,9 +101,14 @@ impl Sheet {
                 "<line x1=\"{x}\" y1=\"46\" x2=\"{end}\" y2=\"46\" stroke=\"{colour}\" stroke-width=\"2.5\"{dashes}/>"
             )?;
             text(out, (end + 6.0, 50.0), "start", name, "")?;
-            x = end + 22.0 + name.chars().count() as f64 * LETTER;
+            x += entry_width(name);
         }
         Ok(())
+    }
+
+    fn legend_width(&self) -> f64 {
+        let names = self.names.iter().map(|name| entry_width(name));
+        LEFT + names.sum::<f64>() + entry_width(self.limit)
     }
 }
 
@@ -184,6 +190,11 @@ fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, words: &str, more: &
         out,
         "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"#222222\" {more}>{words}</text>"
     )
+}
+
+/// Room for a name in the legend, with its line.
+fn entry_width(name: &str) -> f64 {
+    44.0 + name.chars().count() as f64 * LETTER
 }
 
 fn colour(index: usize) -> &'static str {

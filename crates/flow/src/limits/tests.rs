@@ -1,7 +1,8 @@
 //! Rules at work, call by call.
 
 use super::*;
-use crate::rules::Rule;
+use crate::core::memory::Pressure;
+use crate::overload::Find;
 
 fn rule(name: &str, per: Per, rate: &str, burst: u32) -> Rule {
     Rule {
@@ -153,4 +154,128 @@ fn refusals_name_the_rule_and_are_counted() {
     );
     limits.replace(&Rules::default(), now).unwrap();
     assert!(!metrics.encode().contains("puts"));
+}
+
+#[test]
+fn a_million_connections_have_buckets_in_64_mb() {
+    let limits = limits(vec![rule("each", Per::Connection, "10/s", 5)]);
+    let scope = Scope::default();
+    limits.admit(&ask("m", "p"), &scope, Instant::now()).unwrap();
+    let buckets = scope.0.lock().capacity() * size_of::<Own>();
+    assert!(
+        size_of::<Scope>() + buckets <= 64,
+        "{} + {buckets}",
+        size_of::<Scope>()
+    );
+}
+
+#[test]
+fn a_flood_of_a_minute_is_admitted_to_the_permit() {
+    let limits = limits(vec![rule("each", Per::Connection, "100/s", 200)]);
+    let (noisy, quiet, began) = (Scope::default(), Scope::default(), Instant::now());
+    let (mut admitted, mut others) = (0, 0);
+    for millis in 0..60_000 {
+        let now = began + Duration::from_millis(millis);
+        admitted += usize::from(limits.admit(&ask("m", "p"), &noisy, now).is_ok());
+        if millis % 20 == 0 {
+            others += usize::from(limits.admit(&ask("m", "p"), &quiet, now).is_ok());
+        }
+    }
+    assert!((6_138..=6_262).contains(&admitted), "{admitted}");
+    assert_eq!(others, 3_000, "its neighbour is not concerned");
+}
+
+#[test]
+fn while_memory_is_short_the_least_important_are_refused() {
+    let limits = Limits::new();
+    let (scope, now) = (Scope::default(), Instant::now());
+    let refused = |limits: &Limits| {
+        ["/etcdserverpb.Lease/LeaseGrant", "get pods", "list pods"]
+            .map(|method| limits.admit(&ask(method, "p"), &scope, now).is_err())
+    };
+    assert_eq!(refused(&limits), [false; 3]);
+    limits.set_pressure(Pressure::Batch, None);
+    assert_eq!(refused(&limits), [false, false, true]);
+    limits.set_pressure(Pressure::Interactive, None);
+    assert_eq!(refused(&limits), [false, true, true]);
+    let told = limits.admit(&ask("get pods", "p"), &scope, now).unwrap_err();
+    assert_eq!(
+        told.to_string(),
+        "memory is short: calls of the class interactive are refused: retry in 3000 ms"
+    );
+    // Rules that come and go leave it as it is.
+    limits.replace(&Rules::default(), now).unwrap();
+    assert_eq!(refused(&limits), [false, true, true]);
+    limits.set_pressure(Pressure::None, None);
+    assert!(limits.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrency_rules_come_change_and_go_with_their_metrics() {
+    let (limits, metrics) = (Limits::new(), Metrics::new());
+    limits.register_metrics(&metrics).unwrap();
+    let with = |limit| Rules {
+        concurrency: vec![Concurrency {
+            name: "kv".to_owned(),
+            methods: vec!["/kv/*".to_owned()],
+            per: Per::Global,
+            limit: Find::fixed(limit),
+            min: None,
+            max: None,
+            queue: None,
+            wait: None,
+        }],
+        ..Rules::default()
+    };
+    limits.replace(&with(1), Instant::now()).unwrap();
+    let permit = limits.enter("/kv/put").await.unwrap();
+    assert!(permit.is_limited());
+    assert!(!limits.enter("/other/put").await.unwrap().is_limited());
+    let refused = limits.enter("/kv/put").await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .starts_with("overloaded: limit \"kv\" had no place in time"),
+        "{refused}"
+    );
+    let text = metrics.encode();
+    for line in [
+        "flow_concurrency_limit{rule=\"kv\"} 1",
+        "flow_concurrency_in_flight{rule=\"kv\"} 1",
+        "flow_concurrency_refused_total{rule=\"kv\",class=\"interactive\"} 1",
+        "flow_concurrency_queued_total{rule=\"kv\",class=\"interactive\"} 1",
+        "flow_memory_pressure 0",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    limits.replace(&with(2), Instant::now()).unwrap();
+    let second = limits.enter("/kv/put").await.unwrap();
+    limits.replace(&Rules::default(), Instant::now()).unwrap();
+    assert!(!limits.enter("/kv/put").await.unwrap().is_limited());
+    drop((permit, second));
+    assert!(!metrics.encode().contains("kv"));
+}
+
+#[test]
+fn classes_are_those_of_the_file_or_the_built_in_ones() {
+    let class = |classes: &str, method: &str| {
+        let classes: Classes = serde_json::from_str(classes).unwrap();
+        classes.of(method)
+    };
+    for (classes, method, expect) in [
+        ("{}", "/etcdserverpb.Lease/LeaseKeepAlive", Class::System),
+        ("{}", "update leases.coordination.k8s.io", Class::System),
+        ("{}", "list leases.coordination.k8s.io", Class::System),
+        ("{}", "patch nodes/status", Class::System),
+        ("{}", "list pods", Class::Batch),
+        ("{}", "create events", Class::Batch),
+        ("{}", "/etcdserverpb.KV/Range?wide", Class::Batch),
+        ("{}", "/etcdserverpb.KV/Range", Class::Interactive),
+        ("{}", "get pods", Class::Interactive),
+        (r#"{"batch": []}"#, "list pods", Class::Interactive),
+        (r#"{"system": ["get *"]}"#, "get pods", Class::System),
+        (r#"{"system": ["get *"]}"#, "list pods", Class::Batch),
+    ] {
+        assert_eq!(class(classes, method), expect, "{classes} {method}");
+    }
 }

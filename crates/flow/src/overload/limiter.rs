@@ -248,3 +248,6 @@ impl Drop for Queued<'_> {
         self.give_up();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,16 +30,21 @@ function spark(key, value) {
   while (kept.length > KEPT) kept.shift();
   series.delete(key);
   series.set(key, kept);
+  return line(kept, KEPT);
+}
+
+// Numbers as a line in a field of so many.
+function line(kept, field) {
   const space = "http" + "://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
   svg.setAttribute("class", "spark");
-  svg.setAttribute("viewBox", `0 0 ${KEPT} 20`);
+  svg.setAttribute("viewBox", `0 0 ${field} 20`);
   svg.setAttribute("preserveAspectRatio", "none");
   const top = Math.max(...kept, 1e-9);
-  const points = kept.map((v, n) => `${KEPT - kept.length + n},${19 - 18 * v / top}`);
-  const line = document.createElementNS(space, "polyline");
-  line.setAttribute("points", points.join(" "));
-  svg.append(line);
+  const points = kept.map((v, n) => `${field - kept.length + n},${19 - 18 * v / top}`);
+  const drawn = document.createElementNS(space, "polyline");
+  drawn.setAttribute("points", points.join(" "));
+  svg.append(drawn);
   return svg;
 }
 
@@ -144,9 +149,69 @@ function limiters(state, seconds) {
   ], "no limits");
 }
 
+function budget(state) {
+  const section = element("section");
+  if (!state.budget) return section;
+  const { total_bytes, wanted_bytes, unread_bytes, pressed } = state.budget;
+  section.append(element("h2", "Receive budget"));
+  const line = element("p");
+  const meter = element("meter");
+  meter.max = total_bytes;
+  meter.value = unread_bytes;
+  line.append(meter, ` ${bytes(unread_bytes)} unread of ${bytes(total_bytes)}, ${bytes(wanted_bytes)} wanted `,
+    spark("unread", unread_bytes));
+  section.append(line);
+  if (pressed) section.append(element("p", "windows are kept small: too much is unread", "bad"));
+  return section;
+}
+
+// Who holds up what, and for how long.
+function waiting(connection) {
+  const of = connection.stalls.waiting;
+  const shown = of.slice(0, 3).map((w) => `stream ${w.stream} ${number(w.seconds, 1)} s (${w.holder})`);
+  if (of.length > 3) shown.push(`and ${of.length - 3} more`);
+  return of.length ? element("span", shown.join(", "), "bad") : "–";
+}
+
+function connections(state, seconds) {
+  if (!state.connections) return element("section");
+  const title = `Connections: ${number(state.connections_total)}`;
+  const unshown = state.connections_total - state.connections.length;
+  const estimate = (show) => (c) => (c.estimate ? show(c.estimate) : "–");
+  const made = table(title, state.connections, [
+    ["", (c) => c.id, "n"],
+    ["front", (c) => `${c.front} ${c.protocol}`],
+    ["peer", (c) => c.peer],
+    ["streams", (c) => number(c.streams_open), "n"],
+    ["in a second", (c) => rateOf(c.id + "in", c.in_bytes, seconds), "n"],
+    ["out a second", (c) => rateOf(c.id + "out", c.out_bytes, seconds), "n"],
+    ["stream window", (c) => bytes(c.stream_window_bytes), "n"],
+    ["connection window", (c) => bytes(c.connection_window_bytes), "n"],
+    ["unread", (c) => (c.hoarding ? element("span", bytes(c.unread_bytes), "bad") : bytes(c.unread_bytes)), "n"],
+    ["link", estimate((e) => bytes(e.bandwidth_bytes_per_second) + "/s"), "n"],
+    ["round trip", estimate((e) => number(e.rtt_seconds * 1000, 2) + " ms"), "n"],
+    ["estimate", (c) => line(c.history.map((p) => p.window_bytes), 60)],
+    ["credit", (c) => bytes(Math.max(0, c.send_credit_bytes)), "n"],
+    ["stalls", (c) => number(c.stalls.stream_total + c.stalls.connection_total + c.stalls.socket_total), "n"],
+    ["waits for credit", waiting, "wrap"],
+  ], "none");
+  if (unshown > 0) {
+    made.append(element("p", `${number(unshown)} more, which have less unread, waiting and open`, "dim"));
+  }
+  return made;
+}
+
+function rateOf(key, value, seconds) {
+  const last = before && before.get(key);
+  counters.set(key, value);
+  return typeof last !== "number" || seconds <= 0 ? "–" : bytes((value - last) / seconds);
+}
+
 function show(state, seconds) {
   counters = new Map();
-  const parts = [memory(state), limiters(state, seconds), buckets(state, seconds)];
+  const parts = [
+    memory(state), budget(state), limiters(state, seconds), buckets(state, seconds), connections(state, seconds),
+  ];
   document.getElementById("main").replaceChildren(...parts);
   while (series.size > 4096) series.delete(series.keys().next().value);
   before = counters;

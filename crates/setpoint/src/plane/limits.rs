@@ -152,4 +152,31 @@ mod tests {
         }
         assert_eq!(put_in_force(&Limits::new(), "memory: {limit: off}"), Ok(0));
     }
+    #[test]
+    fn no_text_whatever_takes_the_plane_down() {
+        let page = include_str!("../../../../docs/ops/limits.md");
+        let example = page
+            .split("```yaml")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next());
+        let (example, mut random) = (example.unwrap().as_bytes(), fastrand::Rng::with_seed(11));
+        let (limits, mut taken) = (Limits::new(), 0);
+        for _ in 0..3_000 {
+            let mut text = example.to_vec();
+            for _ in 0..random.usize(1..6) {
+                let at = random.usize(..text.len());
+                match random.u8(..4) {
+                    0 => text[at] = random.u8(..),
+                    1 => drop(text.splice(at..at, *b"99999999999")),
+                    2 => text.truncate(at.max(1)),
+                    _ => drop(text.remove(at)),
+                }
+                if text.is_empty() {
+                    text.push(b'-');
+                }
+            }
+            taken += usize::from(put_in_force(&limits, &String::from_utf8_lossy(&text)).is_ok());
+        }
+        assert!(taken > 0 && taken < 3_000, "{taken}");
+    }
 }

@@ -55,5 +55,5 @@ pub use error::OpenError;
 pub use handle::ApiServer;
 pub use options::Options;
 pub use request::Identity;
-pub use serve::{ServeOptions, Tls, serve};
+pub use serve::{RequestBody, ServeOptions, Tls, serve};
 pub use service::ApiService;

@@ -5,9 +5,11 @@
 //! - [`Limits::enter`]: a place among the calls served at a time, where the limit is found from how long calls take; what
 //!   finds none in a few milliseconds is refused, least important first. [`Limits::watch_memory`]: the same for memory.
 //! - [`Rules`]: the limits as people write them. [`page`]: what one sees of them.
+//! - [`Flow`]: what a process's connections share: how their windows are set, a receive budget, who is there.
+//! - [`http2`]: the driver of HTTP/2 connections, with windows as large as the link needs.
 //! - [`impair`]: bad networks, made on purpose: to measure flow control, and to break links in tests.
 //!
-//! What is absent: windows and client channels. The pure logic is in [`core`] and `impair::core`; only the proxy does I/O.
+//! What is absent: client channels. The pure logic is in [`core`] and `impair::core`.
 //!
 //! ```
 //! use setpoint_flow::{Ask, Limits, Per, Rule, Rules, Scope};
@@ -33,17 +35,31 @@
 //! ```
 
 pub mod core;
+pub mod http2;
 pub mod impair;
 pub mod page;
 
+mod connection_metrics;
+mod flow;
+mod gauges;
 mod keyed;
 mod limits;
 mod metrics;
+mod options;
 mod overload;
 mod rules;
+mod snapshot;
 
+pub use core::window::Bounds;
+pub use flow::{Flow, Live};
+pub use gauges::{Gauges, Holder};
 pub use limits::{Ask, Cause, Limits, Refused, Scope};
+pub use options::{FlowOptions, Windows};
 pub use overload::{
     Classes, Concurrency, Find, Machine, Memory, MemoryLimit, Outcome, Permit, Reading, Span,
 };
 pub use rules::{Per, RULES_MAX, Rule, Rules};
+pub use snapshot::{
+    BudgetSnapshot, ConnectionSnapshot, EstimatePoint, EstimateSnapshot, FlowSnapshot, StallSnapshot,
+    WaitingStream,
+};

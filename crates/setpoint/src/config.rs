@@ -13,6 +13,7 @@ use clap::{ArgMatches, Args};
 use setpoint_telemetry::Format;
 
 use crate::engine_args::{self, EngineArgs};
+use crate::flow_args::{self, FlowArgs};
 use crate::front_args::{self, FrontArgs};
 use crate::plane::PlaneOptions;
 use crate::store_args::{self, StoreArgs};
@@ -88,6 +89,7 @@ fn settings() -> impl Iterator<Item = &'static Setting> {
     SETTINGS
         .iter()
         .chain(&front_args::SETTINGS)
+        .chain(&flow_args::SETTINGS)
         .chain(&engine_args::SETTINGS)
         .chain(&store_args::SETTINGS)
 }
@@ -134,6 +136,8 @@ pub struct PlaneArgs {
     limits: Option<String>,
     #[command(flatten)]
     front: FrontArgs,
+    #[command(flatten)]
+    flow: FlowArgs,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -195,6 +199,7 @@ impl PlaneArgs {
         let values = values
             .into_iter()
             .chain(self.front.values())
+            .chain(self.flow.values())
             .chain(self.engine.values())
             .chain(self.store.values());
         for (setting, value) in settings().zip(values) {
@@ -247,6 +252,7 @@ impl Said {
                 plane.api_listen
             ));
         }
+        flow_args::resolve(&mut self, &mut plane, &mut problems);
         plane.etcd_writes_registry = self.flag(ETCD_WRITES_REGISTRY, &mut problems);
         if let Some((value, source)) = self.take(QUOTA) {
             match value.parse() {

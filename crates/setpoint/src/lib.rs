@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 mod engine_args;
 pub mod envtest;
+mod flow_args;
 mod front_args;
 pub mod migrate;
 pub mod plane;

@@ -3,6 +3,7 @@
 //! Bounds: a connection budget (when it is spent, accepting pauses and clients wait in the listen queue), a deadline for
 //! the handshake and for a request's head, HTTP/2 limits on streams, windows and header lists. A stop closes the
 //! listener, tells every connection to finish (`GOAWAY`, `Connection: close`) and cuts those that do not in time.
+//! HTTP/2 is driven by `setpoint_flow::http2`, HTTP/1.1 by hyper.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -10,15 +11,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use setpoint_base::{Stop, TaskGroup, WallClock};
-use setpoint_flow::{Limits, Scope};
+use setpoint_flow::http2::{self, Cork, Http2Options, KeepAlive, Pace};
+use setpoint_flow::{Flow, Limits, Live};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -30,6 +33,12 @@ use crate::authn::{ClientCerts, Peer};
 use crate::body::ApiBody;
 use crate::certs::{Pki, PkiError};
 
+mod body;
+mod calls;
+
+pub use body::RequestBody;
+use calls::Calls;
+
 /// Limits and times of the HTTPS front.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
@@ -39,7 +48,7 @@ pub struct ServeOptions {
     pub handshake_timeout: Duration,
     /// Time for a request's head on HTTP/1, also between two requests of one connection (kube-apiserver: 32 s).
     pub head_timeout: Duration,
-    /// Requests open at once on one HTTP/2 connection (kube-apiserver: 1,000); clients queue beyond it.
+    /// Requests open at once on one HTTP/2 connection (kube-apiserver: 1,000); the client is told, and more are refused.
     pub streams_max: u32,
     /// Limits, of which one may say less than `streams_max` to clients that connect from then on (none).
     pub limits: Option<Limits>,
@@ -47,6 +56,11 @@ pub struct ServeOptions {
     pub header_bytes_max: u32,
     /// Silence after which an HTTP/2 peer is pinged; it is cut when it stays silent for half as long (30 s).
     pub ping_interval: Duration,
+    /// Time without progress after which an HTTP/2 client that does not read is cut (60 s).
+    pub stall_timeout: Duration,
+    /// The windows of connections and the receive budget (a budget of this front's own). Shared with other fronts it is
+    /// one budget and one list of connections; whoever makes it registers its metrics.
+    pub flow: Flow,
     /// Time for open requests after a stop (20 s), then connections are cut.
     pub grace: Duration,
 }
@@ -61,15 +75,13 @@ impl Default for ServeOptions {
             limits: None,
             header_bytes_max: 64 << 10,
             ping_interval: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(60),
+            flow: Flow::default(),
             grace: Duration::from_secs(20),
         }
     }
 }
 
-/// What of one HTTP/2 stream is taken before the handler reads: bounds memory per upload.
-const STREAM_WINDOW: u32 = 256 << 10;
-/// The same for a whole connection.
-const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What of one response is buffered before the socket takes it.
 const SEND_BUFFER: usize = 64 << 10;
 /// Wait after the machine refused a connection (out of file descriptors, mostly).
@@ -80,6 +92,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Tls {
     acceptor: TlsAcceptor,
     certs: ClientCerts,
+    clock: Arc<dyn WallClock>,
 }
 
 impl Tls {
@@ -89,7 +102,7 @@ impl Tls {
     /// When the TLS library refuses the certificates.
     pub fn new(pki: &Pki, clock: Arc<dyn WallClock>) -> Result<Self, PkiError> {
         let provider = Arc::new(ring::default_provider());
-        let certs = ClientCerts::new(pki.roots()?, Arc::clone(&provider), clock)
+        let certs = ClientCerts::new(pki.roots()?, Arc::clone(&provider), Arc::clone(&clock))
             .map_err(|error| PkiError::Tls(rustls::Error::General(error.to_string())))?;
         let (chain, key) = pki.server_identity()?;
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -102,6 +115,7 @@ impl Tls {
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             certs,
+            clock,
         })
     }
 }
@@ -109,13 +123,16 @@ impl Tls {
 /// Serves until `stop`, then lets open requests finish within the grace. Returns how many connections were cut.
 pub async fn serve<S>(listener: TcpListener, tls: Tls, service: S, options: ServeOptions, stop: Stop) -> usize
 where
-    S: Service<Request<Incoming>, Response = Response<ApiBody>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<ApiBody>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     let budget = Arc::new(Semaphore::new(options.connections_max));
     // Connections see the stop through `draining`; the group's own stop is the end of their grace.
     let connections = TaskGroup::new(&Stop::new());
-    let streams = Streams(connections.clone());
+    let streams = connections.clone();
     let front = Arc::new(Front {
         tls,
         options,
@@ -174,26 +191,14 @@ async fn accept(
 struct Front {
     tls: Tls,
     options: ServeOptions,
-    streams: Streams,
-}
-
-/// Runs the streams of HTTP/2 connections as tasks of the front's group.
-#[derive(Clone)]
-struct Streams(TaskGroup);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let cut = self.0.stop().clone();
-        self.0.spawn(async move {
-            cut.run_until_cancelled(stream).await;
-        });
-    }
+    /// Where requests over HTTP/2 run.
+    streams: TaskGroup,
 }
 
 impl Front {
     async fn connection<S>(self: Arc<Self>, stream: TcpStream, from: SocketAddr, service: S, draining: Stop)
     where
-        S: Service<Request<Incoming>, Response = Response<ApiBody>, Error = Infallible>
+        S: Service<Request<RequestBody>, Response = Response<ApiBody>, Error = Infallible>
             + Clone
             + Send
             + 'static,
@@ -203,20 +208,57 @@ impl Front {
             return;
         };
         let (_, session) = stream.get_ref();
-        let http2 = session.alpn_protocol() == Some(b"h2");
+        // The protocol is what ALPN said, so that no byte has to arrive before a deadline runs.
+        let is_http2 = session.alpn_protocol() == Some(b"h2");
         let peer = Arc::new(self.tls.certs.accept(session.peer_certificates()));
         if let Peer::Refused(why) = &*peer {
             tracing::info!(%from, %why, "client certificate refused: requests get 401");
         }
-        let front = Arc::clone(&self);
-        let scope = Arc::<Scope>::default();
-        let answer = service_fn(move |mut request: Request<Incoming>| {
-            let (front, peer, service) = (Arc::clone(&front), Arc::clone(&peer), service.clone());
-            request.extensions_mut().insert(Arc::clone(&scope));
+        let live = self.options.flow.open("api", &from.to_string());
+        let calls = Calls {
+            front: Arc::clone(&self),
+            peer,
+            scope: Arc::default(),
+            service,
+            pace: Pace::of(&live),
+        };
+        if is_http2 {
+            let cork = Cork::new(stream, Bytes::new());
+            let end = http2::serve(cork, calls, live, &self.http2_options(), &draining).await;
+            tracing::debug!(%from, ?end, "connection ended");
+        } else {
+            self.serve_http1(stream, from, calls, live, draining).await;
+        }
+    }
+
+    async fn serve_http1<S>(
+        &self,
+        stream: TlsStream<TcpStream>,
+        from: SocketAddr,
+        calls: Calls<S>,
+        live: Live,
+        draining: Stop,
+    ) where
+        S: Service<Request<RequestBody>, Response = Response<ApiBody>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        live.speaks("http/1.1");
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(RequestBody::from);
+            request.extensions_mut().insert(Arc::clone(&calls.scope));
+            let (front, peer) = (Arc::clone(&calls.front), Arc::clone(&calls.peer));
+            let service = calls.service.clone();
             async move { front.answer(&peer, request, service).await }
         });
-        let builder = self.builder(http2);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answer));
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(self.options.head_timeout)
+                .serve_connection(TokioIo::new(stream), answer)
+        );
         let served = tokio::select! {
             served = connection.as_mut() => served,
             () = draining.cancelled() => {
@@ -225,7 +267,7 @@ impl Front {
             }
         };
         if let Err(error) = served {
-            tracing::debug!(%from, error = &*error, "connection ended");
+            tracing::debug!(%from, error = &error as &dyn std::error::Error, "connection ended");
         }
     }
 
@@ -250,41 +292,31 @@ impl Front {
         }
     }
 
-    /// The protocol is what ALPN said, so that no byte has to arrive before a deadline runs.
-    fn builder(&self, http2: bool) -> auto::Builder<Streams> {
-        let ruled = self.options.limits.as_ref().and_then(Limits::streams_max);
-        let streams_max = self.options.streams_max;
-        let streams_max = ruled.map_or(streams_max, |ruled| ruled.min(streams_max));
-        let mut builder = auto::Builder::new(self.streams.clone());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.options.head_timeout);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(streams_max)
-            .max_header_list_size(self.options.header_bytes_max)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(self.options.ping_interval)
-            .keep_alive_timeout(self.options.ping_interval / 2);
-        if http2 {
-            builder.http2_only()
-        } else {
-            builder.http1_only()
+    fn http2_options(&self) -> Http2Options {
+        let options = &self.options;
+        let ruled = options.limits.as_ref().and_then(Limits::streams_max);
+        let streams_max = options.streams_max;
+        Http2Options {
+            streams_max: ruled.map_or(streams_max, |ruled| ruled.min(streams_max)),
+            header_bytes_max: options.header_bytes_max,
+            send_buffer_bytes: SEND_BUFFER,
+            hello_timeout: options.handshake_timeout,
+            stall_timeout: options.stall_timeout,
+            keep_alive: Some(KeepAlive {
+                interval: options.ping_interval,
+                timeout: options.ping_interval / 2,
+            }),
         }
     }
 
     async fn answer<S>(
         &self,
         peer: &Peer,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         mut service: S,
     ) -> Result<Response<ApiBody>, Infallible>
     where
-        S: Service<Request<Incoming>, Response = Response<ApiBody>, Error = Infallible>,
+        S: Service<Request<RequestBody>, Response = Response<ApiBody>, Error = Infallible>,
     {
         match self.tls.certs.identify(peer, request.headers()) {
             Ok(identity) => {

@@ -23,6 +23,16 @@ type Row<'a> = (&'a str, Option<&'a Issued>, Option<&'a str>, u16, &'a str);
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
+/// Runs what clients need to have run.
+#[derive(Clone)]
+struct Streams(TaskGroup);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        self.0.spawn(stream);
+    }
+}
+
 /// A front on port 0 whose service answers who it thinks is asking; `/slow` takes 300 ms.
 struct World {
     dir: TempDir,
@@ -41,7 +51,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, tasks) = (Stop::new(), TaskGroup::new(&Stop::new()));
-        let service = tower::service_fn(|request: Request<Incoming>| async move {
+        let service = tower::service_fn(|request: Request<RequestBody>| async move {
             if request.uri().path() == "/slow" {
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }

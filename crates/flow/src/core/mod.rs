@@ -2,11 +2,14 @@
 
 mod atomic;
 pub mod bucket;
+pub mod budget;
+pub mod frames;
 pub mod gate;
 pub mod glob;
 pub mod limit;
 pub mod memory;
 pub mod rate;
+pub mod window;
 
 #[cfg(test)]
 mod bucket_tests;

@@ -5,6 +5,7 @@
 //! start fast.
 
 mod error;
+mod flow;
 mod front;
 pub(crate) mod holder;
 mod limits;
@@ -105,6 +106,7 @@ impl Plane {
             TaskGroup::new(&Stop::new()),
         );
         limits::apply(&mut options, &metrics, &etcd_front)?;
+        flow::apply(&mut options, &metrics)?;
         let (report, ended) = watch::channel(None);
         let api_options = setpoint_apiserver::Options {
             root_ca: Some(pki.ca_pem().into()),
@@ -184,6 +186,12 @@ impl Plane {
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// The connections of both fronts.
+    #[must_use]
+    pub fn flow(&self) -> &setpoint_flow::Flow {
+        &self.options.etcd.flow
     }
 
     /// The API server, for callers that live in this process.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use setpoint_apiserver::ServeOptions;
+use setpoint_flow::FlowOptions;
 use setpoint_store::etcd::{FrontOptions, Serves};
 use setpoint_store::{AutoCompaction, ClusterOptions};
 
@@ -50,6 +51,8 @@ pub struct PlaneOptions {
     pub api_listen: SocketAddr,
     /// File with rate limits, read again whenever it changes (none).
     pub limits_file: Option<PathBuf>,
+    /// The windows of connections to both fronts, and their receive budget.
+    pub flow: FlowOptions,
     /// Whether etcd clients may write the API server's keys under `/registry/` (no): such writes pass by
     /// authentication, validation and admission.
     pub etcd_writes_registry: bool,
@@ -82,6 +85,7 @@ impl PlaneOptions {
             unsafe_no_fsync: false,
             api_listen: SocketAddr::from(([127, 0, 0, 1], 6443)),
             limits_file: None,
+            flow: FlowOptions::default(),
             etcd_writes_registry: false,
             etcd: FrontOptions::default(),
             api: setpoint_apiserver::Options::default(),

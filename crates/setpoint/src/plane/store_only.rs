@@ -9,7 +9,7 @@ use setpoint_telemetry::Metrics;
 use tokio::sync::watch;
 
 use super::front::{advertised, bind_etcd, tls, warn_of_open_front};
-use super::{PlaneError, PlaneOptions, STOP_GRACE, blocking, limits, run};
+use super::{PlaneError, PlaneOptions, STOP_GRACE, blocking, flow, limits, run};
 use crate::ready::Ready;
 
 /// A running store. Call [`StoreOnly::stop`] at the end: dropping it ends its tasks without waiting.
@@ -39,6 +39,7 @@ impl StoreOnly {
         let metrics = Metrics::new();
         let front = TaskGroup::new(&Stop::new());
         limits::apply(&mut options, &metrics, &front)?;
+        flow::apply(&mut options, &metrics)?;
         let front_options = FrontOptions {
             read_only_prefix: None,
             client_urls: advertised(&options, &bound.urls),

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use setpoint_base::{Stop, TraceContext};
 use setpoint_flow::Ask;
+use setpoint_flow::http2::Receive;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
@@ -52,7 +52,7 @@ pub(super) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) fn begin(
     shared: &Arc<Shared>,
     client: &Client,
-    request: Request<RecvStream>,
+    request: Request<Receive>,
     respond: SendResponse<Bytes>,
     stop: &Stop,
 ) -> Running {

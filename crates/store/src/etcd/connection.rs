@@ -1,45 +1,35 @@
-//! One connection: which protocol it speaks, and for HTTP/2 the turns of its calls.
-//!
-//! A turn reads and parses what has arrived, starts and polls calls, lets `h2` frame what they said, and drains the
-//! cork: one write for all of it. Calls are polled by their connection's task, so that an answer costs one wake-up,
-//! and dropped with it, so that none outlives its client.
+//! One connection: who it is, which protocol it speaks, and what becomes of its requests. HTTP/2 itself is driven by
+//! `setpoint_flow::http2`.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use h2::Reason;
-use h2::server::{Builder, Connection};
+use h2::server::SendResponse;
+use http::Request;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use setpoint_base::Stop;
-use setpoint_flow::Scope;
+use setpoint_flow::http2::{
+    self, Cork, Drained, Handler, Http2Options, PREFACE, Pace, Receive, Stall, drain,
+};
+use setpoint_flow::{Live, Scope};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::call;
-use super::cork::Cork;
+use super::call::{self, Running};
 use super::listen::{Incoming, Serves};
 use super::overload;
-use super::pacing::{Pace, Stall};
 use super::readings::Seen;
 use super::server::Shared;
 use super::socket::Socket;
 use super::web::{self, Body};
 
-/// What every HTTP/2 connection begins with (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Receive windows: a call may have one large request on its way, a connection a few.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Bytes a call may have queued before it waits for its client to read.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
-/// Calls that may still be in memory after their client has reset them.
-const RESET_CALLS_MAX: usize = 1024;
 
 /// Who is at the other end of a connection, and what it may ask for here.
 #[derive(Clone)]
@@ -79,6 +69,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
     let Ok(Some((is_http2, prefix))) = timeout(shared.options.hello_timeout, sniff(&mut socket)).await else {
         return;
     };
+    let live = shared.options.flow.open("etcd", &address);
     let limited = shared.options.limits.is_some().then(|| {
         let peer = common_name.clone().unwrap_or_else(|| address.into());
         Arc::new(Limited {
@@ -90,7 +81,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
         common_name,
         serves,
         limited,
-        pace: Pace::default(),
+        pace: Pace::of(&live),
         seen: Arc::default(),
     };
     tracing::debug!(
@@ -101,9 +92,15 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
     );
     let cork = Cork::new(socket, prefix);
     if is_http2 {
-        serve_http2(shared, client, cork, stop).await;
+        let options = http2_options(&shared);
+        let handler = Calls {
+            shared,
+            client,
+            stop: stop.clone(),
+        };
+        http2::serve(cork, handler, live, &options, &stop).await;
     } else if serves != Serves::Grpc {
-        serve_http1(shared, client, cork, stop).await;
+        serve_http1(shared, client, cork, live, stop).await;
     }
 }
 
@@ -152,8 +149,9 @@ async fn sniff(socket: &mut Socket) -> Option<(bool, Bytes)> {
     }
 }
 
-async fn serve_http1(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop) {
-    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+async fn serve_http1(shared: Arc<Shared>, client: Client, cork: Cork<Socket>, live: Live, stop: Stop) {
+    live.speaks("http/1.1");
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let (head, body) = request.into_parts();
         let (shared, client, stop) = (&shared, &client, &stop);
         async move {
@@ -177,137 +175,37 @@ async fn serve_http1(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop
             connection.as_mut().graceful_shutdown();
         }
         let ended = connection.as_mut().poll(cx).is_ready();
-        drain(&cork, &mut stall, ended, cx)
+        match drain(&cork, &mut stall, cx) {
+            Drained::All if !ended => Poll::Pending,
+            Drained::Waits => Poll::Pending,
+            Drained::All | Drained::Stalled | Drained::Broken => Poll::Ready(()),
+        }
     })
     .await;
 }
 
-async fn serve_http2(shared: Arc<Shared>, client: Client, cork: Cork, stop: Stop) {
-    let streams_max = overload::streams_max(&shared);
-    let mut settings = Builder::new();
-    settings
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(streams_max)
-        .max_header_list_size(HEADERS_BYTES_MAX)
-        .max_send_buffer_size(SEND_BUFFER_BYTES);
-    let mut handshake = pin!(settings.handshake::<_, Bytes>(cork.clone()));
-    let greeted = poll_fn(|cx| {
-        let greeted = handshake.as_mut().poll(cx);
-        match cork.poll_drain(cx) {
-            Poll::Ready(Err(_)) => Poll::Ready(None),
-            _ => greeted.map(Result::ok),
-        }
-    });
-    let Ok(Some(protocol)) = timeout(shared.options.hello_timeout, greeted).await else {
-        return;
-    };
-    let mut turns = Turns {
-        stall: Stall::new(shared.options.stall_timeout),
-        calls_max: streams_max as usize + RESET_CALLS_MAX,
-        shared,
-        client,
-        protocol,
-        cork,
-        calls: FuturesUnordered::new(),
-        stop: stop.clone(),
-        draining: false,
-        ended: false,
-    };
-    let mut stopped = pin!(stop.cancelled());
-    poll_fn(|cx| {
-        if !turns.draining && stopped.as_mut().poll(cx).is_ready() {
-            turns.draining = true;
-            turns.protocol.graceful_shutdown();
-        }
-        turns.poll(cx)
-    })
-    .await;
-}
-
-/// Writes what was collected. Ready once all is written that will be, or when nothing can be.
-fn drain(cork: &Cork, stall: &mut Stall, ended: bool, cx: &mut Context<'_>) -> Poll<()> {
-    match cork.poll_drain(cx) {
-        Poll::Ready(Ok(())) => {
-            stall.rest();
-            if ended { Poll::Ready(()) } else { Poll::Pending }
-        }
-        Poll::Ready(Err(_)) => Poll::Ready(()),
-        Poll::Pending if stall.is_over(cork.total(), cx) => {
-            tracing::debug!("etcd client cut: it has not read for long");
-            Poll::Ready(())
-        }
-        Poll::Pending => Poll::Pending,
-    }
-}
-
-/// An HTTP/2 connection and its calls.
-struct Turns {
+/// The calls of an HTTP/2 connection.
+struct Calls {
     shared: Arc<Shared>,
     client: Client,
-    protocol: Connection<Cork, Bytes>,
-    cork: Cork,
-    calls: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
     stop: Stop,
-    draining: bool,
-    ended: bool,
-    stall: Stall,
-    /// More calls than the protocol allows at a time: some have been reset and are not dropped yet.
-    calls_max: usize,
 }
 
-impl Turns {
-    /// One turn. Ready once the connection has ended and all that was said has been written.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // While the client does not take what was said, nothing is read and nothing more is said.
-        if !self.ended && !self.is_clogged(cx) {
-            self.poll_protocol(cx);
-            // After the calls, the protocol again: it frames what they have said.
-            while !self.ended && !self.calls.is_empty() {
-                while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(cx) {}
-                if !self.poll_protocol(cx) {
-                    break;
-                }
-            }
-        }
-        drain(&self.cork, &mut self.stall, self.ended, cx)
-    }
+impl Handler for Calls {
+    type Call = Running;
 
-    fn is_clogged(&mut self, cx: &mut Context<'_>) -> bool {
-        self.cork.is_full() && self.cork.poll_drain(cx).is_pending()
+    fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Running {
+        call::begin(&self.shared, &self.client, request, respond, &self.stop)
     }
+}
 
-    /// Reads, writes and starts calls; whether it has started any, and there is room for what they say.
-    fn poll_protocol(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut begun = false;
-        loop {
-            match self.protocol.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    begun = true;
-                    if self.calls.len() >= self.calls_max {
-                        // Calls that were reset are still being dropped: the client makes them faster than that.
-                        self.protocol.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                        continue;
-                    }
-                    let call = call::begin(&self.shared, &self.client, request, respond, &self.stop);
-                    self.calls.push(call);
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(%error, "etcd client's connection");
-                    self.ended = true;
-                    return false;
-                }
-                Poll::Ready(None) => {
-                    self.ended = true;
-                    return false;
-                }
-                Poll::Pending => break,
-            }
-        }
-        if self.cork.is_full() {
-            return false;
-        }
-        self.client.pace.emptied();
-        begun
+fn http2_options(shared: &Shared) -> Http2Options {
+    Http2Options {
+        streams_max: overload::streams_max(shared),
+        header_bytes_max: HEADERS_BYTES_MAX,
+        send_buffer_bytes: SEND_BUFFER_BYTES,
+        hello_timeout: shared.options.hello_timeout,
+        stall_timeout: shared.options.stall_timeout,
+        keep_alive: None,
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
-use h2::RecvStream;
+use setpoint_flow::http2::Receive;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
@@ -24,7 +24,7 @@ const FREE_BYTES: usize = 1 << 10;
 
 /// Where framed messages come from.
 pub(super) enum Source {
-    Http2(RecvStream),
+    Http2(Receive),
     /// JSON, made into framed messages.
     Gateway(Box<Requests>),
 }
@@ -125,7 +125,7 @@ impl Inbound {
         };
         match body.data().await {
             Some(Ok(chunk)) => {
-                let _ = body.flow_control().release_capacity(chunk.len());
+                body.release(chunk.len());
                 self.shared.metrics.received_bytes.inc_by(chunk.len() as u64);
                 Ok(Some(chunk))
             }

@@ -5,8 +5,8 @@
 //!
 //! - `listen`, `server`: listeners, worker threads, drain. One connection lives on one thread.
 //! - `socket`, `tls`: TCP, TLS or a local socket; certificates, and the user one names.
-//! - `connection`, `cork`: HTTP/1 or HTTP/2, the calls of a connection, few and large writes. `pacing`: clients
-//!   that do not read.
+//! - `connection`: HTTP/1 or HTTP/2, and the calls of a connection. HTTP/2 is driven by `setpoint_flow::http2`, which
+//!   also deals with clients that do not read.
 //! - `call`: one call: who serves it, deadline, status. `inbound`, `outbound`: its messages, within limits. `method`:
 //!   the calls there are. `quick`: reads that are over when they begin.
 //! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
@@ -27,7 +27,6 @@ mod cluster;
 mod connection;
 mod contest;
 mod convert;
-mod cork;
 mod debug;
 mod election;
 pub(crate) mod fuzzing;
@@ -46,7 +45,6 @@ mod metrics;
 mod options;
 mod outbound;
 mod overload;
-mod pacing;
 mod quick;
 mod readings;
 mod server;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::auth::AuthOptions;
 use bytes::Bytes;
-use setpoint_flow::Limits;
+use setpoint_flow::{Flow, Limits};
 use setpoint_telemetry::Metrics;
 
 use super::tls::TlsOptions;
@@ -56,6 +56,9 @@ pub struct FrontOptions {
     pub auth: AuthOptions,
     /// Rate limits that calls are asked for (none). A peer is the user of a client certificate or an address.
     pub limits: Option<Limits>,
+    /// The windows of connections and the receive budget (a budget of this front's own). Shared with other fronts it is
+    /// one budget and one list of connections; whoever makes it registers its metrics.
+    pub flow: Flow,
     /// Where `/metrics` comes from, and where the front's own metrics go.
     pub metrics: Option<Metrics>,
 }
@@ -83,6 +86,7 @@ impl Default for FrontOptions {
             tls: None,
             auth: AuthOptions::default(),
             limits: None,
+            flow: Flow::default(),
             metrics: None,
         }
     }

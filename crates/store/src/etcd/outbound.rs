@@ -11,13 +11,13 @@ use h2::SendStream;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
+use setpoint_flow::http2::Pace;
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::gateway::Answers;
 use super::inbound::FRAME_BYTES;
 use super::method::Method;
-use super::pacing::Pace;
 use super::server::{ROOM_FREE, SMALL_BYTES, Shared};
 use super::wide::Wide;
 use super::wire::Reply;
@@ -235,15 +235,12 @@ impl Http2 {
     pub(super) async fn send(&mut self, mut data: Bytes) -> Result<(), Gone> {
         while !data.is_empty() {
             self.pace.turn().await;
-            let stream = self.open()?;
-            stream.reserve_capacity(data.len());
-            while stream.capacity() == 0 {
-                match poll_fn(|cx| stream.poll_capacity(cx)).await {
-                    Some(Ok(_)) => (),
-                    _ => return Err(Gone),
-                }
-            }
-            let part = data.split_to(data.len().min(stream.capacity()));
+            self.open()?.reserve_capacity(data.len());
+            let Some(stream) = &mut self.stream else {
+                return Err(Gone);
+            };
+            let credit = self.pace.credit(stream).await.ok_or(Gone)?;
+            let part = data.split_to(data.len().min(credit));
             self.hand(part)?;
         }
         Ok(())

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::RecvStream;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LENGTH,
 };
@@ -15,6 +14,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use setpoint_base::Stop;
+use setpoint_flow::http2::Receive;
 use setpoint_flow::page;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -38,7 +38,7 @@ const BUSY: &str = "too many requests\n";
 /// A request's body.
 pub(super) enum Body {
     Http1(hyper::body::Incoming),
-    Http2(RecvStream),
+    Http2(Receive),
 }
 
 impl Body {
@@ -59,7 +59,7 @@ impl Body {
             },
             Self::Http2(body) => match body.data().await {
                 Some(Ok(data)) => {
-                    let _ = body.flow_control().release_capacity(data.len());
+                    body.release(data.len());
                     Ok(Some(data))
                 }
                 Some(Err(_)) => Err(gone()),

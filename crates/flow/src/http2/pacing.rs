@@ -9,33 +9,54 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
+
+use super::cork::Cork;
+use super::credit::Stalled;
+use crate::flow::{Flow, Live};
+use crate::gauges::Gauges;
 
 /// Bytes that the calls of a connection may hand to the protocol before it is emptied.
 const HANDED_BYTES_MAX: usize = 1 << 20;
 
-/// What the calls of one connection have handed to the protocol and is not yet seen to have left it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Pace(Arc<AtomicUsize>);
+/// What the calls of one connection have handed to the protocol and is not yet seen to have left it; and the way to its
+/// gauges. Calls keep a clone.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) flow: Flow,
+}
 
 impl Pace {
-    pub(super) fn handed(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+    /// The pace of a live connection.
+    #[must_use]
+    pub fn of(live: &Live) -> Self {
+        Self {
+            gauges: live.gauges().clone(),
+            flow: live.flow().clone(),
+        }
+    }
+
+    /// So many bytes were handed to the protocol.
+    pub fn handed(&self, bytes: usize) {
+        self.gauges.handed.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The protocol has been emptied.
-    pub(super) fn emptied(&self) {
-        self.0.store(0, Ordering::Relaxed);
+    pub fn emptied(&self) {
+        self.gauges.handed.store(0, Ordering::Relaxed);
     }
 
-    /// Waits while too much is handed over: the connection empties the protocol after each round of its calls.
-    pub(super) async fn turn(&self) {
+    /// Waits while too much is handed over: the connection empties the protocol after each round of its calls. For calls
+    /// that the connection's own task polls.
+    pub async fn turn(&self) {
         poll_fn(|cx| {
-            if self.0.load(Ordering::Relaxed) < HANDED_BYTES_MAX {
+            if self.gauges.handed.load(Ordering::Relaxed) < HANDED_BYTES_MAX {
                 return Poll::Ready(());
             }
             cx.waker().wake_by_ref();
@@ -43,10 +64,18 @@ impl Pace {
         })
         .await;
     }
+
+    /// Waits until the peer lets a stream send something that has [reserved](h2::SendStream::reserve_capacity) it; how
+    /// much. `None` when the stream is gone. The wait is counted, and who held it up.
+    pub async fn credit(&self, stream: &mut h2::SendStream<bytes::Bytes>) -> Option<usize> {
+        let mut stalled = Stalled::new(self);
+        poll_fn(|cx| stalled.poll(stream, cx)).await
+    }
 }
 
 /// Notices that nothing is taken for long.
-pub(super) struct Stall {
+#[derive(Debug)]
+pub struct Stall {
     limit: Duration,
     /// How much had been written when the timer was set.
     written: u64,
@@ -54,7 +83,9 @@ pub(super) struct Stall {
 }
 
 impl Stall {
-    pub(super) fn new(limit: Duration) -> Self {
+    /// Over after `limit` without progress.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
         Self {
             limit,
             written: 0,
@@ -63,7 +94,7 @@ impl Stall {
     }
 
     /// To be asked while something waits to be written; `written` counts all that has been. Whether it is too long.
-    pub(super) fn is_over(&mut self, written: u64, cx: &mut Context<'_>) -> bool {
+    pub fn is_over(&mut self, written: u64, cx: &mut Context<'_>) -> bool {
         let fresh = self.timer.is_none() || self.written != written;
         let timer = self
             .timer
@@ -76,8 +107,38 @@ impl Stall {
     }
 
     /// Nothing waits any more.
-    pub(super) fn rest(&mut self) {
+    pub fn rest(&mut self) {
         self.timer = None;
+    }
+}
+
+/// How a round of writing went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// All is written, or nothing can be any more.
+    All,
+    /// Something waits for the peer.
+    Waits,
+    /// The peer has not read for too long.
+    Stalled,
+    /// The socket is broken.
+    Broken,
+}
+
+/// Writes what was collected.
+pub fn drain<T: AsyncRead + AsyncWrite + Unpin>(
+    cork: &Cork<T>,
+    stall: &mut Stall,
+    cx: &mut Context<'_>,
+) -> Drained {
+    match cork.poll_drain(cx) {
+        Poll::Ready(Ok(())) => {
+            stall.rest();
+            Drained::All
+        }
+        Poll::Ready(Err(_)) => Drained::Broken,
+        Poll::Pending if stall.is_over(cork.total(), cx) => Drained::Stalled,
+        Poll::Pending => Drained::Waits,
     }
 }
 
@@ -101,7 +162,8 @@ mod tests {
 
     #[tokio::test]
     async fn calls_wait_until_the_protocol_is_emptied() {
-        let pace = Pace::default();
+        let live = Flow::default().open("test", "");
+        let pace = Pace::of(&live);
         pace.turn().await;
         pace.handed(HANDED_BYTES_MAX);
         let waits = tokio::time::timeout(Duration::from_millis(20), pace.turn()).await;

@@ -3,6 +3,8 @@
 //! `h2` hands over every DATA frame of more than a few hundred bytes with a write of its own, which made system
 //! calls the largest cost of a small response. Here writes only collect; the connection's driver drains them after
 //! each turn, so that all frames a turn produced leave together.
+//!
+//! All bytes pass here, so this is also where frames are counted.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +15,7 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::socket::Socket;
+use crate::core::frames::Frames;
 
 /// Bytes collected before a write goes out in the middle of a turn.
 const COLLECT_BYTES: usize = 64 << 10;
@@ -22,11 +24,16 @@ const KEEP_BYTES: usize = 4 << 10;
 
 /// The socket, with what was already read from it and what is not written yet. Clones share it: one is the
 /// protocol's, one the driver's. They are used by one task, so the lock is never waited for.
-#[derive(Clone)]
-pub(super) struct Cork(Arc<Mutex<Inner>>);
+pub struct Cork<T>(Arc<Mutex<Inner<T>>>);
 
-struct Inner {
-    socket: Socket,
+impl<T> Clone for Cork<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Inner<T> {
+    socket: T,
     /// Read while finding out the protocol.
     prefix: Bytes,
     out: Vec<u8>,
@@ -34,38 +41,61 @@ struct Inner {
     written: usize,
     /// All that has ever been written.
     total: u64,
+    /// What came and went, where that is followed.
+    frames: Option<Box<Both>>,
 }
 
-impl Cork {
+/// The frames of both directions.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Both {
+    pub(super) received: Frames,
+    pub(super) sent: Frames,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
     /// `prefix` is read again before the socket.
-    pub(super) fn new(socket: Socket, prefix: Bytes) -> Self {
+    pub fn new(socket: T, prefix: Bytes) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             socket,
             prefix,
             out: Vec::new(),
             written: 0,
             total: 0,
+            frames: None,
         })))
     }
 
+    /// Counts frames from here on.
+    pub(super) fn follow(&self, both: Both) {
+        self.0.lock().frames = Some(Box::new(both));
+    }
+
+    /// Looks at the frames so far.
+    pub(super) fn frames<R>(&self, look: impl FnOnce(&Both) -> R) -> Option<R> {
+        self.0.lock().frames.as_deref().map(look)
+    }
+
     /// Whether it holds as much as it may: the client has to read before more is said.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         let inner = self.0.lock();
         inner.out.len() - inner.written >= COLLECT_BYTES
     }
 
     /// All bytes that the socket has taken.
-    pub(super) fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.0.lock().total
     }
 
     /// Writes what was collected.
-    pub(super) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.lock().poll_drain(cx)
     }
 }
 
-impl Inner {
+impl<T: AsyncWrite + Unpin> Inner<T> {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.len() {
             let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.written..]))?;
@@ -86,26 +116,35 @@ impl Inner {
     }
 }
 
-impl AsyncRead for Cork {
+impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
+        let inner = &mut *inner;
+        let before = buf.filled().len();
         if inner.prefix.is_empty() {
-            return Pin::new(&mut inner.socket).poll_read(cx, buf);
+            ready!(Pin::new(&mut inner.socket).poll_read(cx, buf))?;
+        } else {
+            let n = inner.prefix.len().min(buf.remaining());
+            buf.put_slice(&inner.prefix[..n]);
+            inner.prefix.advance(n);
         }
-        let n = inner.prefix.len().min(buf.remaining());
-        buf.put_slice(&inner.prefix[..n]);
-        inner.prefix.advance(n);
+        if let Some(both) = &mut inner.frames {
+            both.received.take(&buf.filled()[before..]);
+        }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Cork {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Cork<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.0.lock();
         if inner.out.len() >= COLLECT_BYTES {
             ready!(inner.poll_drain(cx))?;
         }
         inner.out.extend_from_slice(buf);
+        if let Some(both) = &mut inner.frames {
+            both.sent.take(buf);
+        }
         Poll::Ready(Ok(buf.len()))
     }
 

@@ -1,0 +1,207 @@
+//! Follows the frames of one direction of an HTTP/2 connection (RFC 9113 §4.1), however its bytes are cut.
+//!
+//! `h2` does not tell how much DATA has come or gone, nor what is left of the windows; nine bytes before each frame do.
+//! Nothing is checked here: that is the protocol's business.
+
+const HEADER_BYTES: usize = 9;
+/// The flag of SETTINGS that acknowledge.
+const ACK: u8 = 1;
+/// Bytes of a payload that are looked at.
+const PEEK_BYTES: usize = 4;
+
+/// Kinds of frames, by their number on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+#[expect(missing_docs, reason = "the names are the protocol's")]
+pub enum Kind {
+    Data = 0,
+    Headers = 1,
+    Priority = 2,
+    Reset = 3,
+    Settings = 4,
+    PushPromise = 5,
+    Ping = 6,
+    GoAway = 7,
+    WindowUpdate = 8,
+    Continuation = 9,
+}
+
+impl Kind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 10] = [
+        Self::Data,
+        Self::Headers,
+        Self::Priority,
+        Self::Reset,
+        Self::Settings,
+        Self::PushPromise,
+        Self::Ping,
+        Self::GoAway,
+        Self::WindowUpdate,
+        Self::Continuation,
+    ];
+
+    /// As in the protocol's text.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "DATA",
+            Self::Headers => "HEADERS",
+            Self::Priority => "PRIORITY",
+            Self::Reset => "RST_STREAM",
+            Self::Settings => "SETTINGS",
+            Self::PushPromise => "PUSH_PROMISE",
+            Self::Ping => "PING",
+            Self::GoAway => "GOAWAY",
+            Self::WindowUpdate => "WINDOW_UPDATE",
+            Self::Continuation => "CONTINUATION",
+        }
+    }
+}
+
+/// What one direction has carried.
+#[derive(Clone, Debug, Default)]
+pub struct Frames {
+    /// Bytes in all, frame headers included.
+    pub bytes: u64,
+    /// Bytes of DATA, padding included: what flow control counts.
+    pub data_bytes: u64,
+    /// Credit given to the whole connection by WINDOW_UPDATE, in bytes.
+    pub connection_credit: u64,
+    /// SETTINGS that acknowledge ours.
+    pub settings_acks: u64,
+    /// Frames by [`Kind`]; those of no known kind are left out.
+    pub counts: [u64; 10],
+    header: [u8; HEADER_BYTES + PEEK_BYTES],
+    /// How much of `header` is there.
+    have: usize,
+    /// What is still to come of the present frame's payload.
+    rest: u64,
+    /// Bytes still to pass over at the very beginning.
+    preface: usize,
+}
+
+impl Frames {
+    /// One that passes over a client's preface.
+    #[must_use]
+    pub fn after_preface(bytes: usize) -> Self {
+        Self {
+            preface: bytes,
+            ..Self::default()
+        }
+    }
+
+    /// How many frames of that kind there were.
+    #[must_use]
+    pub fn count(&self, kind: Kind) -> u64 {
+        self.counts[kind as usize]
+    }
+
+    /// Takes the next bytes of the direction.
+    pub fn take(&mut self, mut bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        let preface = self.preface.min(bytes.len());
+        self.preface -= preface;
+        bytes = &bytes[preface..];
+        while !bytes.is_empty() {
+            if self.rest > 0 {
+                let n = self.rest.min(bytes.len() as u64);
+                self.rest -= n;
+                // At most the length of a slice.
+                bytes = &bytes[n as usize..];
+                continue;
+            }
+            let n = (self.needed() - self.have).min(bytes.len());
+            self.header[self.have..self.have + n].copy_from_slice(&bytes[..n]);
+            self.have += n;
+            bytes = &bytes[n..];
+            if self.have == self.needed() {
+                self.begin();
+            }
+        }
+    }
+
+    /// Bytes to collect before a frame can be counted.
+    fn needed(&self) -> usize {
+        let whole = Kind::WindowUpdate as u8;
+        if self.have >= HEADER_BYTES && self.header[3] == whole && self.length() >= PEEK_BYTES as u64 {
+            HEADER_BYTES + PEEK_BYTES
+        } else {
+            HEADER_BYTES
+        }
+    }
+
+    fn length(&self) -> u64 {
+        let [a, b, c, ..] = self.header;
+        u64::from(u32::from_be_bytes([0, a, b, c]))
+    }
+
+    fn begin(&mut self) {
+        let length = self.length();
+        let kind = usize::from(self.header[3]);
+        if let Some(count) = self.counts.get_mut(kind) {
+            *count += 1;
+        }
+        if kind == Kind::Data as usize {
+            self.data_bytes += length;
+        }
+        if kind == Kind::Settings as usize && self.header[4] & ACK != 0 {
+            self.settings_acks += 1;
+        }
+        let [.., s0, s1, s2, s3, c0, c1, c2, c3] = self.header;
+        let peeked = self.have - HEADER_BYTES;
+        if peeked > 0 && u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff == 0 {
+            self.connection_credit += u64::from(u32::from_be_bytes([c0, c1, c2, c3]) & 0x7fff_ffff);
+        }
+        self.have = 0;
+        self.rest = length - peeked as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend_from_slice(&[kind, 0]);
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_counted_however_their_bytes_are_cut(
+            frames in prop::collection::vec((0_u8..12, 0_u32..3, prop::collection::vec(any::<u8>(), 0..40)), 0..30),
+            cuts in prop::collection::vec(1_usize..20, 1..30),
+        ) {
+            let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+            let mut counts = [0; 10];
+            let (mut data, mut credit) = (0, 0);
+            for (kind, stream, payload) in &frames {
+                bytes.extend(frame(*kind, *stream, payload));
+                if let Some(count) = counts.get_mut(usize::from(*kind)) {
+                    *count += 1;
+                }
+                if *kind == 0 {
+                    data += payload.len() as u64;
+                }
+                if let (8, 0, [a, b, c, d, ..]) = (kind, stream, &payload[..]) {
+                    credit += u64::from(u32::from_be_bytes([*a, *b, *c, *d]) & 0x7fff_ffff);
+                }
+            }
+            let mut seen = Frames::after_preface(24);
+            let (mut rest, mut cuts) = (&bytes[..], cuts.iter().cycle());
+            while !rest.is_empty() {
+                let n = cuts.next().map_or(1, |cut| (*cut).min(rest.len()));
+                seen.take(&rest[..n]);
+                rest = &rest[n..];
+            }
+            prop_assert_eq!(seen.counts, counts);
+            prop_assert_eq!((seen.data_bytes, seen.connection_credit), (data, credit));
+            prop_assert_eq!(seen.bytes, bytes.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A link and its two ends, for tests: a sender that always has more to say, a pipe with a rate and a delay, a receiver
+//! that reads at once and gives credit back as `h2` does. Time is a number; nothing waits.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::{Bounds, Estimator};
+
+const FRAME: i64 = 16 << 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// DATA at the receiver.
+    Data(i64),
+    /// Credit at the sender; negative after a smaller window was announced.
+    Credit(i64),
+    /// A PING at the sender.
+    Ping,
+    /// Its answer at the receiver, behind all data that was queued before it.
+    Pong,
+}
+
+/// A link under test.
+pub(super) struct Link {
+    pub(super) now: Duration,
+    /// Bytes a second.
+    pub(super) rate: f64,
+    pub(super) rtt: Duration,
+    /// What the sender has to say a second, if less than the link takes.
+    pub(super) demand: Option<f64>,
+    pub(super) estimator: Estimator,
+    pub(super) pings: usize,
+    pub(super) received: u64,
+    events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
+    sequence: u64,
+    /// When the pipe's entrance is free again.
+    free: Duration,
+    credit: i64,
+    said: f64,
+    /// What the sender knows it may still send, as seen from here, and what has been read since.
+    remaining: i64,
+    unclaimed: i64,
+    announced: i64,
+}
+
+impl Link {
+    pub(super) fn new(mbit: f64, rtt_ms: u64) -> Self {
+        let bounds = Bounds::default();
+        let mut link = Self {
+            now: Duration::ZERO,
+            rate: mbit * 1e6 / 8.0,
+            rtt: Duration::from_millis(rtt_ms),
+            demand: None,
+            estimator: Estimator::new(bounds, Duration::ZERO),
+            pings: 0,
+            received: 0,
+            events: BinaryHeap::new(),
+            sequence: 0,
+            free: Duration::ZERO,
+            credit: 0,
+            said: 0.0,
+            remaining: i64::from(bounds.start),
+            unclaimed: 0,
+            announced: i64::from(bounds.start),
+        };
+        link.at(Duration::ZERO, Event::Credit(i64::from(bounds.start)));
+        link
+    }
+
+    fn at(&mut self, after: Duration, event: Event) {
+        self.sequence += 1;
+        self.events
+            .push(Reverse((self.now + after, self.sequence, event)));
+    }
+
+    /// Runs for `span`; how many bytes arrived.
+    pub(super) fn run(&mut self, span: Duration) -> u64 {
+        let (end, before) = (self.now + span, self.received);
+        while let Some(Reverse((at, ..))) = self.events.peek()
+            && *at <= end
+            && let Some(Reverse((at, _, event))) = self.events.pop()
+        {
+            self.now = at;
+            match event {
+                Event::Data(bytes) => self.data(bytes),
+                Event::Credit(bytes) => {
+                    self.credit += bytes;
+                    self.send();
+                }
+                Event::Ping => {
+                    // Who has little to say keeps it, and has no queue.
+                    let queued = match self.demand {
+                        Some(_) => Duration::ZERO,
+                        None => self.free.saturating_sub(self.now),
+                    };
+                    self.at(queued + self.rtt / 2, Event::Pong);
+                }
+                Event::Pong => self.estimator.ping_acked(self.now),
+            }
+            self.announce();
+        }
+        self.now = end;
+        self.received - before
+    }
+
+    /// The part of the link that was used during `span`.
+    pub(super) fn share(&mut self, span: Duration) -> f64 {
+        self.run(span) as f64 / (self.rate * span.as_secs_f64())
+    }
+
+    /// The sender puts everything it may into the pipe: the worst queue there can be.
+    fn send(&mut self) {
+        while self.credit > 0 {
+            let bytes = self.credit.min(FRAME);
+            self.credit -= bytes;
+            self.free = self.free.max(self.now) + Duration::from_secs_f64(bytes as f64 / self.rate);
+            let mut leaves = self.free;
+            if let Some(demand) = self.demand {
+                self.said = self.said.max(self.now.as_secs_f64()) + bytes as f64 / demand;
+                leaves = leaves.max(Duration::from_secs_f64(self.said));
+            }
+            let after = leaves - self.now + self.rtt / 2;
+            self.at(after, Event::Data(bytes));
+        }
+    }
+
+    fn data(&mut self, bytes: i64) {
+        self.received += bytes as u64;
+        self.remaining -= bytes;
+        self.unclaimed += bytes;
+        self.estimator.received(bytes as u64, self.now);
+        if self.estimator.wants_ping(self.now) {
+            self.pings += 1;
+            self.estimator.ping_sent(self.now);
+            self.at(self.rtt / 2, Event::Ping);
+        }
+        if self.unclaimed >= self.remaining / 2 {
+            let credit = std::mem::take(&mut self.unclaimed);
+            self.remaining += credit;
+            self.at(self.rtt / 2, Event::Credit(credit));
+        }
+    }
+
+    /// SETTINGS change the window of an open stream.
+    fn announce(&mut self) {
+        let change = i64::from(self.estimator.window()) - self.announced;
+        if change != 0 {
+            self.announced += change;
+            self.remaining += change;
+            self.at(self.rtt / 2, Event::Credit(change));
+        }
+    }
+}

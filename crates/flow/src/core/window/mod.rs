@@ -1,0 +1,556 @@
+//! How large a receive window should be: twice what a link holds, and no more.
+//!
+//! A sender may have one window of bytes on the way. With a window below the link's *bandwidth × delay* it has to pause
+//! until the receiver has given some back, and a long link stays half empty; far above it, bytes only queue somewhere.
+//! The receiver can measure both factors: bytes that arrive in a round trip, and, with a PING, the round trip.
+//!
+//! ```text
+//! 1 Gbit/s, 100 ms       arrives                                  window
+//!   0 ms                 the first of 1 MiB                       1 MiB    PING
+//! 100 ms  PONG: 100 ms   1 MiB came in 8 ms, then nothing         8 MiB    full in a twelfth of a round: much too small
+//! 200 ms                 6.4 MiB of 8 came in 54 ms              24 MiB    full in half a round: twice its share
+//! 300 ms                 12.5 MB a round, all the time           24 MiB    = 2 × 125 MB/s × 100 ms
+//! ```
+//!
+//! - **Bandwidth** is the most that came in any round trip (at least a millisecond) of the last ten (at least a second).
+//! - **Round trip** is the least that PINGs took. It falls at once. It rises when two rounds in a row took longer and our
+//!   own window does not explain that: bytes of ours that queue make a PING late too, but then the link is saturated, and
+//!   the delay is at most a window at its rate. Such samples are passed over, or the estimate would feed on itself.
+//! - A queue of our own hides how short the path is. So when a PING was late for that reason, the window **dips**: it is
+//!   quartered until the queue is gone, a PING shows the path as it is, and the window is set by what it showed.
+//! - A window that was **filled** (four fifths of it came) faster than a round trip is the limit, and grows two- to
+//!   eightfold; what it then turns out to need is known a round trip later. One that is twice too large for two seconds
+//!   shrinks, down to where it started; after half a minute without data all is forgotten.
+//! - **PINGs** are sent while data flows and either nothing is known, or much of a window comes per round trip, or the rate
+//!   has changed. While rounds teach nothing, the pause between them doubles up to half a minute.
+//!
+//! `docs/design/flow.md` has the reasons and what this cannot know.
+
+mod filter;
+mod rtt;
+
+#[cfg(test)]
+mod link;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use filter::WindowedMax;
+use rtt::RoundTrip;
+
+/// The windows that may be announced, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The window before anything is known (1 MiB), and the least that the estimate shrinks it to for longer than a few
+    /// round trips.
+    pub start: u32,
+    /// The largest window (64 MiB).
+    pub cap: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            start: 1 << 20,
+            cap: 64 << 20,
+        }
+    }
+}
+
+/// What is known of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Bytes a second.
+    pub bandwidth: f64,
+    /// `None` until a PING has come back.
+    pub rtt: Option<Duration>,
+}
+
+impl Estimate {
+    /// Bandwidth × round trip, in bytes: what the link holds.
+    #[must_use]
+    pub fn bdp(&self) -> f64 {
+        self.rtt.map_or(0.0, |rtt| self.bandwidth * rtt.as_secs_f64())
+    }
+}
+
+/// Without data for so long, everything is forgotten.
+pub const IDLE: Duration = Duration::from_secs(30);
+
+/// Bytes that have to come in a row before the first PING is worth its while.
+const FIRST_PROBE_BYTES: u64 = 64 << 10;
+/// Longest pause between two PINGs that taught nothing, while data flows.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between two PINGs that a change of the rate has caused in vain.
+const CHANGE_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Shortest time over which a rate is taken.
+const BUCKET_MIN: Duration = Duration::from_millis(1);
+/// Shortest memory of the bandwidth.
+const MEMORY_MIN: Duration = Duration::from_secs(1);
+/// A window has to be too large for so long, at least, before it shrinks.
+const SHRINK_AFTER_MIN: Duration = Duration::from_secs(2);
+/// From one dip to the next. Each takes a few PINGs, so that there is one PING in ten seconds on average.
+const DIP_EVERY: Duration = Duration::from_secs(60);
+/// The same where the rate has changed.
+const DIP_AFTER_CHANGE: Duration = Duration::from_secs(2);
+/// The first dip comes so long after the first PING: a short flow has better things to do.
+const FIRST_DIP_AFTER: Duration = Duration::from_secs(3);
+/// Longest wait for a window to drain, in seconds.
+const DRAIN_MAX: f64 = 2.0;
+/// The smallest window that a dip makes.
+const DIP_MIN: u32 = 64 << 10;
+/// Most that a window grows by at once.
+const GROWTH_MAX: f64 = 8.0;
+
+/// Bytes from some time on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    since: Duration,
+    bytes: u64,
+}
+
+impl Span {
+    fn at(since: Duration) -> Self {
+        Self { since, bytes: 0 }
+    }
+}
+
+/// A PING on its way.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    span: Span,
+    /// Whether a change of the rate was the reason.
+    for_change: bool,
+}
+
+/// A window made small for a moment, so that nothing queues.
+#[derive(Clone, Copy, Debug)]
+struct Dip {
+    since: Duration,
+    /// When what was on the way before has come.
+    drained_at: Duration,
+    /// When it is given up.
+    over_at: Duration,
+}
+
+/// How far the window in force has been filled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Fill {
+    span: Span,
+    last: Duration,
+    /// When four fifths were there.
+    full_after: Option<Duration>,
+}
+
+/// Measures one connection's link from the receiving end. Times count from any fixed point, the same for all calls.
+#[derive(Clone, Debug)]
+pub struct Estimator {
+    bounds: Bounds,
+    window: u32,
+    rtt: RoundTrip,
+    bandwidth: WindowedMax,
+    /// The rate on average over a while: a burst does not move it.
+    usual: f64,
+    bucket: Span,
+    fill: Fill,
+    /// What was sent under the present window arrives from here on.
+    effective_from: Duration,
+    round: Option<Round>,
+    since_probe: u64,
+    pause: Duration,
+    next_probe: Duration,
+    /// The rate has changed since the last PING.
+    changed: bool,
+    low_buckets: u8,
+    change_pause: Duration,
+    next_change_probe: Duration,
+    /// The window has grown since the last PING came back.
+    grown: bool,
+    too_large_since: Option<Duration>,
+    dip: Option<Dip>,
+    next_dip: Duration,
+    next_change_dip: Duration,
+    /// The rate has changed when there could be no dip yet.
+    dip_due: bool,
+    last_data: Duration,
+}
+
+impl Estimator {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(bounds: Bounds, now: Duration) -> Self {
+        Self {
+            bounds,
+            window: bounds.start.min(bounds.cap),
+            rtt: RoundTrip::default(),
+            bandwidth: WindowedMax::default(),
+            usual: 0.0,
+            bucket: Span::at(now),
+            fill: Fill::default(),
+            effective_from: now,
+            round: None,
+            since_probe: 0,
+            pause: Duration::ZERO,
+            next_probe: now,
+            changed: false,
+            low_buckets: 0,
+            change_pause: Duration::ZERO,
+            next_change_probe: now,
+            grown: false,
+            too_large_since: None,
+            dip: None,
+            next_dip: now,
+            next_change_dip: now,
+            dip_due: false,
+            last_data: now,
+        }
+    }
+
+    /// The window that a stream should have, in bytes.
+    #[must_use]
+    pub fn window(&self) -> u32 {
+        self.window
+    }
+
+    /// What is known.
+    #[must_use]
+    pub fn estimate(&self) -> Estimate {
+        Estimate {
+            bandwidth: self.bandwidth.get(),
+            rtt: self.rtt.get(),
+        }
+    }
+
+    /// Whether anything was learnt that [`Estimator::rest`] would forget.
+    #[must_use]
+    pub fn knows(&self) -> bool {
+        self.window != self.bounds.start.min(self.bounds.cap) || self.rtt.get().is_some()
+    }
+
+    /// When to call [`Estimator::rest`], if no data comes before.
+    #[must_use]
+    pub fn rest_at(&self) -> Duration {
+        self.last_data + IDLE
+    }
+
+    /// Forgets everything if there was no data for long. Whether it did.
+    pub fn rest(&mut self, now: Duration) -> bool {
+        if !self.knows() || now < self.rest_at() {
+            return false;
+        }
+        // A PING on its way stays one: its answer is still to come.
+        let round = self.round;
+        *self = Self::new(self.bounds, now);
+        self.round = round;
+        true
+    }
+
+    /// `bytes` of DATA have arrived.
+    pub fn received(&mut self, bytes: u64, now: Duration) {
+        self.rest(now);
+        self.last_data = now;
+        if self.dip.is_some_and(|dip| now >= dip.over_at) {
+            self.end_dip(now);
+        }
+        self.close_bucket(now);
+        self.bucket.bytes += bytes;
+        self.since_probe += bytes;
+        if let Some(round) = &mut self.round {
+            round.span.bytes += bytes;
+        }
+        self.fill(bytes, now);
+    }
+
+    /// Whether to send a PING now. Asked after data has arrived.
+    #[must_use]
+    pub fn wants_ping(&self, now: Duration) -> bool {
+        if self.round.is_some() {
+            return false;
+        }
+        let Some(rtt) = self.rtt.get() else {
+            return self.since_probe >= FIRST_PROBE_BYTES && now >= self.next_probe;
+        };
+        if let Some(dip) = self.dip {
+            return now >= dip.drained_at;
+        }
+        let window = u64::from(self.window);
+        if self.since_probe < (window / 8).max(FIRST_PROBE_BYTES) {
+            return false;
+        }
+        let a_round = self.bandwidth.get() * rtt.as_secs_f64();
+        let much = a_round >= f64::from(self.window) / 4.0;
+        let dip_due = self.dip_due && now >= self.next_change_dip.max(self.effective_from);
+        (much && now >= self.next_probe) || (self.changed && now >= self.next_change_probe) || dip_due
+    }
+
+    /// A PING leaves.
+    pub fn ping_sent(&mut self, now: Duration) {
+        self.round = Some(Round {
+            span: Span::at(now),
+            for_change: self.changed && now < self.next_probe,
+        });
+        self.since_probe = 0;
+    }
+
+    /// A PING that was sent for another reason has come back after `took`: better than nothing.
+    pub fn also_took(&mut self, took: Duration) {
+        if self.rtt.get().is_some_and(|rtt| took < rtt) {
+            self.rtt.is(took);
+        }
+    }
+
+    /// The PING has come back.
+    pub fn ping_acked(&mut self, now: Duration) {
+        let Some(Round { span, for_change }) = self.round.take() else {
+            return;
+        };
+        // It may have changed while the PING was on its way.
+        let for_change = for_change || self.changed;
+        let took = now.saturating_sub(span.since).max(Duration::from_micros(1));
+        let rate = span.bytes as f64 / took.as_secs_f64();
+        let before = self.rtt.get();
+        let link = self.link();
+        // All that may be on the way: if that is what the PING waited behind, the link is not longer than before.
+        let queue = (link > 0.0).then(|| Duration::from_secs_f64(f64::from(self.window) / link));
+        let queue = queue.filter(|_| rate >= 0.8 * link);
+        if self.dip.is_some_and(|dip| span.since >= dip.since) {
+            return self.dipped(took, queue, now);
+        }
+        let moved = self.rtt.sample(took, queue);
+        if before.is_none() {
+            self.bandwidth.insert(rate, now, self.memory());
+            self.usual = rate;
+            self.bucket = Span::at(now);
+            self.next_dip = now + FIRST_DIP_AFTER;
+            self.next_change_dip = self.next_dip;
+            self.grow_if_full(now);
+        }
+        self.changed = false;
+        self.settle(now);
+        self.pace_probes(moved || self.rtt.is_doubted(), for_change, now);
+        // Who sends little makes no queue.
+        if span.bytes < u64::from(self.window) / 4 || !self.rtt.is_explained(took, queue) {
+            self.dip_due = false;
+            return;
+        }
+        let for_change = for_change || self.dip_due;
+        let next = if for_change {
+            self.next_change_dip
+        } else {
+            self.next_dip
+        };
+        let may_dip = next.max(self.effective_from);
+        if now >= may_dip {
+            self.dip(now);
+        } else if for_change {
+            // There has just been one: look again when there may be another.
+            self.dip_due = true;
+        }
+    }
+
+    /// Quarters the window until the queue is gone; a PING follows once it has drained.
+    fn dip(&mut self, now: Duration) {
+        // What is on its way comes first, and the news has to get there.
+        let full = f64::from(self.window) / self.link().max(1.0);
+        let drains = Duration::from_secs_f64(full.min(DRAIN_MAX)) + self.rtt.get().unwrap_or_default() / 2;
+        self.window = (self.window / 4).max(DIP_MIN.min(self.bounds.cap));
+        self.fill = Fill::default();
+        self.dip_due = false;
+        self.dip = Some(Dip {
+            since: now,
+            drained_at: now + drains,
+            over_at: now + (drains * 10).max(MEMORY_MIN),
+        });
+    }
+
+    /// A PING has come back that left after the window was made small.
+    fn dipped(&mut self, took: Duration, queue: Option<Duration>, now: Duration) {
+        let least = self.rtt.get().unwrap_or(took);
+        let queues = self.rtt.is_explained(took, queue);
+        if queues && took < least {
+            self.rtt.is(took);
+        }
+        if queues && self.window > DIP_MIN {
+            // The link is still full, so the path is shorter than that.
+            return self.dip(now);
+        }
+        let near = took >= least * 3 / 4 && took <= least * 5 / 4;
+        if !queues && took <= least * 5 / 4 {
+            self.rtt.is(took.min(least));
+            if !near {
+                // Some of the queue may have been left.
+                self.dip = self.dip.map(|dip| Dip {
+                    drained_at: now,
+                    ..dip
+                });
+                return;
+            }
+        } else if !queues && !self.rtt.sample(took, None) {
+            // Longer, all of a sudden: once more.
+            self.dip = self.dip.map(|dip| Dip {
+                drained_at: now,
+                ..dip
+            });
+            return;
+        }
+        self.end_dip(now);
+        self.changed = false;
+        self.pace_probes(!near, false, now);
+    }
+
+    /// What the link gives, but for bursts that were held up somewhere; bytes a second.
+    fn link(&self) -> f64 {
+        self.bandwidth.get().min(1.1 * self.usual)
+    }
+
+    /// Sets the window by what is known now.
+    fn end_dip(&mut self, now: Duration) {
+        self.dip = None;
+        self.next_dip = now + DIP_EVERY;
+        self.next_change_dip = now + DIP_AFTER_CHANGE;
+        self.window = self.wanted();
+        self.fill = Fill::default();
+        self.effective_from = now + self.rtt.get().unwrap_or_default() * 2;
+        self.bucket = Span::at(now);
+    }
+
+    /// Twice what the link holds, within the bounds.
+    fn wanted(&self) -> u32 {
+        let wanted = (2.0 * self.estimate().bdp()) as u32;
+        wanted.clamp(self.bounds.start.min(self.bounds.cap), self.bounds.cap)
+    }
+
+    /// The sooner the next PING, the more the last one taught.
+    fn pace_probes(&mut self, learnt: bool, for_change: bool, now: Duration) {
+        if learnt || std::mem::take(&mut self.grown) {
+            self.pause = Duration::ZERO;
+            self.change_pause = Duration::ZERO;
+        } else if for_change {
+            self.change_pause = (self.change_pause * 2).clamp(PAUSE_MIN, CHANGE_PAUSE_MAX);
+        } else {
+            self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        }
+        self.next_probe = self.next_probe.max(now + self.pause);
+        if self.pause.is_zero() {
+            self.next_probe = now;
+        }
+        self.next_change_probe = now + self.change_pause;
+    }
+
+    fn memory(&self) -> Duration {
+        self.rtt
+            .get()
+            .map_or(MEMORY_MIN, |rtt| (rtt * 10).max(MEMORY_MIN))
+    }
+
+    /// Takes the rate of the bucket, once it is a round trip long.
+    fn close_bucket(&mut self, now: Duration) {
+        let Some(rtt) = self.rtt.get() else {
+            return;
+        };
+        let span = now.saturating_sub(self.bucket.since);
+        if span < rtt.max(BUCKET_MIN) {
+            return;
+        }
+        let rate = self.bucket.bytes as f64 / span.as_secs_f64();
+        self.bucket = Span::at(now);
+        self.notice_change(rate, now);
+        self.bandwidth.insert(rate, now, self.memory());
+        let memory = 2 * self.memory();
+        self.usual += (rate - self.usual) * span.as_secs_f64() / (span + memory).as_secs_f64();
+        self.settle(now);
+    }
+
+    fn notice_change(&mut self, rate: f64, now: Duration) {
+        if self.dip.is_some() || now < self.effective_from {
+            return;
+        }
+        let best = self.bandwidth.get();
+        self.low_buckets = if rate < 0.75 * best {
+            self.low_buckets + 1
+        } else {
+            0
+        };
+        if rate < 0.6 * best || self.low_buckets >= 2 || rate > 1.12 * best {
+            self.changed = true;
+            self.low_buckets = 0;
+        }
+    }
+
+    /// Notices that the window in force was filled, and how fast.
+    fn fill(&mut self, bytes: u64, now: Duration) {
+        if now < self.effective_from || self.dip.is_some() {
+            return;
+        }
+        let rtt = self.rtt.get();
+        let fill = &mut self.fill;
+        let stale = rtt.is_some_and(|rtt| {
+            now.saturating_sub(fill.last) > rtt / 4 || now.saturating_sub(fill.span.since) > rtt
+        });
+        if stale || fill.span.bytes == 0 {
+            *fill = Fill {
+                span: Span::at(now),
+                ..Fill::default()
+            };
+        }
+        fill.last = now;
+        fill.span.bytes += bytes;
+        if fill.full_after.is_none() && fill.span.bytes >= u64::from(self.window) / 5 * 4 {
+            fill.full_after = Some(now.saturating_sub(fill.span.since));
+            self.grow_if_full(now);
+        }
+    }
+
+    /// Grows the window if it was filled in less than a round trip, the more the faster.
+    fn grow_if_full(&mut self, now: Duration) {
+        let (Some(rtt), Some(took)) = (self.rtt.get(), self.fill.full_after) else {
+            return;
+        };
+        self.fill = Fill::default();
+        if took >= rtt {
+            return;
+        }
+        let share = rtt.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        let factor = (1.6 * share).clamp(2.0, GROWTH_MAX);
+        self.set((f64::from(self.window) * factor) as u32, now);
+    }
+
+    /// Brings the window nearer to twice what the link holds.
+    fn settle(&mut self, now: Duration) {
+        let Some(rtt) = self.rtt.get() else {
+            return;
+        };
+        if self.dip.is_some() {
+            return;
+        }
+        let wanted = self.wanted();
+        if wanted > self.window {
+            self.too_large_since = None;
+            if wanted - self.window > self.window / 8 || wanted == self.bounds.cap {
+                self.set(wanted, now);
+            }
+        } else if wanted > self.window / 2 {
+            self.too_large_since = None;
+        } else {
+            let since = *self.too_large_since.get_or_insert(now);
+            if now.saturating_sub(since) >= (rtt * 10).max(SHRINK_AFTER_MIN) {
+                self.too_large_since = None;
+                self.window = wanted.max(self.window / 2);
+                self.fill = Fill::default();
+            }
+        }
+    }
+
+    fn set(&mut self, window: u32, now: Duration) {
+        let window = window.min(self.bounds.cap);
+        if window <= self.window {
+            return;
+        }
+        self.window = window;
+        self.grown = true;
+        self.fill = Fill::default();
+        self.effective_from = now + self.rtt.get().unwrap_or_default();
+    }
+}

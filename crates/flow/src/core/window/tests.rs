@@ -1,0 +1,223 @@
+//! The estimator on links of all lengths.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::link::Link;
+use super::*;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn near(estimate: Option<Duration>, rtt: Duration) -> bool {
+    estimate.is_some_and(|estimate| estimate >= rtt * 3 / 4 && estimate <= rtt * 5 / 4)
+}
+
+/// After six round trips, one sender gets nine tenths of the link.
+#[track_caller]
+fn fills(mbit: f64, rtt_ms: u64) {
+    let mut link = Link::new(mbit, rtt_ms);
+    let rtt = ms(rtt_ms);
+    // Half a round trip passes before the first byte can be here.
+    link.run(rtt / 2 + rtt * 6);
+    let share = link.share((rtt * 10).max(ms(100)));
+    let estimate = link.estimator.estimate();
+    let window = link.estimator.window();
+    assert!(
+        share >= 0.9,
+        "{share:.3} of {mbit} Mbit/s at {rtt_ms} ms: window {window}, {estimate:?}"
+    );
+}
+
+#[test]
+fn a_link_of_100_mbit_is_full_within_six_round_trips() {
+    for rtt_ms in [2, 30, 100, 200] {
+        fills(100.0, rtt_ms);
+    }
+}
+
+#[test]
+fn a_link_of_1_gbit_is_full_within_six_round_trips() {
+    for rtt_ms in [2, 30, 100, 200] {
+        fills(1000.0, rtt_ms);
+    }
+}
+
+#[test]
+fn it_stays_full_and_the_window_does_not_creep() {
+    for (mbit, rtt_ms) in [(100.0, 30), (1000.0, 2), (1000.0, 100)] {
+        let mut link = Link::new(mbit, rtt_ms);
+        link.run(ms(10_000));
+        let early = link.estimator.window();
+        let share = link.share(ms(120_000));
+        let late = link.estimator.window();
+        assert!(share >= 0.9, "{share:.3} at {mbit} Mbit/s, {rtt_ms} ms");
+        assert!(
+            late <= early * 2,
+            "{early} became {late} at {mbit} Mbit/s, {rtt_ms} ms"
+        );
+    }
+}
+
+/// How long after a step the estimate is within a quarter.
+fn follows(link: &mut Link, to: Duration) -> Duration {
+    link.rtt = to;
+    let begun = link.now;
+    while !near(link.estimator.estimate().rtt, to) && link.now < begun + ms(60_000) {
+        link.run(ms(5));
+    }
+    link.now - begun
+}
+
+#[test]
+fn a_step_of_the_round_trip_is_followed_within_ten_of_the_longer_ones_both_ways() {
+    // A sender with less to say than the link takes, so that nothing queues.
+    for mbit in [100.0, 1000.0] {
+        let mut link = Link::new(mbit, 20);
+        link.demand = Some(link.rate / 2.0);
+        link.run(ms(8_000));
+        assert!(
+            near(link.estimator.estimate().rtt, ms(20)),
+            "{:?}",
+            link.estimator.estimate()
+        );
+        let up = follows(&mut link, ms(150));
+        assert!(up <= ms(1_500), "up at {mbit} Mbit/s after {up:?}");
+        link.run(ms(8_000));
+        let down = follows(&mut link, ms(20));
+        assert!(
+            down <= ms(450),
+            "down at {mbit} Mbit/s after {down:?}: {:?}",
+            link.estimator.estimate()
+        );
+    }
+}
+
+#[test]
+fn a_step_is_followed_as_soon_behind_a_queue_of_our_own() {
+    // The sender puts all it may into the pipe, and PINGs wait behind that: the path has to be found below the queue.
+    for mbit in [100.0, 400.0, 1000.0] {
+        let mut link = Link::new(mbit, 20);
+        link.run(ms(8_000));
+        assert!(
+            near(link.estimator.estimate().rtt, ms(20)),
+            "{:?}",
+            link.estimator.estimate()
+        );
+        let up = follows(&mut link, ms(150));
+        assert!(
+            up <= ms(1_500),
+            "up at {mbit} Mbit/s after {up:?}: {:?}",
+            link.estimator.estimate()
+        );
+        link.run(ms(1_500));
+        assert!(link.share(ms(5_000)) >= 0.9, "{mbit} Mbit/s at 150 ms");
+        let down = follows(&mut link, ms(20));
+        assert!(
+            down <= ms(1_500),
+            "down at {mbit} Mbit/s after {down:?}: {:?}",
+            link.estimator.estimate()
+        );
+        link.run(ms(1_500));
+        assert!(link.share(ms(5_000)) >= 0.9, "{mbit} Mbit/s at 20 ms again");
+    }
+}
+
+#[test]
+fn the_bandwidth_falls_and_rises_with_the_link() {
+    let mut link = Link::new(400.0, 40);
+    link.run(ms(5_000));
+    let wide = link.estimator.window();
+    link.rate /= 8.0;
+    link.run(ms(20_000));
+    let bandwidth = link.estimator.estimate().bandwidth;
+    assert!((0.8..1.2).contains(&(bandwidth / link.rate)), "{bandwidth}");
+    assert!(
+        link.estimator.window() <= wide / 2,
+        "{wide}, {}",
+        link.estimator.window()
+    );
+    link.rate *= 8.0;
+    link.run(ms(3_000));
+    assert!(link.share(ms(2_000)) >= 0.9);
+}
+
+#[test]
+fn a_steady_flow_is_pinged_once_in_ten_seconds_at_most() {
+    for (mbit, rtt_ms) in [(100.0, 30), (1000.0, 2)] {
+        let mut link = Link::new(mbit, rtt_ms);
+        link.run(ms(60_000));
+        let before = link.pings;
+        link.run(ms(100_000));
+        let pings = link.pings - before;
+        assert!(
+            pings <= 11,
+            "{pings} PINGs in 100 s at {mbit} Mbit/s, {rtt_ms} ms"
+        );
+    }
+}
+
+#[test]
+fn a_sender_with_little_to_say_is_hardly_pinged_and_keeps_its_window() {
+    let mut link = Link::new(1000.0, 30);
+    link.demand = Some(1e6);
+    link.run(ms(60_000));
+    assert!(link.pings <= 3, "{}", link.pings);
+    assert_eq!(link.estimator.window(), Bounds::default().start);
+}
+
+#[test]
+fn a_few_bytes_are_never_pinged_for() {
+    let mut estimator = Estimator::new(Bounds::default(), Duration::ZERO);
+    for n in 0..100 {
+        estimator.received(500, ms(n * 10));
+        assert!(!estimator.wants_ping(ms(n * 10)));
+    }
+}
+
+#[test]
+fn after_half_a_minute_without_data_all_is_forgotten() {
+    let mut link = Link::new(1000.0, 100);
+    link.run(ms(5_000));
+    assert!(link.estimator.window() > 16 << 20);
+    let last = link.estimator.rest_at() - IDLE;
+    assert!(!link.estimator.clone().rest(last + IDLE - ms(1)));
+    assert!(link.estimator.rest(last + IDLE));
+    assert_eq!(link.estimator.window(), Bounds::default().start);
+    assert_eq!(link.estimator.estimate().rtt, None);
+    assert!(!link.estimator.rest(last + IDLE * 2));
+}
+
+proptest! {
+    /// Whatever arrives, and whenever: the window stays within its bounds, and a PING waits for its answer.
+    #[test]
+    fn the_window_stays_within_its_bounds(
+        steps in prop::collection::vec((0_u64..300_000, 0_u64..20_000_000, 0_u8..4), 1..300),
+    ) {
+        let bounds = Bounds { start: 1 << 20, cap: 24 << 20 };
+        let (mut estimator, mut now, mut flying) = (Estimator::new(bounds, Duration::ZERO), Duration::ZERO, false);
+        for (micros, bytes, action) in steps {
+            now += Duration::from_micros(micros);
+            match action {
+                0 if flying => {
+                    estimator.ping_acked(now);
+                    flying = false;
+                }
+                1 => {
+                    estimator.rest(now);
+                }
+                _ => estimator.received(bytes, now),
+            }
+            if estimator.wants_ping(now) {
+                prop_assert!(!flying);
+                estimator.ping_sent(now);
+                flying = true;
+            }
+            prop_assert!((DIP_MIN..=bounds.cap).contains(&estimator.window()));
+            let estimate = estimator.estimate();
+            prop_assert!(estimate.bandwidth.is_finite() && estimate.bdp() >= 0.0);
+        }
+    }
+}

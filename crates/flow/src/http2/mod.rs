@@ -1,0 +1,214 @@
+//! HTTP/2 connections over the stock `h2` crate: the one driver that all fronts use, and its parts for clients.
+//!
+//! - [`serve`]: one connection, from its greeting to its end, with the calls that a [`Handler`] makes of its requests.
+//! - [`Cork`]: few and large writes, frames counted. [`Pace`], [`Stall`]: peers that do not read.
+//! - [`Controller`]: adaptive windows, for servers and clients alike. [`Pinger`]: the one PING a connection may have.
+//! - [`Receive`], [`ReceivedBody`]: what a peer sends. [`send`]: an answer with its body.
+//!
+//! What `h2` bounds by itself is left to it: header lists, CONTINUATION chains, resets before a call has begun, small DATA
+//! frames, streams beyond the announced maximum (refused, never parked).
+
+mod cork;
+mod credit;
+mod pacing;
+mod ping;
+mod receive;
+mod send;
+mod turns;
+mod windows;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use h2::server::{Builder, SendResponse};
+use http::Request;
+use setpoint_base::Stop;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout};
+
+pub use cork::Cork;
+pub use pacing::{Drained, Pace, Stall, drain};
+pub use ping::{Pinger, Reason};
+pub use receive::{Receive, ReceivedBody};
+pub use send::{Gone, send};
+pub use windows::{Arrived, Controller, SetWindows};
+
+use crate::core::frames::Frames;
+use crate::flow::Live;
+use cork::Both;
+use turns::{Counts, Turns};
+
+/// What every HTTP/2 connection begins with (RFC 9113 §3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Calls that may still be in memory after their client has reset them.
+const RESET_CALLS_MAX: usize = 1024;
+
+/// What becomes of a connection's requests.
+pub trait Handler {
+    /// A call in progress. Its connection polls it, and drops it at its end.
+    type Call: Future<Output = ()>;
+
+    /// Begins a call.
+    fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Self::Call;
+}
+
+/// A PING into silence, and the end of who does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Silence after which a PING is sent.
+    pub interval: Duration,
+    /// Time for anything to come after that.
+    pub timeout: Duration,
+}
+
+/// Bounds of an HTTP/2 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2Options {
+    /// Calls open at a time; the peer is told, and what it opens beyond is refused (REFUSED_STREAM).
+    pub streams_max: u32,
+    /// Largest list of headers, in bytes.
+    pub header_bytes_max: u32,
+    /// Bytes a call may have queued before it waits for its client to read.
+    pub send_buffer_bytes: usize,
+    /// Time for the preface and the first SETTINGS.
+    pub hello_timeout: Duration,
+    /// Time without progress after which a peer that does not read is cut.
+    pub stall_timeout: Duration,
+    /// PINGs into silence (none).
+    pub keep_alive: Option<KeepAlive>,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            streams_max: 1000,
+            header_bytes_max: 16 << 10,
+            send_buffer_bytes: 256 << 10,
+            hello_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(60),
+            keep_alive: None,
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both sides were done.
+    Closed,
+    /// The peer went away without a word.
+    Gone,
+    /// The peer did not greet in time, or not in this protocol.
+    NoGreeting,
+    /// The peer did not read for too long.
+    Stalled,
+    /// The peer did not answer a PING.
+    Silent,
+    /// The peer ended it with an error.
+    ByPeer(h2::Reason),
+    /// The peer broke the protocol, or asked for too much.
+    Refused(h2::Reason),
+}
+
+impl End {
+    fn of(error: &h2::Error) -> Self {
+        match error.reason() {
+            Some(reason) if error.is_remote() => Self::ByPeer(reason),
+            Some(reason) => Self::Refused(reason),
+            None => Self::Gone,
+        }
+    }
+
+    /// Why we ended it, if we did, in one word for metrics.
+    #[must_use]
+    pub fn cut(self) -> Option<&'static str> {
+        match self {
+            Self::Closed | Self::Gone | Self::ByPeer(_) => None,
+            Self::NoGreeting => Some("greeting"),
+            Self::Stalled => Some("stalled"),
+            Self::Silent => Some("silent"),
+            Self::Refused(h2::Reason::ENHANCE_YOUR_CALM) => Some("calm"),
+            Self::Refused(h2::Reason::FLOW_CONTROL_ERROR) => Some("flow_control"),
+            Self::Refused(h2::Reason::FRAME_SIZE_ERROR) => Some("frame_size"),
+            Self::Refused(h2::Reason::COMPRESSION_ERROR) => Some("compression"),
+            Self::Refused(_) => Some("protocol"),
+        }
+    }
+}
+
+/// Serves one connection until it ends. A `stop` ends it gracefully: GOAWAY, and its calls go on to their ends; who cannot
+/// wait drops this.
+pub async fn serve<T, H>(cork: Cork<T>, handler: H, live: Live, options: &Http2Options, stop: &Stop) -> End
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    H: Handler,
+{
+    live.speaks("h2");
+    let (flow, front) = (live.flow().clone(), live.front);
+    let end = run(cork, handler, live, options, stop).await;
+    if let Some(reason) = end.cut() {
+        flow.metrics().cut(front, reason);
+    }
+    end
+}
+
+async fn run<T, H>(cork: Cork<T>, handler: H, live: Live, options: &Http2Options, stop: &Stop) -> End
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    H: Handler,
+{
+    let windows = Controller::new(&live);
+    cork.follow(Both {
+        received: Frames::after_preface(PREFACE.len()),
+        sent: Frames::default(),
+    });
+    let mut settings = Builder::new();
+    settings
+        .initial_window_size(windows.stream_window())
+        .initial_connection_window_size(windows.connection_window())
+        .max_concurrent_streams(options.streams_max)
+        .max_header_list_size(options.header_bytes_max)
+        .max_send_buffer_size(options.send_buffer_bytes);
+    let mut handshake = pin!(settings.handshake::<_, Bytes>(cork.clone()));
+    let greeted = poll_fn(|cx| {
+        let greeted = handshake.as_mut().poll(cx);
+        match cork.poll_drain(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ => greeted.map(Result::ok),
+        }
+    });
+    let Ok(Some(mut protocol)) = timeout(options.hello_timeout, greeted).await else {
+        return End::NoGreeting;
+    };
+    let mut turns = Turns {
+        handler,
+        pace: Pace::of(&live),
+        live,
+        pinger: Pinger::new(protocol.ping_pong()),
+        protocol,
+        cork,
+        calls: FuturesUnordered::new(),
+        stall: Stall::new(options.stall_timeout),
+        calls_max: options.streams_max as usize + RESET_CALLS_MAX,
+        windows,
+        keep_alive: options.keep_alive,
+        heard: Instant::now(),
+        timer: None,
+        draining: false,
+        calmed: false,
+        end: None,
+        frames: Counts::new(),
+    };
+    let mut stopped = pin!(stop.cancelled());
+    poll_fn(|cx| {
+        if !turns.draining && stopped.as_mut().poll(cx).is_ready() {
+            turns.drain();
+        }
+        turns.poll(cx)
+    })
+    .await
+}

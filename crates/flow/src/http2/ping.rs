@@ -1,0 +1,83 @@
+//! The one PING that `h2` lets a connection have on its way: to measure, and to find out whether anybody is there.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+use tokio::time::Instant;
+
+/// Why a PING was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The estimator asked for it.
+    Probe,
+    /// Nothing had been heard for long.
+    KeepAlive,
+}
+
+impl Reason {
+    /// In one word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::KeepAlive => "keepalive",
+        }
+    }
+}
+
+/// Sends PINGs and waits for their answers, one at a time.
+#[derive(Debug)]
+pub struct Pinger {
+    ping_pong: Option<PingPong>,
+    flying: Option<(Reason, Instant)>,
+}
+
+impl Pinger {
+    /// `ping_pong` is what the connection gave out; without it nothing is ever sent.
+    #[must_use]
+    pub fn new(ping_pong: Option<PingPong>) -> Self {
+        Self {
+            ping_pong,
+            flying: None,
+        }
+    }
+
+    /// When the PING on its way was sent.
+    #[must_use]
+    pub fn flying_since(&self) -> Option<Instant> {
+        self.flying.map(|(_, since)| since)
+    }
+
+    /// Sends a PING unless there is one on its way; whether it did. The connection has to be polled to write it.
+    pub fn send(&mut self, reason: Reason, now: Instant) -> bool {
+        if self.flying.is_some() {
+            return false;
+        }
+        let sent = self
+            .ping_pong
+            .as_mut()
+            .is_some_and(|ping_pong| ping_pong.send_ping(Ping::opaque()).is_ok());
+        if sent {
+            self.flying = Some((reason, now));
+        }
+        sent
+    }
+
+    /// The PING that has come back: why it was sent, and how long it took.
+    pub fn poll(
+        &mut self,
+        now: impl FnOnce() -> Instant,
+        cx: &mut Context<'_>,
+    ) -> Option<(Reason, Duration)> {
+        let (reason, since) = self.flying?;
+        match self.ping_pong.as_mut()?.poll_pong(cx) {
+            Poll::Ready(Ok(_)) => {
+                self.flying = None;
+                Some((reason, now().saturating_duration_since(since)))
+            }
+            // A broken connection is its driver's business.
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        }
+    }
+}

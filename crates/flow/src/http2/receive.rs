@@ -1,0 +1,157 @@
+//! What a peer sends on a stream, and how it is counted until it is read.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+
+use super::pacing::Pace;
+
+/// The receiving half of a stream. Bytes stay counted as unread, and the peer's windows closed by as much, until they are
+/// [released](Receive::release).
+#[derive(Debug)]
+pub struct Receive {
+    body: RecvStream,
+    pace: Pace,
+    receiving: bool,
+}
+
+impl Receive {
+    /// Counts what is read from `body`.
+    #[must_use]
+    pub fn new(body: RecvStream, pace: Pace) -> Self {
+        let receiving = !body.is_end_stream();
+        if receiving {
+            pace.gauges.receiving.fetch_add(1, Ordering::Relaxed);
+        }
+        Self {
+            body,
+            pace,
+            receiving,
+        }
+    }
+
+    /// The next bytes; `None` after the last. Cancel-safe.
+    pub async fn data(&mut self) -> Option<Result<Bytes, h2::Error>> {
+        poll_fn(|cx| self.poll_data(cx)).await
+    }
+
+    /// The next bytes; `None` after the last.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let data = ready!(self.body.poll_data(cx));
+        if !matches!(data, Some(Ok(_))) {
+            self.ended();
+        }
+        Poll::Ready(data)
+    }
+
+    /// The trailers, if there are any. To be asked after the last bytes.
+    pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
+        self.body.poll_trailers(cx)
+    }
+
+    /// Whether the peer has said all, and all of it has been read.
+    #[must_use]
+    pub fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    /// So many bytes need no more room here: the peer may send as many again.
+    pub fn release(&mut self, bytes: usize) {
+        if self.body.flow_control().release_capacity(bytes).is_ok() {
+            self.pace
+                .gauges
+                .released
+                .fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn ended(&mut self) {
+        if std::mem::take(&mut self.receiving) {
+            self.pace.gauges.receiving.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Receive {
+    fn drop(&mut self) {
+        self.ended();
+        // The protocol gives back what was not read.
+        let unread = self.body.flow_control().used_capacity();
+        if unread > 0 {
+            self.pace
+                .gauges
+                .released
+                .fetch_add(unread as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A request's or an answer's body; bytes are released as they are read.
+#[derive(Debug)]
+pub struct ReceivedBody {
+    receive: Receive,
+    /// What is still to come, where the headers said so.
+    left: Option<u64>,
+    data_over: bool,
+}
+
+impl ReceivedBody {
+    /// The body of a message with these headers.
+    #[must_use]
+    pub fn new(receive: Receive, headers: &HeaderMap) -> Self {
+        let length = headers.get(http::header::CONTENT_LENGTH);
+        Self {
+            left: length.and_then(|value| value.to_str().ok()?.parse().ok()),
+            receive,
+            data_over: false,
+        }
+    }
+}
+
+impl http_body::Body for ReceivedBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.data_over {
+            match ready!(self.receive.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    self.receive.release(data.len());
+                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                // A server that answered early may end the stream so; what it owed has come.
+                Some(Err(error))
+                    if error.reason() == Some(h2::Reason::NO_ERROR) && self.left.unwrap_or(0) == 0 =>
+                {
+                    return Poll::Ready(None);
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.data_over = true,
+            }
+        }
+        let trailers = ready!(self.receive.poll_trailers(cx));
+        Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.receive.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.left {
+            _ if self.is_end_stream() => SizeHint::with_exact(0),
+            Some(left) => SizeHint::with_exact(left),
+            None => SizeHint::default(),
+        }
+    }
+}

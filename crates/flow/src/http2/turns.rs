@@ -1,0 +1,303 @@
+//! The turns of a connection.
+//!
+//! A turn reads and parses what has arrived, starts and polls calls, lets `h2` frame what they said, and drains the
+//! cork: one write for all of it. Calls are polled by their connection's task, so that an answer costs one wake-up,
+//! and dropped with it, so that none outlives its client.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use h2::server::Connection;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::cork::Cork;
+use super::pacing::{Drained, Pace, Stall, drain};
+use super::ping::{Pinger, Reason};
+use super::receive::Receive;
+use super::windows::{Arrived, Controller};
+use super::{End, Handler, KeepAlive};
+use crate::core::frames::Kind;
+use crate::flow::Live;
+
+/// Frames after which their metrics are brought up to date.
+const FRAMES_REPORTED: u64 = 256;
+/// Frames that carry nothing (PING, SETTINGS, PRIORITY): so many within the time are a flood.
+const EMPTY_FRAMES: u64 = 10_000;
+const EMPTY_FRAMES_WITHIN: Duration = Duration::from_secs(1);
+
+/// An HTTP/2 connection and its calls.
+pub(super) struct Turns<T, H: Handler> {
+    pub(super) handler: H,
+    pub(super) live: Live,
+    pub(super) pace: Pace,
+    pub(super) protocol: Connection<Cork<T>, Bytes>,
+    pub(super) cork: Cork<T>,
+    pub(super) calls: FuturesUnordered<H::Call>,
+    pub(super) stall: Stall,
+    /// More calls than the protocol allows at a time: some have been reset and are not dropped yet.
+    pub(super) calls_max: usize,
+    pub(super) windows: Controller,
+    pub(super) pinger: Pinger,
+    pub(super) keep_alive: Option<KeepAlive>,
+    pub(super) heard: Instant,
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
+    pub(super) draining: bool,
+    /// It asked for too much, and has been told.
+    pub(super) calmed: bool,
+    /// How it ended, once it has: what is left is to write what was said.
+    pub(super) end: Option<End>,
+    pub(super) frames: Counts,
+}
+
+/// What was counted when it was last looked at.
+pub(super) struct Counts {
+    kinds: [u64; Kind::ALL.len()],
+    bytes: u64,
+    reported: u64,
+    empty: u64,
+    empty_since: Instant,
+}
+
+impl Counts {
+    pub(super) fn new() -> Self {
+        Self {
+            kinds: [0; Kind::ALL.len()],
+            bytes: 0,
+            reported: 0,
+            empty: 0,
+            empty_since: Instant::now(),
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
+    /// Lets calls end, and takes no new ones.
+    pub(super) fn drain(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            self.protocol.graceful_shutdown();
+        }
+    }
+
+    /// One turn. Ready once the connection has ended and all that was said has been written.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        // While the client does not take what was said, nothing is read and nothing more is said.
+        let clogged = self.is_clogged(cx);
+        if self.end.is_none() && !clogged {
+            self.poll_protocol(cx);
+            // After the calls, the protocol again: it frames what they have said.
+            while self.end.is_none() && !self.calls.is_empty() {
+                while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(cx) {}
+                if !self.poll_protocol(cx) {
+                    break;
+                }
+            }
+            if self.end.is_none() && self.account(cx) {
+                self.poll_protocol(cx);
+            }
+        }
+        if self.end.is_none() {
+            self.poll_timer(cx);
+        }
+        self.write(cx)
+    }
+
+    fn is_clogged(&mut self, cx: &mut Context<'_>) -> bool {
+        self.cork.is_full() && self.cork.poll_drain(cx).is_pending()
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let drained = drain(&self.cork, &mut self.stall, cx);
+        let waits = matches!(drained, Drained::Waits);
+        if waits != self.live.clogged.load(Ordering::Relaxed) {
+            self.live.clogged.store(waits, Ordering::Relaxed);
+        }
+        match (drained, self.end) {
+            (Drained::Stalled, _) => Poll::Ready(End::Stalled),
+            (Drained::Broken, end) => Poll::Ready(end.unwrap_or(End::Gone)),
+            // It is silent: it will not take the rest either.
+            (Drained::Waits, Some(End::Silent)) => Poll::Ready(End::Silent),
+            (Drained::Waits, _) | (Drained::All, None) => Poll::Pending,
+            (Drained::All, Some(end)) => Poll::Ready(end),
+        }
+    }
+
+    /// Reads, writes and starts calls; whether it has started any, and there is room for what they say.
+    fn poll_protocol(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut begun = false;
+        loop {
+            match self.protocol.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    begun = true;
+                    if self.calls.len() >= self.calls_max {
+                        // Calls that were reset are still being dropped: the client makes them faster than that.
+                        self.calm();
+                        continue;
+                    }
+                    let request = request.map(|body| Receive::new(body, self.pace.clone()));
+                    let call = self.handler.begin(request, respond);
+                    self.calls.push(call);
+                    self.live.streams_total.fetch_add(1, Ordering::Relaxed);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(front = self.live.front, peer = %self.live.peer, %error, "connection");
+                    self.end = Some(End::of(&error));
+                    return false;
+                }
+                Poll::Ready(None) => {
+                    let calmed = End::Refused(h2::Reason::ENHANCE_YOUR_CALM);
+                    self.end = Some(if self.calmed { calmed } else { End::Closed });
+                    return false;
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.cork.is_full() {
+            return false;
+        }
+        self.pace.emptied();
+        begun
+    }
+
+    fn calm(&mut self) {
+        self.calmed = true;
+        self.protocol.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+    }
+
+    /// Counts what came and went, and brings the windows up to date. Whether the protocol has something to say.
+    fn account(&mut self, cx: &mut Context<'_>) -> bool {
+        let open = self.calls.len() as u64;
+        self.live.streams_open.store(open, Ordering::Relaxed);
+        let counted = self.cork.frames(|both| {
+            let (received, sent) = (&both.received, &both.sent);
+            self.live.in_bytes.store(received.bytes, Ordering::Relaxed);
+            self.live.out_bytes.store(sent.bytes, Ordering::Relaxed);
+            self.live.credit(received.connection_credit, sent.data_bytes);
+            let frames: u64 = received.counts.iter().sum();
+            let arrived = Arrived {
+                data_bytes: received.data_bytes,
+                settings_acks: received.settings_acks,
+            };
+            (arrived, received.bytes, frames)
+        });
+        let Some((arrived, bytes, frames)) = counted else {
+            return false;
+        };
+        if bytes != self.frames.bytes {
+            self.frames.bytes = bytes;
+            if self.keep_alive.is_some() {
+                self.heard = Instant::now();
+            }
+        }
+        let flooded = frames - self.frames.reported >= FRAMES_REPORTED && self.report_frames(frames);
+        if flooded {
+            self.calm();
+            return true;
+        }
+        self.windows
+            .turn(arrived, &mut self.protocol, &mut self.pinger, cx)
+    }
+
+    /// Brings the metrics of frames up to date. Whether there was a flood of empty ones.
+    fn report_frames(&mut self, frames: u64) -> bool {
+        self.frames.reported = frames;
+        let Some(counts) = self.cork.frames(|both| both.received.counts) else {
+            return false;
+        };
+        let (metrics, front) = (self.live.flow().metrics(), self.live.front);
+        for (kind, before) in Kind::ALL.into_iter().zip(&mut self.frames.kinds) {
+            let more = counts[kind as usize] - std::mem::replace(before, counts[kind as usize]);
+            if more > 0 {
+                metrics.received(front, kind, more);
+            }
+            if matches!(kind, Kind::Ping | Kind::Settings | Kind::Priority) {
+                self.frames.empty += more;
+            }
+        }
+        let now = Instant::now();
+        if now.saturating_duration_since(self.frames.empty_since) > EMPTY_FRAMES_WITHIN {
+            self.frames.empty_since = now;
+            return std::mem::take(&mut self.frames.empty) > EMPTY_FRAMES * 4;
+        }
+        self.frames.empty > EMPTY_FRAMES
+    }
+
+    /// What is due by the clock: a PING into silence, the end of a silent peer, windows after a rest.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let Some(due) = self.due() else {
+                self.timer = None;
+                return;
+            };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            let now = Instant::now();
+            if now >= due {
+                self.act(now, cx);
+            }
+            match self.due().filter(|_| self.end.is_none()) {
+                Some(due) => timer_at(&mut self.timer, due.max(now + Duration::from_millis(1))),
+                None => {
+                    self.timer = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let alive = self.keep_alive.map(|keep| match self.pinger.flying_since() {
+            Some(since) => since.max(self.heard) + keep.timeout,
+            None => self.heard + keep.interval,
+        });
+        [alive, self.windows.rest_at()].into_iter().flatten().min()
+    }
+
+    fn act(&mut self, now: Instant, cx: &mut Context<'_>) {
+        let mut say = self.windows.rest(&mut self.protocol, now);
+        if let Some(keep) = self.keep_alive {
+            match self.pinger.flying_since() {
+                Some(since) if now >= since.max(self.heard) + keep.timeout => {
+                    self.end = Some(End::Silent);
+                    return;
+                }
+                None if now >= self.heard + keep.interval && self.pinger.send(Reason::KeepAlive, now) => {
+                    let front = self.live.front;
+                    self.live.flow().metrics().pinged(front, Reason::KeepAlive.name());
+                    say = true;
+                }
+                _ => (),
+            }
+        }
+        if say && !self.cork.is_full() {
+            self.poll_protocol(cx);
+            // Registers for the answer.
+            self.account(cx);
+        }
+    }
+}
+
+fn timer_at(timer: &mut Option<Pin<Box<Sleep>>>, due: Instant) {
+    match timer {
+        Some(timer) => timer.as_mut().reset(due),
+        None => *timer = Some(Box::pin(sleep_until(due))),
+    }
+}
+
+impl<T, H: Handler> Drop for Turns<T, H> {
+    fn drop(&mut self) {
+        if let Some(end) = self.end {
+            tracing::trace!(front = self.live.front, ?end, "connection ended");
+        }
+    }
+}

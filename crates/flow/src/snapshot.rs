@@ -1,0 +1,120 @@
+//! What [`Flow::snapshot`](crate::Flow::snapshot) tells: every live connection at one moment, to be shown or serialised.
+
+use serde::Serialize;
+
+/// All connections.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FlowSnapshot {
+    /// The receive budget.
+    pub budget: BudgetSnapshot,
+    /// Live connections, the oldest first.
+    pub connections: Vec<ConnectionSnapshot>,
+}
+
+/// The receive budget of the process.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct BudgetSnapshot {
+    /// The whole of it.
+    pub total_bytes: u64,
+    /// What connections want beyond what each has anyway.
+    pub wanted_bytes: u64,
+    /// What has arrived and nobody has read.
+    pub unread_bytes: u64,
+    /// Whether windows are kept small because too much is unread.
+    pub pressed: bool,
+}
+
+/// One connection.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionSnapshot {
+    /// Unique in this process.
+    pub id: u64,
+    /// What serves it, or whom it calls: `etcd`, `api`, `client`.
+    pub front: &'static str,
+    /// Address of the other end.
+    pub peer: String,
+    /// `h2` or `http/1.1`.
+    pub protocol: &'static str,
+    /// Since it was opened.
+    pub age_seconds: f64,
+    /// Calls open now.
+    pub streams_open: u64,
+    /// Calls ever begun.
+    pub streams_total: u64,
+    /// Streams whose peer has not said all yet.
+    pub streams_receiving: u64,
+    /// The receive window of each stream.
+    pub stream_window_bytes: u64,
+    /// The receive window of the connection, what is unread included.
+    pub connection_window_bytes: u64,
+    /// What has arrived and is not read.
+    pub unread_bytes: u64,
+    /// Whether windows are small because much is unread.
+    pub hoarding: bool,
+    /// What is known of the link; `None` as long as nothing is.
+    pub estimate: Option<EstimateSnapshot>,
+    /// Bytes read from the socket.
+    pub in_bytes: u64,
+    /// Bytes written to it.
+    pub out_bytes: u64,
+    /// What the peer lets the whole connection send at this moment.
+    pub send_credit_bytes: i64,
+    /// Waits for the peer's credit.
+    pub stalls: StallSnapshot,
+    /// The last estimates, the oldest first (60 at most).
+    pub history: Vec<EstimatePoint>,
+}
+
+/// What is known of a link.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EstimateSnapshot {
+    /// Bytes a second.
+    pub bandwidth_bytes_per_second: f64,
+    /// The shortest round trip of the present path.
+    pub rtt_seconds: f64,
+    /// Their product.
+    pub bdp_bytes: f64,
+}
+
+/// An estimate and when it was made.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EstimatePoint {
+    /// Age of the connection then.
+    pub at_seconds: f64,
+    /// The stream window it led to.
+    pub window_bytes: u64,
+    /// Bytes a second.
+    pub bandwidth_bytes_per_second: f64,
+    /// The round trip.
+    pub rtt_seconds: f64,
+}
+
+/// Waits for the peer's credit, since the connection was opened. Those below a millisecond do not count.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StallSnapshot {
+    /// Waits for a stream's credit.
+    pub stream_total: u64,
+    /// How long they took together.
+    pub stream_seconds: f64,
+    /// Waits for the connection's credit.
+    pub connection_total: u64,
+    /// How long they took together.
+    pub connection_seconds: f64,
+    /// Waits for the peer to take bytes off the socket.
+    pub socket_total: u64,
+    /// How long they took together.
+    pub socket_seconds: f64,
+    /// Streams that wait now.
+    pub waiting: Vec<WaitingStream>,
+}
+
+/// A stream that waits for credit.
+#[derive(Clone, Debug, Serialize)]
+pub struct WaitingStream {
+    /// Its number on the wire.
+    pub stream: u32,
+    /// Who holds it up: `stream`, `connection`, `socket`.
+    pub holder: &'static str,
+    /// For how long.
+    pub seconds: f64,
+}

@@ -1,0 +1,161 @@
+//! Peers that mean harm: each gets the protocol's error for itself alone, is counted, and costs bounded memory.
+
+use h2::Reason;
+use setpoint_flow::Flow;
+use setpoint_flow::http2::{End, Http2Options};
+
+use super::support::raw::*;
+use super::support::*;
+
+/// Greets, floods, and tells how the connection ended.
+async fn flooded(flood: &[u8]) -> (Server, End) {
+    let (mut server, socket) = Server::plain();
+    let mut peer = RawPeer::greet(socket, 65_535).await;
+    peer.flood(flood).await;
+    // What is answered is read to the end.
+    while peer.next().await.is_some() {}
+    let end = server.end().await;
+    (server, end)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_frames_that_carry_nothing_is_cut_although_its_answers_are_read() {
+    for (name, empty) in [
+        ("PING", frame(PING, 0, 0, &[0; 8])),
+        ("SETTINGS", frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])),
+        ("PRIORITY", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7])),
+    ] {
+        let (server, end) = flooded(&empty.repeat(40_000)).await;
+        assert_eq!(end.cut(), Some("calm"), "{name}: {end:?}");
+        server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+        server.counted(&format!(
+            "flow_frames_received_total{{front=\"test\",kind=\"{name}\"}}"
+        ));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_reset_at_once_are_bounded() {
+    let flood: Vec<u8> = (0..40_000)
+        .flat_map(|n| {
+            let mut bytes = call(2 * n + 1, "/hold");
+            bytes.extend(frame(RST_STREAM, 0, 2 * n + 1, &8_u32.to_be_bytes()));
+            bytes
+        })
+        .collect();
+    let (server, end) = flooded(&flood).await;
+    assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
+    server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn updates_of_zero_and_windows_that_overflow_end_what_they_are_about() {
+    for (what, bytes, reason) in [
+        ("zero, connection", update(0, 0), Reason::PROTOCOL_ERROR),
+        (
+            "overflow, connection",
+            update(0, i32::MAX as u32),
+            Reason::FLOW_CONTROL_ERROR,
+        ),
+        (
+            "settings above the maximum",
+            frame(SETTINGS, 0, 0, &[0, 4, 0xff, 0xff, 0xff, 0xff]),
+            Reason::PROTOCOL_ERROR,
+        ),
+        (
+            "a frame too large",
+            frame(DATA, 0, 1, &vec![0; 20_000]),
+            Reason::FRAME_SIZE_ERROR,
+        ),
+        (
+            "data on no stream",
+            frame(DATA, 0, 0, &[0; 10]),
+            Reason::PROTOCOL_ERROR,
+        ),
+        (
+            "headers that are none",
+            frame(HEADERS, END_HEADERS, 1, &[0xff; 30]),
+            Reason::COMPRESSION_ERROR,
+        ),
+    ] {
+        let (server, end) = flooded(&bytes).await;
+        assert_eq!(end, End::Refused(reason), "{what}");
+        server.counted("flow_connections_cut_total{front=\"test\"");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_window_overflows_is_reset_alone() {
+    let (_server, socket) = Server::plain();
+    let mut peer = RawPeer::greet(socket, 65_535).await;
+    peer.say(&call(1, "/hold")).await;
+    peer.say(&update(1, i32::MAX as u32)).await;
+    let (.., why) = peer.next_of(RST_STREAM, 1).await;
+    assert_eq!(why, 3_u32.to_be_bytes(), "FLOW_CONTROL_ERROR");
+    peer.say(&call(3, "/9")).await;
+    assert_eq!(peer.next_of(DATA, 3).await.3, [7; 9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_data_than_the_window_allows_ends_the_connection() {
+    let (mut server, socket) = Server::plain();
+    let mut peer = RawPeer::greet(socket, 65_535).await;
+    peer.say(&frame(HEADERS, END_HEADERS, 1, &head("/hold"))).await;
+    // 4 MiB are the connection's window and 1 MiB the stream's; nobody reads.
+    let data = frame(DATA, 0, 1, &vec![0; 16_384]).repeat(1000);
+    peer.flood(&data).await;
+    while peer.next().await.is_some() {}
+    let end = server.end().await;
+    assert_eq!(end, End::Refused(Reason::FLOW_CONTROL_ERROR));
+    server.counted("flow_connections_cut_total{front=\"test\",reason=\"flow_control\"} 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_that_are_too_large_refuse_their_call_alone() {
+    let options = Http2Options {
+        header_bytes_max: 4 << 10,
+        ..Http2Options::default()
+    };
+    let (_server, socket) = Server::start(Flow::default(), options);
+    let mut peer = RawPeer::greet(socket, 65_535).await;
+    // Which it acknowledges.
+    peer.next_of(SETTINGS, 0).await;
+    let mut block = head("/hold");
+    for _ in 0..60 {
+        // "x: " and a hundred bytes.
+        block.extend_from_slice(&[0, 1, b'x', 100]);
+        block.extend_from_slice(&[b'a'; 100]);
+    }
+    peer.say(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block))
+        .await;
+    peer.next_of(HEADERS, 1).await;
+    peer.say(&call(3, "/9")).await;
+    assert_eq!(peer.next_of(DATA, 3).await.3, [7; 9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_continued_without_end_are_cut() {
+    let mut flood = frame(HEADERS, 0, 1, &head("/hold"));
+    flood.extend(frame(CONTINUATION, 0, 1, &[0, 1, b'x', 1, b'a']).repeat(100_000));
+    let (server, end) = flooded(&flood).await;
+    assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
+    server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_greet_is_not_waited_for() {
+    for (start, gone) in [
+        (&b""[..], false),
+        (b"GET / HTTP/1.1\r\n\r\n", false),
+        (b"PRI * HTTP", true),
+    ] {
+        let (mut server, mut socket) = Server::plain();
+        tokio::io::AsyncWriteExt::write_all(&mut socket, start)
+            .await
+            .unwrap();
+        let socket = (!gone).then_some(socket);
+        assert_eq!(server.end().await, End::NoGreeting);
+        server.counted("flow_connections_cut_total{front=\"test\",reason=\"greeting\"} 1");
+        drop(socket);
+    }
+}

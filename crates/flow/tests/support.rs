@@ -1,0 +1,340 @@
+//! A server in memory, clients that behave, and frames for those that do not.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::server::SendResponse;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, StreamBody};
+use setpoint_base::{Stop, TaskGroup};
+use setpoint_flow::http2::{self, Cork, End, Handler, Http2Options, Pace, Receive, ReceivedBody};
+use setpoint_flow::{ConnectionSnapshot, Flow};
+use setpoint_telemetry::Metrics;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::task::JoinHandle;
+
+/// No test waits longer; paused time makes it come as soon as nothing else can.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the tests' server does, by path.
+struct Calls {
+    pace: Pace,
+}
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Handler for Calls {
+    type Call = Running;
+
+    fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Running {
+        let pace = self.pace.clone();
+        Box::pin(answer(pace, request, respond))
+    }
+}
+
+async fn answer(pace: Pace, request: Request<Receive>, mut respond: SendResponse<Bytes>) {
+    let (head, body) = request.into_parts();
+    let mut body = ReceivedBody::new(body, &head.headers);
+    match head.uri.path() {
+        // Never reads, never answers.
+        "/hold" => {
+            let _body = body;
+            let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+        }
+        // Answers, and never has anything to say.
+        "/idle" => {
+            let silence = futures_util::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>();
+            let _ = http2::send(&pace, &mut respond, Response::new(StreamBody::new(silence))).await;
+        }
+        // Counts what it is sent.
+        "/sink" => {
+            let mut bytes = 0;
+            while let Some(frame) = body.frame().await {
+                match frame {
+                    Ok(frame) => bytes += frame.data_ref().map_or(0, Bytes::len),
+                    Err(_) => return,
+                }
+            }
+            let answer = Response::new(Full::new(Bytes::from(bytes.to_string())));
+            let _ = http2::send(&pace, &mut respond, answer).await;
+        }
+        // As many bytes as the path says.
+        path => {
+            let bytes = path[1..].parse().unwrap();
+            let answer = Response::new(Full::new(Bytes::from(vec![7; bytes])));
+            let _ = http2::send(&pace, &mut respond, answer).await;
+        }
+    }
+}
+
+/// A server of one connection, in memory.
+pub(crate) struct Server {
+    pub(crate) flow: Flow,
+    pub(crate) metrics: Metrics,
+    pub(crate) ended: JoinHandle<End>,
+    pub(crate) stop: Stop,
+    pub(crate) tasks: TaskGroup,
+}
+
+impl Server {
+    pub(crate) fn start(flow: Flow, options: Http2Options) -> (Self, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(256 << 10);
+        let metrics = Metrics::new();
+        flow.register_metrics(&metrics).unwrap();
+        let live = flow.open("test", "peer");
+        let calls = Calls {
+            pace: Pace::of(&live),
+        };
+        let (tasks, stop) = (TaskGroup::new(&Stop::new()), Stop::new());
+        let stopped = stop.clone();
+        let ended = tasks.spawn(async move {
+            let cork = Cork::new(ours, Bytes::new());
+            http2::serve(cork, calls, live, &options, &stopped).await
+        });
+        let server = Self {
+            flow,
+            metrics,
+            ended,
+            stop,
+            tasks,
+        };
+        (server, theirs)
+    }
+
+    pub(crate) fn plain() -> (Self, DuplexStream) {
+        Self::start(Flow::default(), Http2Options::default())
+    }
+
+    /// The one connection.
+    pub(crate) fn connection(&self) -> ConnectionSnapshot {
+        self.flow.snapshot().connections.pop().unwrap()
+    }
+
+    /// How it ended.
+    pub(crate) async fn end(&mut self) -> End {
+        let ended = tokio::time::timeout(PATIENCE, &mut self.ended).await;
+        ended.expect("the connection ends").unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn counted(&self, line: &str) {
+        let text = self.metrics.encode();
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+/// A client that behaves.
+pub(crate) struct Client {
+    pub(crate) requests: SendRequest<Bytes>,
+    _tasks: TaskGroup,
+}
+
+impl Client {
+    pub(crate) async fn over(socket: DuplexStream) -> Self {
+        Self::with(socket, &h2::client::Builder::new()).await
+    }
+
+    pub(crate) async fn with(socket: DuplexStream, builder: &h2::client::Builder) -> Self {
+        let (requests, connection) = builder.handshake(socket).await.unwrap();
+        let tasks = TaskGroup::new(&Stop::new());
+        tasks.spawn(connection);
+        Self {
+            requests,
+            _tasks: tasks,
+        }
+    }
+
+    /// Begins a call.
+    pub(crate) async fn begin(
+        &self,
+        path: &str,
+        end: bool,
+    ) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+        let mut ready = self.requests.clone().ready().await.unwrap();
+        ready.send_request(request(path), end).unwrap()
+    }
+
+    /// Sends so many bytes as fast as it may; the answer.
+    pub(crate) async fn upload(&self, path: &str, bytes: usize) -> Result<Bytes, h2::Error> {
+        let (answer, mut stream) = self.begin(path, bytes == 0).await;
+        let sent = if bytes == 0 {
+            Ok(())
+        } else {
+            pour(&mut stream, bytes).await
+        };
+        sent?;
+        read(answer.await?.into_body()).await
+    }
+}
+
+pub(crate) fn request(path: &str) -> Request<()> {
+    Request::post(format!("http://test{path}")).body(()).unwrap()
+}
+
+/// Sends so many bytes, and the end.
+pub(crate) async fn pour(stream: &mut h2::SendStream<Bytes>, mut bytes: usize) -> Result<(), h2::Error> {
+    let chunk = Bytes::from(vec![1; 64 << 10]);
+    while bytes > 0 {
+        stream.reserve_capacity(bytes.min(chunk.len()));
+        let credit = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+        let credit = credit.ok_or(h2::Reason::CANCEL)??;
+        let part = credit.min(bytes).min(chunk.len());
+        bytes -= part;
+        stream.send_data(chunk.slice(..part), bytes == 0)?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn read(mut body: h2::RecvStream) -> Result<Bytes, h2::Error> {
+    let mut all = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+        all.extend_from_slice(&data);
+    }
+    Ok(all.into())
+}
+
+pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("in time")
+}
+
+pub(crate) mod raw {
+    //! Frames, as no library would send them.
+
+    use super::*;
+
+    pub(crate) const DATA: u8 = 0;
+    pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const PRIORITY: u8 = 2;
+    pub(crate) const RST_STREAM: u8 = 3;
+    pub(crate) const SETTINGS: u8 = 4;
+    pub(crate) const PING: u8 = 6;
+    pub(crate) const WINDOW_UPDATE: u8 = 8;
+    pub(crate) const CONTINUATION: u8 = 9;
+    pub(crate) const END_STREAM: u8 = 1;
+    pub(crate) const END_HEADERS: u8 = 4;
+    pub(crate) const ACK: u8 = 1;
+
+    pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend_from_slice(&[kind, flags]);
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    pub(crate) fn update(stream: u32, bytes: u32) -> Vec<u8> {
+        frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
+    }
+
+    /// The preface and settings; the window is that of each stream.
+    pub(crate) fn hello(window: u32) -> Vec<u8> {
+        let mut bytes = http2::PREFACE.to_vec();
+        let mut setting = vec![0, 4];
+        setting.extend_from_slice(&window.to_be_bytes());
+        bytes.extend(frame(SETTINGS, 0, 0, &setting));
+        bytes
+    }
+
+    /// The head of a request: literals that no table remembers.
+    pub(crate) fn head(path: &str) -> Vec<u8> {
+        // ":method: POST", ":scheme: http"; the name ":path" is that of entry 4.
+        let mut block = vec![0x83, 0x86, 0x04, path.len() as u8];
+        block.extend_from_slice(path.as_bytes());
+        block
+    }
+
+    /// A request without a body.
+    pub(crate) fn call(stream: u32, path: &str) -> Vec<u8> {
+        frame(HEADERS, END_HEADERS | END_STREAM, stream, &head(path))
+    }
+
+    /// A frame that came: kind, flags, stream, payload.
+    pub(crate) type Came = (u8, u8, u32, Vec<u8>);
+
+    /// A peer that says what it is told to, and answers only SETTINGS.
+    pub(crate) struct RawPeer {
+        socket: DuplexStream,
+        waiting: Vec<u8>,
+    }
+
+    impl RawPeer {
+        pub(crate) async fn greet(socket: DuplexStream, window: u32) -> Self {
+            let mut peer = Self {
+                socket,
+                waiting: Vec::new(),
+            };
+            peer.say(&hello(window)).await;
+            peer
+        }
+
+        pub(crate) async fn say(&mut self, bytes: &[u8]) {
+            self.socket.write_all(bytes).await.unwrap();
+        }
+
+        /// Says it while reading away what is answered; whether all was taken.
+        pub(crate) async fn flood(&mut self, bytes: &[u8]) -> bool {
+            let (mut reader, mut writer) = tokio::io::split(&mut self.socket);
+            let mut sink = vec![0; 64 << 10];
+            let write = writer.write_all(bytes);
+            let mut write = std::pin::pin!(write);
+            loop {
+                tokio::select! {
+                    written = &mut write => return written.is_ok(),
+                    read = reader.read(&mut sink) => {
+                        if matches!(read, Ok(0) | Err(_)) {
+                            return false;
+                        }
+                    }
+                }
+            }
+        }
+
+        /// The next frame; `None` once the server has closed.
+        pub(crate) async fn next(&mut self) -> Option<Came> {
+            loop {
+                if let Some(came) = self.take() {
+                    return Some(came);
+                }
+                let read = in_time(self.socket.read_buf(&mut self.waiting)).await;
+                if matches!(read, Ok(0) | Err(_)) {
+                    return None;
+                }
+            }
+        }
+
+        /// The next frame of that kind on that stream.
+        pub(crate) async fn next_of(&mut self, kind: u8, stream: u32) -> Came {
+            loop {
+                let came = self.next().await.expect("more frames");
+                if came.0 == SETTINGS && came.1 & ACK == 0 {
+                    self.say(&frame(SETTINGS, ACK, 0, &[])).await;
+                }
+                if (came.0, came.2) == (kind, stream) {
+                    return came;
+                }
+            }
+        }
+
+        fn take(&mut self) -> Option<Came> {
+            let [a, b, c, kind, flags, s0, s1, s2, s3, ..] = self.waiting[..] else {
+                return None;
+            };
+            let len = 9 + u32::from_be_bytes([0, a, b, c]) as usize;
+            if self.waiting.len() < len {
+                return None;
+            }
+            let frame: Vec<u8> = self.waiting.drain(..len).collect();
+            Some((
+                kind,
+                flags,
+                u32::from_be_bytes([s0, s1, s2, s3]),
+                frame[9..].to_vec(),
+            ))
+        }
+    }
+}

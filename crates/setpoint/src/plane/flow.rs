@@ -1,0 +1,19 @@
+//! One flow control for both fronts: one receive budget, one list of connections.
+
+use setpoint_flow::Flow;
+use setpoint_telemetry::Metrics;
+
+use super::{PlaneError, PlaneOptions};
+
+/// Gives both fronts the same one.
+pub(super) fn apply(options: &mut PlaneOptions, metrics: &Metrics) -> Result<(), PlaneError> {
+    let flow = Flow::new(options.flow);
+    flow.register_metrics(metrics)
+        .map_err(|error| PlaneError::Ended {
+            part: "the metrics of connections",
+            detail: error.to_string(),
+        })?;
+    options.etcd.flow = flow.clone();
+    options.api_front.flow = flow;
+    Ok(())
+}

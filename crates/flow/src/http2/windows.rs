@@ -274,7 +274,7 @@ impl Controller {
         } else {
             self.lease.want(wanted).max(self.base)
         };
-        self.announce(stream, granted.min(WINDOW_MAX), link)
+        self.announce(stream, granted.min(WINDOW_MAX), unread, link)
     }
 
     /// Whether too much of the connection's window is unread for all streams to have a large one.
@@ -295,7 +295,7 @@ impl Controller {
         hoarding
     }
 
-    fn announce(&mut self, stream: u64, connection: u64, link: &mut impl SetWindows) -> bool {
+    fn announce(&mut self, stream: u64, connection: u64, unread: u64, link: &mut impl SetWindows) -> bool {
         let mut changed = false;
         if differs(self.stream, stream) && link.streams(narrow(stream)) {
             self.announced += 1;
@@ -308,7 +308,9 @@ impl Controller {
         if !settled && self.gauges.hoarding.load(Ordering::Relaxed) {
             return changed;
         }
-        if differs(self.connection, connection) {
+        let credit = |window: u64| window.saturating_sub(unread);
+        let scarce = credit(self.connection) < credit(connection) / 2;
+        if scarce || differs(self.connection, connection) {
             link.connection(narrow(connection));
             let metrics = self.flow.metrics();
             metrics.window(self.gauges.front, self.connection, connection);

@@ -4,6 +4,8 @@
 //! kills of the released binary under load, random operations beside a real etcd. A part that fails has printed
 //! the one command that repeats it.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{command, root, run, run_command, say, target_dir};
@@ -11,7 +13,20 @@ use crate::shell::{command, root, run, run_command, say, target_dir};
 /// Seeds between two lines of progress.
 const BLOCK: u64 = 20_000;
 
-const USAGE: &str = "soak takes --seeds A..B, --minutes N, --crashes N, --differential OPS";
+const USAGE: &str =
+    "soak takes --seeds A..B, --minutes N, --crashes N, --differential OPS, --plant NAME; see --help";
+
+const HELP: &str = "\
+cargo xtask soak: what CI does for minutes, as long as one likes
+
+  --minutes N         simulate new seeds for so long (10)
+  --seeds A..B        simulate these seeds instead
+  --crashes N         kill the released binary so often under load (1000); 0 leaves it out
+  --differential OPS  run so many random operations here and on a real etcd (0); needs `cargo xtask conformance etcdctl`
+  --plant NAME        plant a bug and see that the simulation finds it, and nothing else; all: each of them in turn
+
+A part that fails prints the one command that repeats it.
+";
 
 /// What to do, and how much of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +37,8 @@ struct Plan {
     minutes: u64,
     crashes: u64,
     differential: u64,
+    /// A planted bug to be found, or `all` of them.
+    plant: Option<String>,
 }
 
 impl Plan {
@@ -33,6 +50,7 @@ impl Plan {
             minutes: 10,
             crashes: 1_000,
             differential: 0,
+            plant: None,
         };
         let mut args = args.iter();
         while let Some(flag) = args.next() {
@@ -48,6 +66,7 @@ impl Plan {
                 "--minutes" => plan.minutes = number()?,
                 "--crashes" => plan.crashes = number()?,
                 "--differential" => plan.differential = number()?,
+                "--plant" => plan.plant = Some(value.clone()),
                 "--seeds" => {
                     let (from, to) = value
                         .split_once("..")
@@ -64,7 +83,14 @@ impl Plan {
 
 /// Runs the parts.
 pub(crate) fn soak(args: &[String]) -> Result<()> {
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        say(HELP.trim_end());
+        return Ok(());
+    }
     let plan = Plan::parse(args)?;
+    if let Some(plant) = &plan.plant {
+        return find(plant);
+    }
     simulate(&plan)?;
     if plan.crashes > 0 || plan.differential > 0 {
         run("cargo", &["build", "--release", "--package", "setpoint"])?;
@@ -80,19 +106,7 @@ fn simulate(plan: &Plan) -> Result<()> {
     let mut from = plan.first_seed;
     while plan.end_seed.map_or_else(|| !is_over(), |end| from < end) {
         let to = plan.end_seed.unwrap_or(u64::MAX).min(from + BLOCK);
-        let test = [
-            "test",
-            "--release",
-            "--quiet",
-            "--package",
-            "setpoint-store",
-            "--test",
-            "main",
-            "simulation::whatever",
-            "--",
-            "--nocapture",
-        ];
-        let mut command = command("cargo", &test);
+        let mut command = simulation("whatever");
         run_command(command.env("SETPOINT_SEEDS", format!("{from}..{to}")))?;
         say(&format!(
             "soak: seeds {}..{to} fine after {:.0} s",
@@ -102,6 +116,33 @@ fn simulate(plan: &Plan) -> Result<()> {
         from = to;
     }
     Ok(())
+}
+
+/// Plants bugs and has them found.
+fn find(plant: &str) -> Result<()> {
+    let mut command = simulation("plants");
+    if plant != "all" {
+        command.env("SETPOINT_PLANT", plant);
+    }
+    run_command(&mut command)
+}
+
+/// Tests of the store's simulation whose names begin so.
+fn simulation(name: &str) -> Command {
+    let tests = format!("simulation::{name}");
+    let test = [
+        "test",
+        "--release",
+        "--quiet",
+        "--package",
+        "setpoint-store",
+        "--test",
+        "main",
+        &tests,
+        "--",
+        "--nocapture",
+    ];
+    command("cargo", &test)
 }
 
 fn crash(crashes: u64) -> Result<()> {
@@ -171,6 +212,7 @@ mod tests {
 
     #[test]
     fn a_plan_says_what_is_wrong_with_it() {
+        assert_eq!(parse("--plant all").unwrap().plant.as_deref(), Some("all"));
         let plan = parse("--seeds 5..9 --crashes 0 --differential 1000000").unwrap();
         assert_eq!(
             (plan.first_seed, plan.end_seed, plan.crashes, plan.differential),

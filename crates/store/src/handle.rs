@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::core::check;
 use crate::core::index::Version;
-use crate::engine::{self, Command, Engine, Proposal, Reply, Scan, Shared};
+use crate::engine::{self, Command, Engine, Proposal, Reply, Rests, Scan, Shared};
 use crate::error::{Error, OpenError};
 use crate::options::Options;
 use crate::snapshot::{self, Dump, KvHash, Snapshot};
@@ -21,7 +21,7 @@ use crate::watch::WatchStream;
 pub struct Store {
     engine: Arc<Engine>,
     /// See [`Store::expecting`].
-    expect: Option<MetaWrite>,
+    rests: Option<Arc<Rests>>,
 }
 
 impl Store {
@@ -33,13 +33,13 @@ impl Store {
         // The log carries no calendar time: order is the revision's business.
         drop(clock);
         let engine = Arc::new(engine::open(options, disk)?);
-        Ok(Self { engine, expect: None })
+        Ok(Self { engine, rests: None })
     }
 
     #[cfg(feature = "simulation")]
     pub(crate) fn over(engine: Engine) -> Self {
         let engine = Arc::new(engine);
-        Self { engine, expect: None }
+        Self { engine, rests: None }
     }
 
     #[cfg(feature = "simulation")]
@@ -55,9 +55,17 @@ impl Store {
     /// is refused with [`Error::FactChanged`]. So a permission that was taken away is never used afterwards.
     #[must_use]
     pub fn expecting(&self, fact: MetaWrite) -> Self {
+        self.resting(Rests {
+            fact,
+            may_write: None,
+        })
+    }
+
+    /// As [`Store::expecting`], and the keys of leases that a write uses must pass too.
+    pub(crate) fn resting(&self, rests: Rests) -> Self {
         Self {
             engine: Arc::clone(&self.engine),
-            expect: Some(fact),
+            rests: Some(Arc::new(rests)),
         }
     }
 
@@ -359,7 +367,7 @@ impl Store {
         let proposal = Proposal {
             command: command(reply),
             trace,
-            expect: self.expect.clone(),
+            rests: self.rests.clone(),
             bytes,
         };
         self.shared().queue.push(proposal).inspect_err(|_| {

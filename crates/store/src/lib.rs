@@ -19,6 +19,7 @@ mod handle;
 mod log;
 mod metrics;
 mod options;
+mod plant;
 mod point;
 mod remote;
 mod seam;

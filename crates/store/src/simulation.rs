@@ -14,6 +14,7 @@ use crate::engine::{self, Janitor, Sequencer, Ticker};
 use crate::error::{Error, OpenError};
 use crate::handle::Store;
 use crate::options::Options;
+pub use crate::plant::{Plant, plant};
 pub use crate::point::{Hook, Point, set_hook};
 use crate::types::{Event, Revision};
 

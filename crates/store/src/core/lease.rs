@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::plant::{self, Plant};
+
 /// Length of a tick.
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks in a turn of the wheel: 256 s. Entries further away are looked at once a turn.
@@ -134,7 +136,8 @@ impl Leases {
             if lease.armed != armed || lease.ended {
                 continue;
             }
-            if lease.deadline <= now {
+            let early = Duration::from_secs(plant::has(Plant::EarlyExpiry).into());
+            if lease.deadline <= now + early {
                 lease.ended = true;
                 self.due.push(id);
             } else {

@@ -22,6 +22,7 @@ use crate::core::meta::MetaRef;
 use crate::core::record::{Kind, OpRef};
 use crate::log::files::{Segment, is_full};
 use crate::log::rewrite::{self, Keep, Moved, Plan};
+use crate::plant::{self, Plant};
 use crate::point::{self, Point};
 
 /// Time between two looks for candidates.
@@ -284,6 +285,9 @@ impl Reachable<'_> {
 
 impl Keep for Reachable<'_> {
     fn op(&self, revision: i64, op: &OpRef<'_>) -> bool {
+        if plant::has(Plant::LostDeletion) && matches!(op, OpRef::Delete { .. }) {
+            return false;
+        }
         if revision >= self.floor {
             return true;
         }

@@ -14,6 +14,7 @@ use crate::core::index::Version;
 use crate::log::checkpoint;
 use crate::log::files::Table;
 use crate::log::recover::Saved;
+use crate::plant::{self, Plant};
 use crate::point::{self, Point};
 
 /// Time between two rounds.
@@ -182,6 +183,9 @@ fn write(shared: &Shared, meta: &Meta, table: &Table) -> io::Result<u64> {
                 .chain([newest])
                 .take_while(|version| version.modified <= meta.revision);
             versions.extend(until.copied());
+            if plant::has(Plant::TornCheckpoint) && versions.len() > 1 {
+                versions.pop();
+            }
             for version in &mut versions {
                 // Versions up to the tip lie in the segments there were then.
                 version.at.file = positions.get(&version.at.file).copied().unwrap_or(0);

@@ -1,6 +1,7 @@
 //! The running store: threads, queues and locks around the pure core.
 //!
 //! - `sequencer`: the one thread that writes. Evaluates, encodes, syncs, publishes, acknowledges.
+//!   `rests`: whether what a proposal was checked against is still so when its turn comes.
 //! - `reader`: reads on the caller's thread, under short read locks; `scan`: wide ones, piece by piece.
 //! - `history`: events for watchers that lag.
 //! - `room`: quota and alarms.
@@ -14,6 +15,7 @@ mod open;
 mod publish;
 mod queue;
 mod reader;
+mod rests;
 mod room;
 mod scan;
 mod sequencer;
@@ -23,6 +25,7 @@ mod ticker;
 pub(crate) use open::{Engine, open};
 pub(crate) use queue::{Command, Proposal, Reply};
 pub(crate) use reader::{holds_few, range, range_within, read_only_txn};
+pub(crate) use rests::{MayWrite, Rests};
 pub(crate) use scan::Scan;
 pub(crate) use shared::{Pin, Shared, Tip};
 #[cfg(feature = "simulation")]

@@ -20,6 +20,7 @@ use crate::log::recover::recover;
 use crate::log::spare::SpareSlot;
 use crate::log::writer::Writer;
 use crate::options::Options;
+use crate::plant::{self, Plant};
 use crate::watch::Hub;
 
 /// The dispatcher hands out pointers: what it does is short, and watchers wait for it.
@@ -82,12 +83,13 @@ pub(crate) fn prepare(options: Options, disk: Arc<dyn Disk>) -> Result<(Engine, 
     )
     .map_err(failed("begin a segment in", &dir))?;
     let (segment, offset) = writer.position();
+    let again = i64::from(plant::has(Plant::DuplicateRevision) && state.revision > 1);
     let start = Start {
         index: state.index,
         leases: state.leases,
         tables: state.tables,
         tip: Tip {
-            revision: state.revision,
+            revision: state.revision - again,
             log_index: state.log_index,
             segment,
             offset,

@@ -15,6 +15,7 @@ use crate::core::record::{self, OpRef};
 use crate::core::select::kv;
 use crate::log::hot::HotBatch;
 use crate::log::writer::Appended;
+use crate::plant::{self, Plant};
 use crate::point::{self, Point};
 use crate::types::{Event, EventKind, KeyValue, Revision};
 
@@ -199,6 +200,9 @@ impl Source {
             }
             Ok(true)
         });
+        if plant::has(Plant::ReorderedEvent) && events.len() > 1 {
+            events.swap(0, 1);
+        }
         events
     }
 

@@ -1,16 +1,16 @@
 //! The line in front of the sequencer.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use setpoint_base::TraceContext;
 use tokio::sync::oneshot;
 
+use super::rests::Rests;
 use crate::error::Error;
-use crate::types::{
-    Delete, DeleteResult, LeaseId, MetaTxn, MetaWrite, Put, PutResult, Revision, Txn, TxnResult,
-};
+use crate::types::{Delete, DeleteResult, LeaseId, MetaTxn, Put, PutResult, Revision, Txn, TxnResult};
 
 /// How often the sequencer looks at the line before it sleeps: waking a sleeping thread costs more than
 /// 30 µs on a virtual machine, so a short wait is cheaper awake.
@@ -37,8 +37,8 @@ pub(crate) enum Command {
 pub(crate) struct Proposal {
     pub(crate) command: Command,
     pub(crate) trace: Option<TraceContext>,
-    /// What a side table must say when the proposal's turn comes.
-    pub(crate) expect: Option<MetaWrite>,
+    /// What must still be so when the proposal's turn comes.
+    pub(crate) rests: Option<Arc<Rests>>,
     /// What it counts for in the line.
     pub(crate) bytes: usize,
 }
@@ -153,7 +153,7 @@ mod tests {
         Proposal {
             command: Command::Expire(vec![]),
             trace: None,
-            expect: None,
+            rests: None,
             bytes,
         }
     }

@@ -14,6 +14,7 @@ use crate::core::index::{Index, Location};
 use crate::core::overlay::Overlay;
 use crate::core::select::{Found, Values, finish, wanted, weight};
 use crate::error::Error;
+use crate::plant::{self, Plant};
 use crate::point::{self, Point};
 use crate::types::{KeyRange, Range, RangeResult, Txn, TxnResult};
 
@@ -41,7 +42,8 @@ pub(crate) fn range_within(
     let current = shared.committed();
     let floor = shared.floor();
     let asked = read_revision(range, current, floor)?;
-    let revision = asked.unwrap_or(current);
+    let stale = i64::from(plant::has(Plant::StaleRead));
+    let revision = asked.unwrap_or((current - stale).max(floor));
     let wanted = wanted(range);
     let latest = revision == current;
     let mut count = latest.then(|| index.count(&range.keys) as i64);

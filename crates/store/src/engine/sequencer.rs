@@ -181,10 +181,9 @@ impl Draft {
             refuse(proposal.command, error);
             return;
         }
-        if let Some(expect) = &proposal.expect
-            && !self
-                .tables
-                .holds(&shared.tables.read(), std::slice::from_ref(expect))
+        let so_far = (&self.tables, &self.overlay);
+        if let Some(rests) = &proposal.rests
+            && !rests.hold(shared, so_far, self.revision, &proposal.command)
         {
             refuse(proposal.command, Error::FactChanged);
             return;

@@ -120,7 +120,7 @@ impl Ending {
         let proposal = Proposal {
             command: Command::Expire(self.next.clone()),
             trace: None,
-            expect: None,
+            rests: None,
             bytes: 0,
         };
         // What the line has no room for waits for the next step.
@@ -147,7 +147,7 @@ fn raise(shared: &Shared) {
     let _ = shared.queue.push(Proposal {
         command: Command::Meta(MetaTxn::new(vec![write]), reply),
         trace: None,
-        expect: None,
+        rests: None,
         bytes: 0,
     });
 }

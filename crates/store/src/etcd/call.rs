@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use super::auth::{self, Access, Caller};
 use super::connection::Client;
+use super::contest::Asker;
 use super::gateway::{Answers, Requests};
 use super::inbound::{Inbound, Source};
 use super::method::{METHODS, Method};
@@ -206,9 +207,14 @@ async fn receive_and_wait(
         .ok_or_else(|| Status::internal("unexpected EOF"))?;
     let access = shared.auth.access(caller);
     access.gate(&shared.store, method, &request)?;
+    let asker = Asker {
+        shared,
+        caller,
+        trace,
+    };
     match method {
-        Method::Lock => lock::lock(shared, request, trace).await,
-        Method::Campaign => election::campaign(shared, request, trace).await,
+        Method::Lock => lock::lock(asker, request).await,
+        Method::Campaign => election::campaign(asker, request).await,
         Method::Hash => snapshot::hash_all(shared).await,
         Method::HashKv => snapshot::hash_kv(shared, request).await,
         method => Err(unimplemented(method)),
@@ -246,6 +252,14 @@ impl Call {
     /// What the caller may do now.
     pub(super) fn access(&self) -> Access {
         self.shared.auth.access(&self.caller)
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        Asker {
+            shared: &self.shared,
+            caller: &self.caller,
+            trace: self.trace,
+        }
     }
 
     fn start(
@@ -339,10 +353,10 @@ impl Call {
             Method::Defragment => Ok(maintenance::defragment(shared)),
             Method::Downgrade => maintenance::downgrade(shared, request),
             Method::Status => maintenance::status(shared),
-            Method::Unlock => lock::unlock(shared, request, trace).await,
-            Method::Proclaim => election::proclaim(shared, request, trace).await,
+            Method::Unlock => lock::unlock(self.asker(), request).await,
+            Method::Proclaim => election::proclaim(self.asker(), request).await,
             Method::Leader => election::leader(shared, request).await,
-            Method::Resign => election::resign(shared, request, trace).await,
+            Method::Resign => election::resign(self.asker(), request).await,
             Method::HealthCheck => health::check(request),
             method if method.is_auth() => auth::serve(shared, method, request, access).await,
             method => Err(unimplemented(method)),

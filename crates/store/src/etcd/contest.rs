@@ -13,19 +13,22 @@ use bytes::{BufMut, Bytes, BytesMut};
 use setpoint_base::TraceContext;
 use tonic::{Code, Status};
 
+use super::auth::Caller;
 use super::server::Shared;
 use super::waits::{Leftover, Place};
 use super::{convert, status, wide};
 use crate::Error;
 use crate::types::{
     Compare, CompareTarget, KeyRange, KeyValue, LeaseId, Op, OpResult, Put, PutLease, Range, Relation,
-    Revision, SortTarget, Txn, WatchSpec, WatchUpdate,
+    Revision, SortTarget, Txn, TxnResult, WatchSpec, WatchUpdate,
 };
 
 /// Seconds that a lease made for a caller without one lasts (`client/v3/concurrency/session.go`).
 const SESSION_TTL: i64 = 60;
 /// With more contenders than this, looking for the one before leaves the worker thread.
 const INLINE_KEYS_MAX: i64 = 500;
+/// How often a transaction is tried while users and roles change under it.
+const TRIES: usize = 16;
 
 /// Someone who takes turns.
 pub(super) struct Contender {
@@ -40,14 +43,47 @@ pub(super) struct Contender {
     rivals: KeyRange,
 }
 
+/// Who calls. Asked anew at each step what it may do: waiting takes long, and rights change.
+#[derive(Clone, Copy)]
+pub(super) struct Asker<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) caller: &'a Caller,
+    pub(super) trace: Option<TraceContext>,
+}
+
+impl Asker<'_> {
+    /// Runs a transaction under the rights that hold when it is decided.
+    pub(super) async fn txn(&self, txn: Txn) -> Result<TxnResult, Status> {
+        for _ in 0..TRIES {
+            let access = self.shared.auth.access(self.caller);
+            access
+                .txn(&self.shared.store, &txn)
+                .map_err(|error| as_client(error.into()))?;
+            let store = access.store(&self.shared.store);
+            match store.txn(txn.clone(), self.trace).await {
+                // Users, roles or a lease changed while it waited in line.
+                Err(Error::FactChanged) => (),
+                done => return done.map_err(|error| told(&error)),
+            }
+        }
+        Err(told(&Error::FactChanged))
+    }
+
+    /// Whether these keys may be read now.
+    fn may_read(&self, keys: &KeyRange) -> Result<(), Status> {
+        let access = self.shared.auth.access(self.caller);
+        access.range(keys).map_err(|error| as_client(error.into()))
+    }
+}
+
 /// Enters the line of `name`. From then on `place` owes the key, or the lease when it was made here.
 pub(super) async fn enter(
-    shared: &Arc<Shared>,
+    asker: Asker<'_>,
     place: &mut Place,
     (name, lease): (&[u8], i64),
     value: Bytes,
-    trace: Option<TraceContext>,
 ) -> Result<Contender, Status> {
+    let shared = asker.shared;
     let given = convert::lease_id(lease);
     let lease = session(shared, given).await?;
     if given.is_none() {
@@ -60,12 +96,7 @@ pub(super) async fn enter(
     if given.is_some() {
         place.owes(Leftover::Key(key.clone(), Relation::Greater, before));
     }
-    let entry = entry(&key, lease, value);
-    let entered = shared
-        .store
-        .txn(entry, trace)
-        .await
-        .map_err(|error| told(&error))?;
+    let entered = asker.txn(entry(&key, lease, value)).await?;
     let found = match entered.results.into_iter().next() {
         Some(OpResult::Range(range)) => range.kvs.into_iter().next(),
         _ => None,
@@ -118,8 +149,10 @@ pub(super) fn created(key: &Bytes, revision: i64) -> Compare {
 
 impl Contender {
     /// Waits for the turn. `Some` revision at which it came; `None` when the own key is gone.
-    pub(super) async fn turn(&self, shared: &Arc<Shared>) -> Result<Option<Revision>, Status> {
+    pub(super) async fn turn(&self, asker: Asker<'_>) -> Result<Option<Revision>, Status> {
+        let shared = asker.shared;
         loop {
+            asker.may_read(&self.rivals)?;
             let Some(seen) = self.is_in_line(shared)? else {
                 return Ok(None);
             };

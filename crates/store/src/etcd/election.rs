@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use setpoint_base::TraceContext;
 use setpoint_proto::v3electionpb as pb;
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::call::Call;
-use super::contest::{self, told};
+use super::contest::{self, Asker, told};
 use super::outbound::Gone;
 use super::server::Shared;
 use super::waits::removal;
@@ -21,24 +20,20 @@ use crate::types::{
 };
 
 /// Campaign: returns once elected. Dropping the call withdraws the candidate.
-pub(super) async fn campaign(
-    shared: &Arc<Shared>,
-    request: Bytes,
-    trace: Option<TraceContext>,
-) -> Result<Reply, Status> {
-    let request: pb::CampaignRequest = convert::decode(request)?;
+pub(super) async fn campaign(asker: Asker<'_>, request: Bytes) -> Result<Reply, Status> {
+    let (request, shared): (pb::CampaignRequest, _) = (convert::decode(request)?, asker.shared);
     let mut place = shared.waits.place()?;
     let name = (&request.name[..], request.lease);
-    let candidate = contest::enter(shared, &mut place, name, request.value.clone(), trace).await?;
+    let candidate = contest::enter(asker, &mut place, name, request.value.clone()).await?;
     if candidate
         .found
         .as_ref()
         .is_some_and(|value| *value != request.value)
     {
         let key = (candidate.key.clone(), candidate.created.0, candidate.lease);
-        announce(shared, key, request.value, trace).await?;
+        announce(asker, key, request.value).await?;
     }
-    if candidate.turn(shared).await?.is_none() {
+    if candidate.turn(asker).await?.is_none() {
         return Err(not_leader());
     }
     place.settle();
@@ -54,15 +49,11 @@ pub(super) async fn campaign(
 }
 
 /// Proclaim: the leader's new value, while it is the leader.
-pub(super) async fn proclaim(
-    shared: &Arc<Shared>,
-    request: Bytes,
-    trace: Option<TraceContext>,
-) -> Result<Reply, Status> {
-    let request: pb::ProclaimRequest = convert::decode(request)?;
+pub(super) async fn proclaim(asker: Asker<'_>, request: Bytes) -> Result<Reply, Status> {
+    let (request, shared): (pb::ProclaimRequest, _) = (convert::decode(request)?, asker.shared);
     let leader = request.leader.ok_or_else(no_leader_key)?;
     let lease = contest::session(shared, convert::lease_id(leader.lease)).await?;
-    let revision = announce(shared, (leader.key, leader.rev, lease), request.value, trace).await?;
+    let revision = announce(asker, (leader.key, leader.rev, lease), request.value).await?;
     Ok(Reply::Whole(wire::message(&pb::ProclaimResponse {
         header: Some(shared.header(revision)),
     })))
@@ -70,12 +61,11 @@ pub(super) async fn proclaim(
 
 /// Writes a value, if the key is the one created at that revision.
 async fn announce(
-    shared: &Arc<Shared>,
+    asker: Asker<'_>,
     (key, created, lease): (Bytes, i64, LeaseId),
     value: Bytes,
-    trace: Option<TraceContext>,
 ) -> Result<Revision, Status> {
-    shared.may_write(&KeyRange::Key(key.clone()))?;
+    asker.shared.may_write(&KeyRange::Key(key.clone()))?;
     let put = Put {
         lease: PutLease::Set(Some(lease)),
         ..Put::new(key.clone(), value)
@@ -85,7 +75,7 @@ async fn announce(
         success: vec![Op::Put(put)],
         failure: Vec::new(),
     };
-    let result = shared.store.txn(txn, trace).await.map_err(|error| told(&error))?;
+    let result = asker.txn(txn).await?;
     if result.succeeded {
         Ok(result.revision)
     } else {
@@ -94,16 +84,12 @@ async fn announce(
 }
 
 /// Resign: who is not the leader any more has nothing to give up, and no error.
-pub(super) async fn resign(
-    shared: &Arc<Shared>,
-    request: Bytes,
-    trace: Option<TraceContext>,
-) -> Result<Reply, Status> {
-    let request: pb::ResignRequest = convert::decode(request)?;
+pub(super) async fn resign(asker: Asker<'_>, request: Bytes) -> Result<Reply, Status> {
+    let (request, shared): (pb::ResignRequest, _) = (convert::decode(request)?, asker.shared);
     let leader = request.leader.ok_or_else(no_leader_key)?;
     shared.may_write(&KeyRange::Key(leader.key.clone()))?;
     let txn = removal(&leader.key, Relation::Equal, Revision(leader.rev));
-    let result = shared.store.txn(txn, trace).await.map_err(|error| told(&error))?;
+    let result = asker.txn(txn).await?;
     Ok(Reply::Whole(wire::message(&pb::ResignResponse {
         header: Some(shared.header(result.revision)),
     })))
@@ -132,6 +118,9 @@ pub(super) async fn observe(call: &mut Call) -> Result<(), Status> {
     let request: pb::LeaderRequest = convert::decode(request)?;
     call.outbound.greet().map_err(cancelled)?;
     loop {
+        // It may go on for days, and rights change meanwhile.
+        let may = call.access().range(&contest::rivals(&request.name));
+        may.map_err(|error| contest::as_client(error.into()))?;
         let (mut revision, found) = contest::holder(&call.shared, &request.name).await?;
         let leader = match found {
             Some(leader) => leader,

@@ -54,11 +54,13 @@ pub(super) async fn revoke(shared: &Arc<Shared>, request: Bytes, access: &Access
 /// LeaseTimeToLive: a lease that is gone is no error, its TTL is -1.
 pub(super) fn time_to_live(shared: &Arc<Shared>, request: Bytes, access: &Access) -> Result<Reply, Status> {
     let request: pb::LeaseTimeToLiveRequest = convert::decode(request)?;
-    if request.keys {
-        access.lease_reads(&shared.store, LeaseId(request.id))?;
-    }
     let header = Some(shared.header(shared.store.revision()));
-    let response = match shared.store.lease(LeaseId(request.id), request.keys) {
+    let lease = shared.store.lease(LeaseId(request.id), request.keys);
+    if request.keys {
+        // The keys that are told, not those that it had a moment before.
+        access.sees(lease.as_ref().map_or(&[], |lease| &lease.keys))?;
+    }
+    let response = match lease {
         Some(lease) => pb::LeaseTimeToLiveResponse {
             header,
             id: request.id,

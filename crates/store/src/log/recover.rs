@@ -22,6 +22,7 @@ use crate::core::lease::Leases;
 use crate::core::meta::Tables;
 use crate::core::record::{Bad, Kind, OpRef, Record};
 use crate::error::OpenError;
+use crate::plant::{self, Plant};
 use crate::point::{self, Point};
 
 /// The number of a file that is not there any more.
@@ -75,6 +76,7 @@ impl State {
             Kind::Revision => (),
             Kind::Compact { floor } => self.floor = self.floor.max(floor),
             Kind::Grant { id, ttl } => self.leases.grant(id, ttl, now),
+            Kind::Revoke { .. } if plant::has(Plant::RevivedLease) => (),
             Kind::Revoke { id } => drop(self.leases.revoke(id)),
             Kind::Meta => (),
         }

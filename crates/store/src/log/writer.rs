@@ -12,6 +12,7 @@ use super::recover::Next;
 use super::spare::{Spare, SpareSlot, prepare};
 use crate::core::header::{HEADER, Header, file_name};
 use crate::core::record::Encoder;
+use crate::plant::{self, Plant};
 use crate::point::{self, Point};
 
 /// The end of the log.
@@ -114,10 +115,10 @@ impl Writer {
         written.map_err(|error| failed("write", &segment, &error))?;
         point::hit(Point::Written);
         let started = Instant::now();
-        segment
-            .file
-            .sync_data()
-            .map_err(|error| failed("sync", &segment, &error))?;
+        if !plant::has(Plant::LostWrite) {
+            let synced = segment.file.sync_data();
+            synced.map_err(|error| failed("sync", &segment, &error))?;
+        }
         let sync = started.elapsed();
         segment.end.store(base + len, Ordering::Release);
         Ok(Appended {
@@ -216,7 +217,9 @@ fn start(files: &Files, spare: Spare, header: Header) -> io::Result<(Arc<Segment
     let path = files.path(&file_name(header.id, header.generation));
     files.disk.rename(&spare.path, &path)?;
     point::hit(Point::SegmentNamed);
-    files.disk.sync_dir(&files.dir)?;
+    if !plant::has(Plant::SkippedSync) {
+        files.disk.sync_dir(&files.dir)?;
+    }
     let segment = Arc::new(Segment::new(
         files.next_number(),
         header,

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::index::{Index, NONE};
 use super::mailbox::{Mailbox, Name, Parcel, Pushed, Room};
 use super::slab::Slab;
+use crate::plant::{self, Plant};
 use crate::types::{Event, EventKind, KeyRange, Revision};
 
 /// Which kinds of events a watcher wants.
@@ -206,6 +207,9 @@ impl Registry {
                 match watcher.mailbox.push(watcher.name, &parcel, self.room) {
                     Pushed::In { wake: true } => wake.push(Arc::clone(&watcher.mailbox)),
                     Pushed::In { wake: false } => (),
+                    Pushed::Full if plant::has(Plant::LostEvent) => {
+                        self.turn_into_cursor(key, first.next(), wake);
+                    }
                     Pushed::Full => self.turn_into_cursor(key, first, wake),
                 }
             }

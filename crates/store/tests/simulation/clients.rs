@@ -234,7 +234,8 @@ impl Inventor {
         self.values += 1;
         let mut value = self.values.to_string().into_bytes();
         let len = if self.wasteful || rng.u8(..6) == 0 {
-            rng.usize(..1_500)
+            // Three of them fit into a request.
+            rng.usize(..1_200)
         } else {
             rng.usize(..60)
         };

@@ -10,6 +10,8 @@ use tonic::metadata::MetadataValue;
 
 use super::*;
 
+mod waits;
+
 const DENIED: &str = "etcdserver: permission denied";
 const INVALID: &str = "etcdserver: invalid auth token";
 const OLD: &str = "etcdserver: revision of auth store is old";

@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::error::AuthError;
 use super::policy::{Policy, Verb};
 use crate::Store;
+use crate::engine::{MayWrite, Rests};
 use crate::types::{Delete, KeyRange, LeaseId, Op, Put, PutLease, Txn};
 
 /// What a request may rest on.
@@ -32,11 +35,29 @@ pub(in crate::etcd) struct User {
 
 type Checked = Result<(), AuthError>;
 
+impl User {
+    /// What keys of leases must pass; nothing for an administrator.
+    fn may_write(&self) -> Option<MayWrite> {
+        if self.policy.admin(&self.name).is_ok() {
+            return None;
+        }
+        let (policy, name) = (Arc::clone(&self.policy), Arc::clone(&self.name));
+        Some(Arc::new(move |key| {
+            let key = KeyRange::Key(Bytes::copy_from_slice(key));
+            policy.permits(&name, Verb::Write, &key).is_ok()
+        }))
+    }
+}
+
 impl Access {
-    /// The store, for writes of this caller: they are refused if the policy has changed when their turn comes.
+    /// The store, for writes of this caller: they are refused if, when their turn comes, the policy has changed or a lease
+    /// they use has got a key that is not the caller's to write.
     pub(in crate::etcd) fn store<'a>(&self, store: &'a Store) -> Cow<'a, Store> {
         match self {
-            Self::User(user) => Cow::Owned(store.expecting(user.policy.fact())),
+            Self::User(user) => Cow::Owned(store.resting(Rests {
+                fact: user.policy.fact(),
+                may_write: user.may_write(),
+            })),
             _ => Cow::Borrowed(store),
         }
     }
@@ -173,14 +194,26 @@ impl Access {
         self.lease(store, lease, Verb::Read)
     }
 
+    /// Whether the caller may see these keys of a lease.
+    pub(in crate::etcd) fn sees(&self, keys: &[Bytes]) -> Checked {
+        self.each(keys, Verb::Read)
+    }
+
     fn lease(&self, store: &Store, lease: LeaseId, verb: Verb) -> Checked {
         if matches!(self, Self::Open) || self.admin().is_ok() {
             return Ok(());
         }
+        let keys = store.lease(lease, true).map(|lease| lease.keys);
+        self.each(&keys.unwrap_or_default(), verb)
+    }
+
+    fn each(&self, keys: &[Bytes], verb: Verb) -> Checked {
+        if matches!(self, Self::Open) || self.admin().is_ok() {
+            return Ok(());
+        }
         self.named()?;
-        let keys = store.lease(lease, true).into_iter().flat_map(|lease| lease.keys);
         for key in keys {
-            self.keys(verb, &KeyRange::Key(key))?;
+            self.keys(verb, &KeyRange::Key(key.clone()))?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use setpoint_base::Disk as _;
 use setpoint_store::simulation::{Point, Simulated, Worker, set_hook};
 use setpoint_store::types::{Range, Revision};
 use setpoint_store::{OpenError, Options};
@@ -63,6 +64,8 @@ pub(super) struct World {
     known: Cell<(i64, i64)>,
     /// By lease: before this its time cannot be over.
     leases: RefCell<BTreeMap<i64, Instant>>,
+    /// Grants that were sent and not refused, in order: the lease, and before when its time cannot be over.
+    grants: RefCell<Vec<(i64, Instant)>>,
     /// By request in flight: when it was called.
     called: RefCell<BTreeMap<u64, Instant>>,
     next_name: Cell<u64>,
@@ -134,6 +137,7 @@ impl World {
             log: RefCell::default(),
             known: Cell::new((1, -1)),
             leases: RefCell::default(),
+            grants: RefCell::default(),
             called: RefCell::default(),
             next_name: Cell::new(clients),
             points: RefCell::default(),
@@ -271,6 +275,10 @@ impl World {
             ..Options::new(PathBuf::from("/data"))
         };
         let disk = self.disk.borrow().clone();
+        if self.chance(|rng| rng.u8(..6) == 0) {
+            // The log alone says everything; often there is no checkpoint yet, or the power is off.
+            let _ = disk.remove(&PathBuf::from("/data/checkpoint"));
+        }
         match Simulated::open(options, Arc::new(disk.clone())) {
             Ok(store) => *self.store.borrow_mut() = Some(Rc::new(store)),
             Err(error) => {
@@ -380,13 +388,20 @@ impl World {
     fn advance(&self, step: Duration) {
         self.runtime.block_on(tokio::time::advance(step));
         let now = Instant::now();
-        self.leases.borrow_mut().retain(|id, end| {
-            let over = *end <= now;
-            if over {
-                self.history.borrow_mut().may_happen(Request::Expire(*id));
+        let (mut leases, mut grants) = (self.leases.borrow_mut(), self.grants.borrow_mut());
+        while let Some((id, end)) = leases
+            .iter()
+            .find(|(_, end)| **end <= now)
+            .map(|(id, end)| (*id, *end))
+        {
+            self.history.borrow_mut().may_happen(Request::Expire(id));
+            leases.remove(&id);
+            // A grant that arrived late began another life of that lease, which ends by itself too.
+            grants.retain(|(of, bound)| *of != id || *bound > end);
+            if let Some((_, bound)) = grants.iter().find(|(of, _)| *of == id) {
+                leases.insert(id, *bound);
             }
-            !over
-        });
+        }
     }
 
     /// Takes down what became visible. Whether it could be read.
@@ -468,6 +483,7 @@ impl World {
             let mut leases = self.leases.borrow_mut();
             let end = leases.entry(id).or_insert(now + ttl());
             *end = (*end).min(now + ttl());
+            self.grants.borrow_mut().push((id, now + ttl()));
         }
         self.called.borrow_mut().insert(name, now);
         let call = self.history.borrow_mut().call(name, request.clone());
@@ -489,6 +505,10 @@ impl World {
             let mut leases = self.leases.borrow_mut();
             let bound = leases.entry(*id).or_insert(end);
             *bound = (*bound).max(end);
+        }
+        if let (Request::Grant(id), Answer::Refused(_)) = (request, &answer) {
+            let refused = (*id, self.called.borrow()[&name] + ttl());
+            self.grants.borrow_mut().retain(|grant| *grant != refused);
         }
         self.check_past(request, &answer);
         self.history.borrow_mut().answered(name, call, answer);

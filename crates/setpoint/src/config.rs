@@ -28,6 +28,10 @@ impl Setting {
     pub(crate) const fn new(name: &'static str, env: &'static str) -> Self {
         Self { name, env }
     }
+
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
 }
 
 const DATA_DIR: &str = "data-dir";
@@ -83,6 +87,9 @@ const SETTINGS: [Setting; 10] = [
         env: "SETPOINT_LIMITS",
     },
 ];
+
+/// What is said about the embedded store, beside its front's and its own pages of settings.
+const EMBEDDED_ONLY: [&str; 4] = [ETCD_LISTEN, ETCD_WRITES_REGISTRY, QUOTA, NO_SPACE_MANUAL];
 
 /// All settings, those of the front and the store last.
 fn settings() -> impl Iterator<Item = &'static Setting> {
@@ -240,6 +247,7 @@ impl Said {
     /// # Errors
     /// `problems`, with every problem of this stage added.
     pub fn resolve(mut self, cwd: &Path, mut problems: Vec<String>) -> Result<Resolved, Vec<String>> {
+        engine_args::refuse_front(&mut self, &EMBEDDED_ONLY, &mut problems);
         let data_dir = self.path(DATA_DIR, cwd, &mut problems);
         let mut plane = PlaneOptions::new(data_dir.unwrap_or_else(|| cwd.join("setpoint-data")));
         front_args::resolve(&mut self, ETCD_LISTEN, cwd, &mut plane, &mut problems);
@@ -287,6 +295,11 @@ impl Said {
         } else {
             Err(problems)
         }
+    }
+
+    /// What was said, left where it is.
+    pub(crate) fn peek(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|(value, _)| value.as_str())
     }
 
     /// What was said, and where.

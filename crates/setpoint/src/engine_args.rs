@@ -8,6 +8,7 @@ use setpoint_store::ClusterOptions;
 
 use crate::config::{Said, Setting};
 use crate::plane::Engine;
+use crate::{front_args, store_args};
 
 const ENGINE: &str = "engine";
 const ENDPOINTS: &str = "etcd-endpoints";
@@ -96,6 +97,23 @@ pub(crate) fn resolve(said: &mut Said, cwd: &Path, problems: &mut Vec<String>) -
         }
     }
     Engine::Embedded
+}
+
+/// With a cluster there is no embedded store and no front of it: what is said about them would do nothing, so it is
+/// refused. `more` are settings beside those of the front and of the store.
+pub(crate) fn refuse_front(said: &mut Said, more: &[&'static str], problems: &mut Vec<String>) {
+    if said.peek(ENGINE) != Some("etcd") {
+        return;
+    }
+    let fronts = front_args::SETTINGS.iter().chain(&store_args::SETTINGS);
+    for name in more.iter().copied().chain(fronts.map(Setting::name)) {
+        if let Some((_, source)) = said.take(name) {
+            problems.push(format!(
+                "{source} is about the embedded store, which --{ENGINE} etcd does without: leave it out; etcd clients \
+                 connect to the cluster's members"
+            ));
+        }
+    }
 }
 
 fn cluster(said: &mut Said, cwd: &Path, problems: &mut Vec<String>) -> ClusterOptions {
@@ -207,5 +225,11 @@ mod tests {
         check(&with("--etcd-user=root"), &["go together"]);
         check(&with("--etcd-prefix=blue"), &["begin it with /"]);
         check(&with("--etcd-cacert=none.pem"), &["read /w/none.pem"]);
+        check(
+            &with("--etcd-listen=127.0.0.1:0"),
+            &["--etcd-listen is about the embedded store"],
+        );
+        check(&with("--etcd-cert-file=a.pem"), &["leave it out"]);
+        check(&with("--unsafe-no-fsync"), &["leave it out"]);
     }
 }

@@ -23,8 +23,9 @@ const AUTO_TLS: &str = "etcd-auto-tls";
 const AUTH_TOKEN: &str = "etcd-auth-token";
 const AUTH_TOKEN_TTL: &str = "etcd-auth-token-ttl";
 const BCRYPT_COST: &str = "etcd-bcrypt-cost";
+const ENABLE_PPROF: &str = "etcd-enable-pprof";
 
-pub(crate) const SETTINGS: [Setting; 12] = [
+pub(crate) const SETTINGS: [Setting; 13] = [
     Setting::new(LISTEN_HTTP, "SETPOINT_ETCD_LISTEN_HTTP"),
     Setting::new(LISTEN_METRICS, "SETPOINT_ETCD_LISTEN_METRICS"),
     Setting::new(CERT_FILE, "SETPOINT_ETCD_CERT_FILE"),
@@ -37,6 +38,7 @@ pub(crate) const SETTINGS: [Setting; 12] = [
     Setting::new(AUTH_TOKEN, "SETPOINT_ETCD_AUTH_TOKEN"),
     Setting::new(AUTH_TOKEN_TTL, "SETPOINT_ETCD_AUTH_TOKEN_TTL"),
     Setting::new(BCRYPT_COST, "SETPOINT_ETCD_BCRYPT_COST"),
+    Setting::new(ENABLE_PPROF, "SETPOINT_ETCD_ENABLE_PPROF"),
 ];
 
 /// The flags; names are etcd's behind `etcd-`.
@@ -83,11 +85,14 @@ pub(crate) struct FrontArgs {
     /// What the hash of a password costs: 4 to 31, each twice the one before
     #[arg(long, value_name = "COST", env = "SETPOINT_ETCD_BCRYPT_COST")]
     etcd_bcrypt_cost: Option<String>,
+    /// Serve CPU profiles for Go's pprof under /debug/pprof/
+    #[arg(long, value_name = "BOOL", env = "SETPOINT_ETCD_ENABLE_PPROF", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    etcd_enable_pprof: Option<String>,
 }
 
 impl FrontArgs {
     /// In the order of [`SETTINGS`].
-    pub(crate) fn values(&self) -> [&Option<String>; 12] {
+    pub(crate) fn values(&self) -> [&Option<String>; 13] {
         [
             &self.etcd_listen_http,
             &self.etcd_listen_metrics,
@@ -101,6 +106,7 @@ impl FrontArgs {
             &self.etcd_auth_token,
             &self.etcd_auth_token_ttl,
             &self.etcd_bcrypt_cost,
+            &self.etcd_enable_pprof,
         ]
     }
 }
@@ -116,6 +122,7 @@ pub(crate) fn resolve(
     plane.etcd_auto_tls = said.flag(AUTO_TLS, problems);
     plane.etcd.tls = tls(said, cwd, problems);
     plane.etcd.auth = auth(said, cwd, problems);
+    plane.etcd_pprof = said.flag(ENABLE_PPROF, problems);
     if plane.etcd_auto_tls && plane.etcd.tls.is_some() {
         problems.push(format!("--{AUTO_TLS} and --{CERT_FILE}: choose one"));
     }

@@ -204,6 +204,7 @@ fn what_is_wrong_ends_with_etcds_exit_codes() {
         (&["--cipher-suites=x"], "--cipher-suites"),
         (&["--config-file=nowhere.yaml"], "nowhere.yaml"),
         (&["--log-outputs=/nowhere/log"], "/nowhere/log"),
+        (&[FREE, "--cert-file=no.crt", "--key-file=no.key"], "no.crt"),
     ] {
         let (code, text) = refused(dir.path(), args);
         assert!(code == 1 && text.contains(expect), "{code} {text}");

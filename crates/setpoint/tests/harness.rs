@@ -31,9 +31,11 @@ pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
         .env_remove("KUBECONFIG")
         .stdin(Stdio::null());
     let ready = format!("--ready-file={}", dir.join("ready.json").display());
+    // With a cluster there is no front of ours.
+    let away = args.contains(&"--engine=etcd");
     for default in ["--etcd-listen=127.0.0.1:0", "--api-listen=127.0.0.1:0", &ready] {
         let flag = default.split('=').next().unwrap_or_default();
-        if !args.iter().any(|arg| arg.starts_with(flag)) {
+        if (flag != "--etcd-listen" || !away) && !args.iter().any(|arg| arg.starts_with(flag)) {
             command.arg(default);
         }
     }

@@ -178,14 +178,18 @@ async fn a_run_that_was_cut_off_goes_on_where_it_stopped_also_when_the_source_ch
             done = migration.run(|_| ()) => panic!("too fast to be cut off: {done:?}"),
         }
     }
-    let delete = Op::Delete(setpoint_store::types::Delete {
-        keys: KeyRange::Key("/registry/k45".into()),
-        prev_kv: false,
-    });
+    let delete = |key: &'static str| {
+        Op::Delete(setpoint_store::types::Delete {
+            keys: KeyRange::Key(key.into()),
+            prev_kv: false,
+        })
+    };
+    // What the run had on its way when it was cut off is done before this: a killed process has none left.
+    write(&target, vec![delete("/nothing")]).await;
     write(
         &source,
         vec![
-            delete,
+            delete("/registry/k45"),
             put("/registry/k44", "changed", None),
             put("/registry/late", "1", None),
         ],

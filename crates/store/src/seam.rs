@@ -6,6 +6,7 @@
 
 use futures_util::future::BoxFuture;
 use setpoint_base::TraceContext;
+use setpoint_telemetry::{DuplicateMetric, Metrics};
 
 use crate::error::Error;
 use crate::handle::Store;
@@ -144,6 +145,18 @@ impl Log {
         match compacted {
             Err(Error::Compacted { .. }) => Ok(()),
             compacted => compacted,
+        }
+    }
+
+    /// Adds what a cluster's handle measures: whether it answers, and outages. The embedded store's metrics are added by its
+    /// front.
+    ///
+    /// # Errors
+    /// When they are there already.
+    pub fn register_metrics(&self, metrics: &Metrics) -> Result<(), DuplicateMetric> {
+        match &self.0 {
+            Place::Embedded(_) => Ok(()),
+            Place::Cluster(cluster) => cluster.register_metrics(metrics),
         }
     }
 

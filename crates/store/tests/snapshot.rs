@@ -181,6 +181,30 @@ async fn a_jump_ahead_leaves_no_revision_that_anybody_could_have_seen() {
 }
 
 #[tokio::test]
+async fn a_jump_too_far_is_the_jumps_fault_and_not_the_files() {
+    let disk = SimDisk::default();
+    let store = open_in(&disk, "/first");
+    store.put(Put::new("a", "1"), None).await.unwrap();
+    let dir = TempDir::new();
+    let path = save(&store, &dir);
+    for bump in [u64::MAX, i64::MAX as u64] {
+        let refused = restore(&path, &SimDisk::default(), Restore { bump }).unwrap_err();
+        assert!(
+            matches!(refused, RestoreError::Bump { snapshot: 2, .. }),
+            "{refused}"
+        );
+        assert!(refused.to_string().contains("--bump-revision"), "{refused}");
+    }
+}
+
+#[test]
+fn a_directory_is_no_snapshot() {
+    let dir = TempDir::new();
+    let refused = open_file(dir.path()).err().unwrap();
+    assert!(refused.to_string().contains("is a directory"), "{refused}");
+}
+
+#[tokio::test]
 async fn an_empty_store_comes_back_empty() {
     let disk = SimDisk::default();
     let store = open_in(&disk, "/first");

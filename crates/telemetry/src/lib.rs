@@ -29,10 +29,10 @@ mod format;
 mod metrics;
 mod otlp;
 mod output;
-mod process;
 mod setup;
 mod zap;
 
+pub mod process;
 pub mod trace;
 
 pub use metrics::{DuplicateMetric, Metrics};

@@ -1,4 +1,5 @@
-//! The `process_*` metrics every Prometheus client library has, read from `/proc` when asked.
+//! What the system says of this process: the `process_*` metrics every Prometheus client library has, read from `/proc`
+//! when asked.
 
 use std::fmt::Write;
 use std::fs;
@@ -13,13 +14,8 @@ pub(crate) fn encode(text: &mut String) {
             );
         }
     };
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The second field is the program's name in parentheses and may contain spaces: count from behind it.
-    let stat: Vec<&str> = stat
-        .rsplit_once(')')
-        .map_or_else(Vec::new, |(_, rest)| rest.split_whitespace().collect());
-    // proc_pid_stat(5) numbers from 1, and the rest begins with field 3.
-    let field = |number: usize| stat.get(number - 3)?.parse::<f64>().ok();
+    let stat = stat();
+    let field = |number: usize| stat.field(number);
     #[allow(clippy::cast_precision_loss)]
     let (ticks, page) = (
         rustix::param::clock_ticks_per_second() as f64,
@@ -68,6 +64,36 @@ pub(crate) fn encode(text: &mut String) {
         "Maximum number of open file descriptors.",
         max_fds(),
     );
+}
+
+/// `/proc/self/stat`.
+struct Stat(String);
+
+fn stat() -> Stat {
+    Stat(fs::read_to_string("/proc/self/stat").unwrap_or_default())
+}
+
+impl Stat {
+    /// As proc_pid_stat(5) numbers them, from the third on.
+    fn field(&self, number: usize) -> Option<f64> {
+        // The second field is the program's name in parentheses and may contain spaces: count from behind it.
+        let (_, rest) = self.0.rsplit_once(')')?;
+        rest.split_whitespace().nth(number - 3)?.parse().ok()
+    }
+}
+
+/// Bytes of the system's memory that the process has now; `None` where there is no `/proc`.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let pages = stat().field(24)?;
+    // Never negative, and far below the precision's end.
+    Some(pages as u64 * rustix::param::page_size() as u64)
+}
+
+/// How many files it may have open; `None` where there is no `/proc`.
+#[must_use]
+pub fn open_files_max() -> Option<u64> {
+    max_fds().map(|max| max as u64)
 }
 
 fn boot_time() -> Option<f64> {

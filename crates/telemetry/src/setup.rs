@@ -56,9 +56,6 @@ pub enum SetupError {
     Filter {
         /// What was said.
         filter: String,
-        /// What is wrong in it.
-        #[source]
-        source: tracing_subscriber::filter::ParseError,
     },
     /// A file for log lines cannot be opened.
     #[error("write the log to {}: {cause}; choose a file in a directory you may write", .path.display())]
@@ -119,9 +116,9 @@ impl Setup {
         };
         let filter = EnvFilter::builder()
             .parse(directives)
-            .map_err(|source| SetupError::Filter {
+            // The parser's own words say no more than that.
+            .map_err(|_| SetupError::Filter {
                 filter: self.filter.clone(),
-                source,
             })?;
         let pipeline = self.otlp.map(Pipeline::start).transpose()?;
         let exporting = pipeline.is_some();

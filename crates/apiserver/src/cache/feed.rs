@@ -8,12 +8,16 @@ use setpoint_apimachinery::encoded::Encoded;
 use setpoint_base::{Backoff, BackoffPolicy, Chain, Stop};
 use setpoint_store::types::{EventKind, KeyRange, Range, Revision, WatchSpec, WatchUpdate};
 use setpoint_store::{Error, Log, LogWatch};
+use tokio::time::Instant;
 
 use super::{Cache, Incoming};
 use crate::storage::Storage;
 
 /// Objects read from the store at a time, between which other tasks run.
 const LIST_PAGE: usize = 500;
+
+/// A feed that followed for so long was well: the waits begin anew.
+const WELL: Duration = Duration::from_secs(10);
 
 const RETRY: BackoffPolicy = BackoffPolicy {
     base: Duration::from_millis(20),
@@ -31,11 +35,16 @@ pub(crate) async fn run(cache: Arc<Cache>, storage: Arc<Storage>, store: Log, st
             storage: &storage,
             store: &store,
         };
+        let mut listed = None;
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            ended = feed.once() => ended,
+            ended = feed.once(&mut listed) => ended,
         };
+        // One that lists well and breaks at once, again and again, still waits longer each time.
+        if listed.is_some_and(|at| at.elapsed() >= WELL) {
+            backoff.reset();
+        }
         match ended {
             Error::Stopped => return,
             error => {
@@ -56,10 +65,13 @@ struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    /// Lists, then follows, until that ends.
-    async fn once(&self) -> Error {
+    /// Lists, then follows, until that ends. `listed` is when the following began.
+    async fn once(&self, listed: &mut Option<Instant>) -> Error {
         match self.begin().await {
-            Ok(mut watch) => self.follow(&mut watch).await,
+            Ok(mut watch) => {
+                *listed = Some(Instant::now());
+                self.follow(&mut watch).await
+            }
             Err(error) => error,
         }
     }

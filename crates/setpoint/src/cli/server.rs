@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{ArgMatches, Args};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, ValueEnum};
 
 use super::{Failure, start};
 use crate::config::{PlaneArgs, Resolved};
 use crate::plane::{Engine, StoreOnly};
 use crate::up::project::Scalar;
+
+/// The one setting that is not about the plane's parts but says which there are.
+const ROLES: &str = "roles";
 
 /// Arguments of `server`.
 #[derive(Args)]
@@ -25,7 +29,7 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "FILE", env = "SETPOINT_CONFIG")]
     config: Option<PathBuf>,
     /// What to serve: all of it, or the store alone, which is then an etcd without keys of its own
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Role::Store, Role::Api])]
+    #[arg(long, env = "SETPOINT_ROLES", value_enum, value_delimiter = ',', default_values_t = [Role::Store, Role::Api])]
     roles: Vec<Role>,
 }
 
@@ -41,18 +45,41 @@ enum Role {
 pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure> {
     let mut said = start::said(&args.plane, matches);
     let mut problems = Vec::new();
+    let mut roles = args.roles.clone();
     if let Some(path) = &args.config {
-        said.add_file(path, read(path, &mut problems), &mut problems);
+        let mut values = read(path, &mut problems);
+        let in_file = values.remove(ROLES);
+        // A flag and a variable outrank the file.
+        if let (Some(text), Some(ValueSource::DefaultValue)) = (in_file, matches.value_source(ROLES)) {
+            match parse_roles(&text) {
+                Ok(said) => roles = said,
+                Err(problem) => problems.push(format!("{ROLES} in {}: {problem}", path.display())),
+            }
+        }
+        said.add_file(path, values, &mut problems);
     }
     let resolved = said.resolve(&start::cwd()?, problems).map_err(Failure::Usage)?;
-    if let Some(problem) = misfit(&args.roles, &resolved.plane.engine) {
+    if let Some(problem) = misfit(&roles, &resolved.plane.engine) {
         return Err(Failure::Usage(vec![problem]));
     }
-    if args.roles.contains(&Role::Api) {
+    if roles.contains(&Role::Api) {
         start::run(&resolved, "info", || (), |stop| serve(&resolved, stop))
     } else {
         start::run(&resolved, "info", || (), |stop| serve_store(&resolved, stop))
     }
+}
+
+/// Roles as in the flag: names with commas between them.
+fn parse_roles(text: &str) -> Result<Vec<Role>, String> {
+    let role = |name: &str| {
+        Role::from_str(name.trim(), false).map_err(|_| {
+            format!(
+                "there is no role {:?}: write store, api, or store,api",
+                name.trim()
+            )
+        })
+    };
+    text.split(',').map(role).collect()
 }
 
 /// Why these roles do not go with this engine.
@@ -112,7 +139,9 @@ async fn serve(resolved: &Resolved, stop: setpoint_base::Stop) -> Result<(), Fai
 }
 
 async fn serve_store(resolved: &Resolved, stop: setpoint_base::Stop) -> Result<(), Failure> {
-    let store = StoreOnly::start(resolved.plane.clone()).await?;
+    let mut options = resolved.plane.clone();
+    options.etcd.command_line = start::command_line();
+    let store = StoreOnly::start(options).await?;
     let ready = store.ready();
     if let Some(path) = &resolved.ready_file {
         ready
@@ -131,4 +160,17 @@ async fn serve_store(resolved: &Resolved, stop: setpoint_base::Stop) -> Result<(
     }
     store.stop().await;
     failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_in_a_file_are_written_as_in_the_flag() {
+        assert_eq!(parse_roles("store"), Ok(vec![Role::Store]));
+        assert_eq!(parse_roles("api, store"), Ok(vec![Role::Api, Role::Store]));
+        let problem = parse_roles("store,node").unwrap_err();
+        assert!(problem.contains("no role \"node\""), "{problem}");
+    }
 }

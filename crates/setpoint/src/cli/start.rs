@@ -39,6 +39,14 @@ pub(super) fn vars() -> Vec<(String, String)> {
     std::env::vars_os().filter_map(text).collect()
 }
 
+/// The program's arguments, its own name first.
+#[must_use]
+pub(super) fn command_line() -> Vec<String> {
+    std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect()
+}
+
 /// Where relative paths begin.
 pub(super) fn cwd() -> Result<PathBuf, Failure> {
     std::env::current_dir().map_err(|error| {
@@ -123,7 +131,9 @@ pub(super) async fn plane(resolved: &Resolved) -> Result<Plane, Failure> {
     if let Some(path) = &resolved.ready_file {
         ready::forget(path).map_err(|error| ready_file(path, &error))?;
     }
-    let plane = Plane::start(resolved.plane.clone()).await?;
+    let mut options = resolved.plane.clone();
+    options.etcd.command_line = command_line();
+    let plane = Plane::start(options).await?;
     if let Some(path) = &resolved.ready_file
         && let Err(error) = plane.ready().write(path)
     {

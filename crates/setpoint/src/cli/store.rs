@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Failure;
+use file::Target;
 use remote::RemoteArgs;
 use show::Format;
 
@@ -87,6 +88,9 @@ struct SaveArgs {
     /// The file to write; it appears when it is complete and its checksum holds
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     remote: RemoteArgs,
 }
@@ -126,6 +130,9 @@ struct ExportArgs {
     /// The file to write
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
     /// The data directory of a plane that is not running; without it, a running server is asked
     #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
     data_dir: Option<PathBuf>,
@@ -179,7 +186,9 @@ pub(super) fn run(args: &StoreArgs) -> Result<(), Failure> {
     let out = if args.json { Format::Json } else { args.write_out };
     match &args.what {
         What::Migrate(args) => migrate::run(args),
-        What::Snapshot(Snapshot::Save(args)) => remote::save(&args.remote, &args.file, out),
+        What::Snapshot(Snapshot::Save(args)) => {
+            remote::save(&args.remote, Target::new(&args.file, args.force), out)
+        }
         What::Snapshot(Snapshot::Status(args)) => local::status(&args.file, !args.skip_hash_check, out),
         What::Snapshot(Snapshot::Restore(args)) | What::Import(args) => {
             let bump = if args.no_bump { 0 } else { args.bump_revision };
@@ -187,8 +196,8 @@ pub(super) fn run(args: &StoreArgs) -> Result<(), Failure> {
         }
         What::Verify(args) => local::verify(&args.dir, out),
         What::Export(args) => match &args.data_dir {
-            Some(dir) => local::export(dir, &args.file, out),
-            None => remote::save(&args.remote, &args.file, out),
+            Some(dir) => local::export(dir, Target::new(&args.file, args.force), out),
+            None => remote::save(&args.remote, Target::new(&args.file, args.force), out),
         },
         What::Hashkv(args) => match &args.data_dir {
             Some(dir) => local::hash_kv(dir, args.rev, out),

@@ -58,6 +58,10 @@ impl Drop for SocketFile {
 
 /// Binds all listeners of the etcd front.
 pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, PlaneError> {
+    if let Some(tls) = &options.etcd.tls {
+        // Before anything is made: a wrong file name leaves nothing behind.
+        check(tls)?;
+    }
     let secure = options.etcd_auto_tls || options.etcd.tls.is_some();
     let socket = bind_tcp(options, options.etcd_listen).await?;
     let addr = socket
@@ -159,10 +163,14 @@ pub(super) fn tls(options: &PlaneOptions, addr: SocketAddr) -> Result<Option<Tls
         }
         None => return Ok(None),
     };
+    check(&tls)?;
+    Ok(Some(tls))
+}
+
+fn check(tls: &TlsOptions) -> Result<(), PlaneError> {
     tls.check().map_err(|error| PlaneError::EtcdTls {
         detail: Chain(&error).to_string(),
-    })?;
-    Ok(Some(tls))
+    })
 }
 
 /// Says so when the front can be reached by anybody from other machines.

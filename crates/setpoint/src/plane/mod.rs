@@ -18,12 +18,13 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use setpoint_apiserver::{ApiServer, Pki, Tls};
 use setpoint_base::{Chain, Stop, SystemClock, TaskGroup};
-use setpoint_store::etcd::{Front, FrontOptions, TlsOptions};
+use setpoint_store::etcd::{Front, FrontOptions, Profiler, TlsOptions};
 use setpoint_store::{Log, Store};
 use setpoint_telemetry::Metrics;
 use tokio::net::TcpListener;
@@ -35,6 +36,7 @@ pub use options::{Engine, PlaneOptions};
 pub use store_only::StoreOnly;
 
 use crate::loopback::Loopback;
+use crate::profile::CpuProfiler;
 use crate::ready::Ready;
 
 /// How long connections, loops and the store each may take to end.
@@ -86,7 +88,7 @@ impl Plane {
                 .unwrap_or_default(),
         };
         let metrics = Metrics::new();
-        let (log, store) = open_log(&options).await?;
+        let (log, store) = open_log(&options, &metrics).await?;
         let Certificates {
             etcd_tls,
             pki,
@@ -263,7 +265,7 @@ impl Drop for Plane {
 }
 
 /// The log, and the store that it is when it is embedded.
-async fn open_log(options: &PlaneOptions) -> Result<(Log, Option<Store>), PlaneError> {
+async fn open_log(options: &PlaneOptions, metrics: &Metrics) -> Result<(Log, Option<Store>), PlaneError> {
     let dir = options.data_dir.clone();
     match &options.engine {
         Engine::Embedded => {
@@ -277,6 +279,9 @@ async fn open_log(options: &PlaneOptions) -> Result<(Log, Option<Store>), PlaneE
         }
         Engine::Cluster(cluster) => {
             let log = Log::cluster(cluster).map_err(PlaneError::Log)?;
+            // The registry is the plane's own, and new.
+            log.register_metrics(metrics)
+                .expect("no other cluster is in this registry");
             let pki = dir.join("pki");
             blocking("the data directory", move || make_dir(&dir)).await?;
             shared_ca::install(&log, &pki).await?;
@@ -345,8 +350,15 @@ fn front_options(
         client_urls: front::advertised(options, urls),
         tls,
         metrics: Some(metrics.clone()),
+        profiler: profiler(options),
         ..options.etcd.clone()
     }
+}
+
+/// What takes profiles for the etcd front, if that is wanted.
+fn profiler(options: &PlaneOptions) -> Option<Arc<dyn Profiler>> {
+    let profiler: Arc<dyn Profiler> = Arc::new(CpuProfiler::default());
+    options.etcd_pprof.then_some(profiler)
 }
 
 /// An address that clients on this machine can use: a listener on all addresses is reached on loopback.

@@ -41,6 +41,8 @@ pub struct PlaneOptions {
     pub etcd_listen_more: Vec<ListenOn>,
     /// Whether a certificate is made for the etcd front, where its options name none (no).
     pub etcd_auto_tls: bool,
+    /// Whether the etcd front serves CPU profiles under `/debug/pprof/` (no).
+    pub etcd_pprof: bool,
     /// Whether other processes may listen on the etcd front's ports too (no): `SO_REUSEPORT`.
     pub etcd_reuse_port: bool,
     /// History that is forgotten by itself (none).
@@ -80,6 +82,7 @@ impl PlaneOptions {
             etcd_serves: Serves::All,
             etcd_listen_more: Vec::new(),
             etcd_auto_tls: false,
+            etcd_pprof: false,
             etcd_reuse_port: false,
             auto_compaction: None,
             unsafe_no_fsync: false,

@@ -9,7 +9,7 @@ use setpoint_telemetry::Metrics;
 use tokio::sync::watch;
 
 use super::front::{advertised, bind_etcd, tls, warn_of_open_front};
-use super::{PlaneError, PlaneOptions, STOP_GRACE, blocking, flow, limits, run};
+use super::{PlaneError, PlaneOptions, STOP_GRACE, blocking, flow, limits, make_dir, profiler, run};
 use crate::ready::Ready;
 
 /// A running store. Call [`StoreOnly::stop`] at the end: dropping it ends its tasks without waiting.
@@ -32,6 +32,7 @@ impl StoreOnly {
         warn_of_open_front(&options, bound.addr);
         let (addr, opening) = (bound.addr, options.clone());
         let (store, tls) = blocking("the store", move || {
+            make_dir(&opening.data_dir)?;
             let store = super::store::open(&opening)?;
             Ok((store, tls(&opening, addr)?))
         })
@@ -45,6 +46,7 @@ impl StoreOnly {
             client_urls: advertised(&options, &bound.urls),
             tls,
             metrics: Some(metrics),
+            profiler: profiler(&options),
             ..options.etcd.clone()
         };
         let served = Front::new(store.clone(), front_options);

@@ -18,6 +18,17 @@ pub(crate) enum Restart {
     Never,
 }
 
+impl Restart {
+    /// As it is written in a project.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::OnFailure => "on-failure",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
 /// What to do after an end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Next {

@@ -62,7 +62,13 @@ pub(crate) async fn supervise(
             }
         };
         match policy.ended(success, started.elapsed()) {
-            Next::Leave => break,
+            Next::Leave => {
+                let (name, restart) = (&program.name, program.restart.word());
+                terminal
+                    .note(format!("{name} is not started again (restart: {restart})"))
+                    .await;
+                break;
+            }
             Next::StartAfter(wait) => {
                 terminal
                     .note(format!(
@@ -366,6 +372,7 @@ mod tests {
         assert_eq!(web.line().await, "| hello");
         assert_eq!(web.line().await, "| no end");
         assert_eq!(web.line().await, "web ended: exit status: 0");
+        assert_eq!(web.line().await, "web is not started again (restart: on-failure)");
         assert_eq!(web.tasks.shutdown(Duration::from_secs(5)).await, 0);
     }
 

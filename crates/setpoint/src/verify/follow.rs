@@ -238,11 +238,9 @@ impl Scene {
 
     /// A loop that starts again from now whenever something breaks.
     pub(crate) async fn naive(self, log: Arc<Mutex<Log>>) -> Result<()> {
-        let options = ClientOptions {
-            // The first break is the end: nothing is resumed.
-            give_up_after: Some(Duration::ZERO),
-            ..self.options.clone()
-        };
+        let mut options = self.options.clone();
+        // The first break is the end: nothing is resumed.
+        options.give_up_after = Some(Duration::ZERO);
         let mut last = Instant::now();
         while !self.done(&log) {
             let client = Client::new(options.clone()).context("make a client")?;

@@ -72,6 +72,7 @@ impl Links {
                 Err(_) if sent.into_inner() => Attempt::Unanswered("not in time".to_owned()),
                 Err(_) => Attempt::NotSent("not in time".to_owned()),
             };
+            self.note(&attempt);
             let again = match attempt {
                 Attempt::Done(answer) => return Ok(answer),
                 Attempt::Refused(status) => return Err(ClientError::refused(&status)),
@@ -97,6 +98,13 @@ impl Links {
                 return Err(again);
             }
             sleep(wait).await;
+        }
+    }
+
+    fn note<A>(&self, attempt: &Attempt<A>) {
+        match attempt {
+            Attempt::Done(_) | Attempt::Refused(_) | Attempt::Token(_) => self.heard(),
+            Attempt::NotSent(why) | Attempt::Unanswered(why) => self.missed(why),
         }
     }
 

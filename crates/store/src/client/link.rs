@@ -93,6 +93,20 @@ impl Links {
             .unwrap_or(turn % count)
     }
 
+    /// Somebody answered.
+    pub(crate) fn heard(&self) {
+        if let Some(outages) = &self.options.outages {
+            outages.heard();
+        }
+    }
+
+    /// Somebody did not answer.
+    pub(crate) fn missed(&self, why: &str) {
+        if let Some(outages) = &self.options.outages {
+            outages.missed(&self.options.endpoints, why);
+        }
+    }
+
     /// The endpoint has failed: others first, for a while.
     pub(crate) fn rest(&self, index: usize) {
         *self.endpoints[index].resting.lock() = Some(Instant::now() + REST);

@@ -25,6 +25,7 @@
 
 pub(crate) mod core;
 pub(crate) mod error;
+pub(crate) mod outage;
 pub(crate) mod stats;
 
 mod call;

@@ -1,12 +1,14 @@
 //! How a client finds its servers and how patient it is.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use super::core::backoff::ReconnectPolicy;
 use super::error::ClientError;
+use super::outage::Outages;
 
 /// Options of a [`super::Client`].
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct ClientOptions {
     pub give_up_after: Option<Duration>,
     /// Streams end at a member that has lost its leader, and go on at another (true).
     pub require_leader: bool,
+    /// Told whether anybody answers (nobody is).
+    pub(crate) outages: Option<Arc<Outages>>,
 }
 
 /// Certificates in PEM.
@@ -86,6 +90,7 @@ impl ClientOptions {
             reconnect: ReconnectPolicy::FAST,
             give_up_after: None,
             require_leader: true,
+            outages: None,
         }
     }
 

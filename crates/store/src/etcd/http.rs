@@ -9,10 +9,11 @@ use setpoint_telemetry::Metrics;
 
 use super::listen::Serves;
 use super::server::Shared;
-use super::{CLUSTER_VERSION, ETCD_VERSION, status};
+use super::{CLUSTER_VERSION, ETCD_VERSION, status, vars};
 use crate::types::{Alarm, AlarmKind, Range};
 
 const METRICS: &str = "/metrics";
+const VARS: &str = "/debug/vars";
 const LIVE: [&str; 1] = ["serializable_read"];
 const READY: [&str; 4] = [
     "data_corruption",
@@ -24,7 +25,9 @@ const READY: [&str; 4] = [
 /// Answers one request.
 pub(super) fn respond(shared: &Shared, serves: Serves, method: &Method, uri: &Uri) -> Response<Bytes> {
     let path = uri.path();
-    let Some(answer) = route(path).filter(|_| serves != Serves::Metrics || path != "/version") else {
+    let Some(answer) =
+        route(path).filter(|_| serves != Serves::Metrics || !matches!(path, "/version" | VARS))
+    else {
         return text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
     };
     // Prometheus' handler takes every method.
@@ -45,6 +48,7 @@ fn route(path: &str) -> Option<Answer> {
         "/health" => Some(|shared, query, _| health(shared, query)),
         "/version" => Some(|_, _, _| version()),
         METRICS => Some(|shared, _, _| metrics(shared)),
+        VARS => Some(|shared, _, _| vars::answer(shared)),
         "/livez" => Some(|shared, query, _| all_checks(shared, query, "livez", &LIVE)),
         "/readyz" => Some(|shared, query, _| all_checks(shared, query, "readyz", &READY)),
         _ if one("/livez/", &LIVE, path).is_some() => {

@@ -1,5 +1,6 @@
 //! How the front behaves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::AuthOptions;
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use setpoint_flow::{Flow, Limits};
 use setpoint_telemetry::Metrics;
 
+use super::pprof::Profiler;
 use super::tls::TlsOptions;
 
 /// Options of the etcd front.
@@ -59,6 +61,10 @@ pub struct FrontOptions {
     /// The windows of connections and the receive budget (a budget of this front's own). Shared with other fronts it is
     /// one budget and one list of connections; whoever makes it registers its metrics.
     pub flow: Flow,
+    /// What serves `/debug/pprof/` (nothing does).
+    pub profiler: Option<Arc<dyn Profiler>>,
+    /// What `/debug/vars` shows as the process's arguments (none).
+    pub command_line: Vec<String>,
     /// Where `/metrics` comes from, and where the front's own metrics go.
     pub metrics: Option<Metrics>,
 }
@@ -87,6 +93,8 @@ impl Default for FrontOptions {
             auth: AuthOptions::default(),
             limits: None,
             flow: Flow::default(),
+            profiler: None,
+            command_line: Vec::new(),
             metrics: None,
         }
     }

@@ -26,6 +26,7 @@ use super::gateway::{self, Lines};
 use super::http as plain;
 use super::listen::Serves;
 use super::outbound::{Gone, Http2};
+use super::pprof;
 use super::server::Shared;
 
 /// A certificate names no user to the gateway: refused, so that nobody believes it does.
@@ -136,10 +137,13 @@ pub(super) async fn respond(
             gateway::respond(shared, client, head, body, stop).await
         }
     } else {
-        let mut response = if path == page::PATH {
-            debug::respond(shared, client, head)
-        } else {
-            plain::respond(shared, client.serves, &head.method, &head.uri)
+        let mut response = match &shared.options.profiler {
+            _ if path == page::PATH => debug::respond(shared, client, head),
+            Some(profiler) if pprof::is_meant(path) && client.serves != Serves::Metrics => {
+                let line = &shared.options.command_line;
+                pprof::respond(&**profiler, &head.method, &head.uri, line).await
+            }
+            _ => plain::respond(shared, client.serves, &head.method, &head.uri),
         };
         if head.method == Method::HEAD {
             // The headers alone, as they would be.

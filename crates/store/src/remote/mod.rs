@@ -25,8 +25,10 @@ use std::time::Duration;
 
 use setpoint_base::{Backoff, BackoffPolicy};
 use setpoint_proto::etcdserverpb as pb;
+use setpoint_telemetry::{DuplicateMetric, Metrics};
 use tokio::time::Instant;
 
+use crate::client::outage::Outages;
 use crate::client::{Client, ClientError, ClientOptions, ClientTls, Credentials, Watches};
 use crate::error::Error;
 use crate::types::*;
@@ -60,6 +62,7 @@ struct Inner {
     client: Client,
     /// For watchers that read the past: etcd answers no progress request while one of the stream's watchers is behind.
     past: Watches,
+    outages: Arc<Outages>,
     space: Keyspace,
     patience: Duration,
     /// The newest revision that any answer carried.
@@ -73,14 +76,23 @@ impl Cluster {
             .validate()
             .map_err(|problems| Error::Refused(problems.join("; ")))?;
         let refused = |error: ClientError| Error::Refused(error.to_string());
-        let client = Client::new(client_options(options)).map_err(refused)?;
+        let outages = Arc::<Outages>::default();
+        let mut client = client_options(options);
+        client.outages = Some(Arc::clone(&outages));
+        let client = Client::new(client).map_err(refused)?;
         Ok(Self(Arc::new(Inner {
+            outages,
             past: client.watches(),
             client,
             space: Keyspace::new(&options.prefix),
             patience: options.patience,
             seen: AtomicI64::new(0),
         })))
+    }
+
+    /// Adds the metrics of this cluster's outages.
+    pub(crate) fn register_metrics(&self, metrics: &Metrics) -> Result<(), DuplicateMetric> {
+        self.0.outages.register(metrics)
     }
 
     pub(crate) fn seen(&self) -> Revision {

@@ -40,6 +40,12 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+    /// It is no file.
+    #[error("{} is a directory: name a snapshot file in it; `setpoint store verify` looks at a store", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There is no checksum behind it.
     #[error(
         "{} has no checksum: it is cut off, or the database file of a member and no snapshot; in the latter case add \
@@ -126,7 +132,13 @@ impl SnapshotFile {
             source,
         };
         let file = File::open(path).map_err(failed)?;
-        let len = file.metadata().map_err(failed)?.len();
+        let meta = file.metadata().map_err(failed)?;
+        if meta.is_dir() {
+            return Err(FileError::Directory {
+                path: path.to_owned(),
+            });
+        }
+        let len = meta.len();
         // Pages are multiples of 512 bytes, so what is left over is the checksum.
         let has_sum = len % 512 == SUM_BYTES;
         let bytes = if has_sum { len - SUM_BYTES } else { len };

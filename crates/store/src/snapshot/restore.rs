@@ -23,6 +23,9 @@ const SEGMENT_BYTES: usize = 64 << 20;
 /// Bytes of a record beside its keys and values, roughly, for each operation.
 const OP_COST: usize = 64;
 
+/// No restored store begins above this: there have to be revisions left to write.
+const REVISION_MAX: i64 = i64::MAX / 2;
+
 /// What a restore does to the revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restore {
@@ -44,6 +47,17 @@ pub enum RestoreError {
     /// The snapshot cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The revision cannot go so far.
+    #[error(
+        "a revision cannot be raised by {bump} from {snapshot}, {REVISION_MAX} is the highest: give --bump-revision a \
+         smaller number"
+    )]
+    Bump {
+        /// How far it was to jump.
+        bump: u64,
+        /// The revision of the snapshot.
+        snapshot: i64,
+    },
     /// The directory has something in it.
     #[error("{} is not empty: choose a directory without a store, a restore replaces nothing", .dir.display())]
     NotEmpty {
@@ -112,12 +126,13 @@ impl SnapshotFile {
         walked?;
         log.close_revision().map_err(|stop| self.unusable(stop))?;
         let snapshot = log.revision.max(self.floor()?);
-        let bump = i64::try_from(how.bump)
+        let bumped = i64::try_from(how.bump)
             .ok()
-            .and_then(|bump| snapshot.checked_add(bump));
-        let revision = bump.ok_or_else(|| FileError::Content {
-            path: self.path.clone(),
-            detail: "the revision cannot be counted on so far".to_owned(),
+            .and_then(|bump| snapshot.checked_add(bump))
+            .filter(|revision| *revision <= REVISION_MAX);
+        let revision = bumped.ok_or(RestoreError::Bump {
+            bump: how.bump,
+            snapshot,
         })?;
         let floor = if how.bump > 0 { revision } else { self.floor()? };
         log.finish(revision, floor)?;

@@ -9,6 +9,7 @@
 //! | 13766, 14370, 14685, 17780, 18055, 20271, 6368, 14140 | [`crashes`] |
 //! | 15220, 15271, 17247, 17529, 18089, 19179, 20221 (twice), 16839, 20242, 22264, 13122 | [`watches`] |
 //! | 18667, 20418, 12528, 9360, 19406 | [`requests`] |
+//! | 14571, 16028, 14303 | [`restores`] |
 //! | what surprises readers of etcd's sources | [`traps`] |
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use setpoint_testkit::SimDisk;
 
 mod crashes;
 mod requests;
+mod restores;
 mod traps;
 mod watches;
 

@@ -142,6 +142,8 @@ async fn the_http_endpoints_answer_on_the_same_port() {
         ),
         ("GET /readyz/nope", "404", "404 page not found\n"),
         ("GET /version", "200", r#"{"etcdserver":"3."#),
+        ("GET /debug/vars", "200", r#""raftState": "StateLeader""#),
+        ("GET /debug/vars", "200", r#""cmdline": []"#),
         (
             "GET /metrics",
             "200",

@@ -180,7 +180,7 @@ flags! {
         "auth-token-ttl", Uint, "300", Works, "Seconds that an unused token lasts.";
     }
     "Profiling and monitoring" {
-        "enable-pprof", Bool, "false", Nothing("there is no Go runtime to profile: use perf"), "Whether /debug/pprof is served.";
+        "enable-pprof", Bool, "false", Works, "Whether CPU profiles are served under /debug/pprof/, for Go's pprof.";
         "metrics", OneOf(&["basic", "extensive"]), "basic", Nothing("there is one level of metrics, with histograms"), "How much /metrics tells.";
         "listen-metrics-urls", Urls, "", Works, "Where /metrics and the health endpoints are served, and nothing else.";
     }

@@ -1,7 +1,6 @@
 //! A member's life, told in the lines that those who start etcd wait for.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::Path;
 
 use setpoint_base::Chain;
@@ -26,9 +25,9 @@ pub(super) async fn serve(settings: &Settings) -> Result<Signal, String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| told(&error))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| told(&error))?;
     prepare(plane)?;
-    let member = StoreOnly::start(plane.clone())
-        .await
-        .map_err(|error| started(&error))?;
+    let mut options = plane.clone();
+    options.etcd.command_line = start::command_line();
+    let member = StoreOnly::start(options).await.map_err(|error| started(&error))?;
     announce(settings, &member);
     let ended = tokio::select! {
         _ = interrupt.recv() => Ok(SignalKind::interrupt()),
@@ -65,11 +64,12 @@ fn started(error: &PlaneError) -> String {
     match error {
         PlaneError::InUse { addr, .. } => format!("listen tcp {addr}: bind: address already in use ({ours})"),
         PlaneError::Listen { addr, cause, .. } => format!("listen tcp {addr}: bind: {cause} ({ours})"),
+        PlaneError::DataDir { .. } => format!("cannot access data directory: {ours}"),
         _ => ours,
     }
 }
 
-/// Makes the data directory, and looks whose it is.
+/// Looks whose the data directory is. It is made once everything else that can be wrong is known to be right.
 fn prepare(plane: &PlaneOptions) -> Result<(), String> {
     let dir = &plane.data_dir;
     if is_etcds(dir) {
@@ -78,27 +78,13 @@ fn prepare(plane: &PlaneOptions) -> Result<(), String> {
             dir.display()
         ));
     }
-    let kind = if plane.store.dir.exists() {
-        tracing::info!(
-            "data-dir" = %dir.display(),
-            "dir-type" = "member",
-            "server has already been initialized"
-        );
-        return Ok(());
+    let (kind, message) = if plane.store.dir.exists() {
+        ("member", "server has already been initialized")
     } else {
-        "empty"
+        ("empty", "Initialize and start etcd server")
     };
-    tracing::info!("data-dir" = %dir.display(), "dir-type" = kind, "Initialize and start etcd server");
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| {
-            format!(
-                "cannot access data directory: {}: {error}; choose one you may write with --data-dir",
-                dir.display()
-            )
-        })
+    tracing::info!("data-dir" = %dir.display(), "dir-type" = kind, "{message}");
+    Ok(())
 }
 
 /// Whether a directory is that of an etcd member.

@@ -331,6 +331,7 @@ fn limits(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
     }
     plane.etcd.slow_call = Some(time("warning-unary-request-duration")).filter(|limit| !limit.is_zero());
     plane.unsafe_no_fsync = said.is("unsafe-no-fsync");
+    plane.etcd_pprof = said.is("enable-pprof");
     let (mode, retention) = (
         said.get("auto-compaction-mode"),
         said.get("auto-compaction-retention"),

@@ -9,18 +9,46 @@ use anyhow::Context as _;
 
 use crate::cli::Failure;
 
+/// The file that is to appear.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) path: &'a Path,
+    /// Whether it may take the place of another.
+    replace: bool,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn new(path: &'a Path, replace: bool) -> Self {
+        Self { path, replace }
+    }
+
+    /// Whether nothing is in the way. Known before work begins, and once more before it shows.
+    fn is_free(self) -> Result<(), Failure> {
+        let path = self.path.display();
+        let problem = match fs::symlink_metadata(self.path) {
+            Ok(there) if there.is_dir() => format!("{path} is a directory: name a file in it"),
+            Ok(_) if !self.replace => {
+                format!("{path} is there already: choose another name, or replace it with --force")
+            }
+            Ok(_) | Err(_) => return Ok(()),
+        };
+        Err(Failure::Failed(problem))
+    }
+}
+
 /// Writes beside the target and takes its place in the end; what is dropped before leaves nothing behind.
-pub(super) struct NewFile {
+pub(super) struct NewFile<'a> {
     file: File,
-    target: PathBuf,
+    target: Target<'a>,
     part: PathBuf,
     done: bool,
 }
 
-impl NewFile {
+impl<'a> NewFile<'a> {
     /// Only its owner may read it: a snapshot holds secrets.
-    pub(super) fn create(target: &Path) -> Result<Self, Failure> {
-        let mut part = target.as_os_str().to_owned();
+    pub(super) fn create(target: Target<'a>) -> Result<Self, Failure> {
+        target.is_free()?;
+        let mut part = target.path.as_os_str().to_owned();
         part.push(format!(".{}.part", std::process::id()));
         let part = PathBuf::from(part);
         let file = OpenOptions::new()
@@ -31,7 +59,7 @@ impl NewFile {
         let file = said(file, "make", &part)?;
         Ok(Self {
             file,
-            target: target.to_owned(),
+            target,
             part,
             done: false,
         })
@@ -44,9 +72,11 @@ impl NewFile {
     /// Makes it durable and visible.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
         said(self.file.sync_all(), "sync", &self.part)?;
-        said(fs::rename(&self.part, &self.target), "put in place", &self.target)?;
+        self.target.is_free()?;
+        let target = self.target.path;
+        said(fs::rename(&self.part, target), "put in place", target)?;
         self.done = true;
-        let dir = match self.target.parent() {
+        let dir = match target.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
@@ -54,7 +84,7 @@ impl NewFile {
     }
 }
 
-impl Drop for NewFile {
+impl Drop for NewFile<'_> {
     fn drop(&mut self) {
         if !self.done {
             let _ = fs::remove_file(&self.part);

@@ -10,7 +10,7 @@ use setpoint_base::{Disk, FsDisk, SystemClock};
 use setpoint_store::types::Revision;
 use setpoint_store::{Options, Restore, SnapshotFile, Store};
 
-use super::file::{NewFile, said};
+use super::file::{NewFile, Target, said};
 use super::show::{Format, Progress, print};
 use crate::cli::Failure;
 
@@ -96,12 +96,12 @@ pub(super) fn restore(
     )
 }
 
-pub(super) fn export(dir: &Path, file: &Path, out: Format) -> Result<(), Failure> {
+pub(super) fn export(dir: &Path, target: Target<'_>, out: Format) -> Result<(), Failure> {
     let dir = store_dir(dir)?;
     with_store(&dir, |store| {
         let snapshot = store.snapshot()?;
         let (revision, bytes) = (snapshot.revision().0, snapshot.bytes());
-        let mut new = NewFile::create(file)?;
+        let (file, mut new) = (target.path, NewFile::create(target)?);
         let (mut progress, mut done) = (Progress::new("export"), 0);
         let sum = snapshot.write(&mut |piece| {
             done += piece.len() as u64;
@@ -187,6 +187,17 @@ fn store_dir(dir: &Path) -> Result<PathBuf, Failure> {
     let inner = dir.join(STORE);
     if inner.is_dir() {
         return Ok(inner);
+    }
+    if !dir.is_dir() {
+        let what = if dir.exists() {
+            "is a file"
+        } else {
+            "does not exist"
+        };
+        return Err(Failure::Failed(format!(
+            "{} {what}: name a plane's data directory",
+            dir.display()
+        )));
     }
     let is_store = |name: &str| name == "lock" || name.starts_with("log-");
     let names = said(FsDisk.list(dir), "list", dir)?;

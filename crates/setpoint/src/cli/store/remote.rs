@@ -1,10 +1,12 @@
 //! What a running server is asked for: ours or etcd's.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
 use clap::Args;
+use http::Uri;
 use ring::digest::{Context, SHA256};
 use serde_json::json;
 use setpoint_proto::etcdserverpb as pb;
@@ -17,7 +19,7 @@ use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use super::file::{NewFile, said};
+use super::file::{NewFile, Target, said};
 use super::show::{Format, Progress, print};
 use crate::cli::Failure;
 
@@ -72,7 +74,13 @@ impl RemoteArgs {
             None => format!("http://{named}"),
         };
         let secure = url.starts_with("https://");
-        let endpoint = Endpoint::from_shared(url)?
+        let no_url = |_| {
+            Failure::Usage(vec![format!(
+                "--endpoint {named}: write http://HOST:PORT or https://HOST:PORT"
+            )])
+        };
+        let endpoint = Endpoint::from_shared(url)
+            .map_err(no_url)?
             .connect_timeout(CONNECT)
             .tcp_nodelay(true);
         if !secure {
@@ -88,11 +96,17 @@ impl RemoteArgs {
         if let (Some(cert), Some(key)) = (&self.cert, &self.key_file) {
             tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
         }
-        Ok(endpoint.tls_config(tls)?)
+        let unusable = |error| {
+            let files = "check that --cacert, --cert and --key are PEM files that belong together";
+            Failure::Failed(format!("TLS to {named}: {}; {files}", innermost(&error)))
+        };
+        endpoint.tls_config(tls).map_err(unusable)
     }
 
     async fn connect(&self) -> Result<Server, Failure> {
-        let channel = self.endpoint()?.connect().await?;
+        let endpoint = self.endpoint()?;
+        let connected = endpoint.connect().await;
+        let channel = connected.map_err(|error| unreachable(endpoint.uri(), &error))?;
         let mut token = None;
         if let (Some(name), Some(file)) = (&self.user, &self.password_file) {
             let password = said(std::fs::read_to_string(file), "read", file)?;
@@ -126,8 +140,42 @@ impl Server {
     }
 }
 
-/// What the server said, without the transport's words around it.
+/// The cause of all the others: what lies around it repeats it, or says that there was an error.
+fn innermost(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
+}
+
+/// No connection, with what may be the matter.
+fn unreachable(uri: &Uri, error: &dyn Error) -> Failure {
+    let why = innermost(error);
+    let secure = uri.scheme_str() == Some("https");
+    let remedy = if why.contains("UnknownIssuer") {
+        "its certificate was not signed by the authority in --cacert"
+    } else if why.contains("NotValidForName") || why.contains("not valid for") {
+        "its certificate is for another name: use one of its names in --endpoint"
+    } else if why.contains("CertificateRequired") {
+        "it asks for a certificate: give --cert and --key"
+    } else if secure && why.contains("corrupt message") {
+        "it does not speak TLS: write http://"
+    } else {
+        "check that a server runs there, and --endpoint"
+    };
+    Failure::Failed(format!("connect to {uri}: {why}; {remedy}"))
+}
+
+/// What the server said, without the transport's words around it; or that the connection broke.
 fn refused(status: &tonic::Status) -> Failure {
+    if status.source().is_some() {
+        return Failure::Failed(format!(
+            "the connection broke: {}; if the server speaks TLS, write https:// and give --cacert, and --cert and --key if \
+             it asks for a certificate",
+            innermost(status)
+        ));
+    }
     Failure::Failed(format!(
         "the server answered: {} ({:?})",
         status.message(),
@@ -142,13 +190,13 @@ fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> 
     runtime.block_on(work)
 }
 
-pub(super) fn save(remote: &RemoteArgs, file: &Path, out: Format) -> Result<(), Failure> {
+pub(super) fn save(remote: &RemoteArgs, target: Target<'_>, out: Format) -> Result<(), Failure> {
     run(async {
+        let (file, mut new) = (target.path, NewFile::create(target)?);
         let server = remote.connect().await?;
         let asked = server.request(pb::SnapshotRequest {});
         let answer = server.maintenance().snapshot(asked).await;
         let mut stream = answer.map_err(|status| refused(&status))?.into_inner();
-        let mut new = NewFile::create(file)?;
         let (mut progress, mut sha) = (Progress::new("snapshot"), Context::new(&SHA256));
         let (mut done, mut version) = (0, String::new());
         // The last message is the checksum of all before it, so each waits for the next one.

@@ -4,9 +4,10 @@
 //! - [`watcher`]: what is remembered of one watcher: where it resumes, what it has seen, its half-received answer.
 //! - [`listing`]: the range read again in pages, and the deletes that nobody reported.
 //! - [`mailbox`]: what a watcher was told and its owner has not taken yet: bounded.
-//! - [`backoff`]: how long to wait between attempts.
+//! - [`backoff`]: how long to wait between attempts. [`contact`]: whether anybody answers at all.
 
 pub(crate) mod backoff;
+pub(crate) mod contact;
 pub(crate) mod listing;
 pub(crate) mod mailbox;
 pub(crate) mod stream;

@@ -175,7 +175,10 @@ impl Task {
 
     fn message(&mut self, message: Result<Option<pb::WatchResponse>, Status>) {
         match message {
-            Ok(Some(message)) => self.step(Input::Message(message)),
+            Ok(Some(message)) => {
+                self.links.heard();
+                self.step(Input::Message(message));
+            }
             Ok(None) => self.broken(Failure {
                 code: Code::Unavailable,
                 message: "the server ended the stream".to_owned(),
@@ -187,6 +190,9 @@ impl Task {
     fn broken(&mut self, failure: Failure) {
         if let Some(index) = self.connection.endpoint {
             self.links.rest(index);
+        }
+        if failure.code == Code::Unavailable {
+            self.links.missed(&failure.message);
         }
         tracing::debug!(code = ?failure.code, message = failure.message, "watch stream broke");
         self.step(Input::Broken(failure));

@@ -21,9 +21,13 @@
 mod harness;
 mod load;
 mod members;
+mod moving;
+mod partition;
+mod secure;
 mod watching;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -41,20 +45,26 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A server of its own data directory; what it logs stays with it.
 async fn server(dir: &TempDir, name: &str, endpoints: &str) -> Server {
-    let dir = dir.path().join(name);
-    std::fs::create_dir_all(&dir).unwrap();
-    let engine = ["server", "--engine=etcd", "--etcd-endpoints", endpoints];
-    let binary = std::env::var("SETPOINT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_setpoint").to_owned());
-    let mut command = harness::command(&dir, &engine);
+    let engine = ["--engine=etcd", "--etcd-endpoints", endpoints];
+    server_with(&dir.path().join(name), &engine).await
+}
+
+fn binary() -> String {
+    std::env::var("SETPOINT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_setpoint").to_owned())
+}
+
+async fn server_with(dir: &Path, args: &[&str]) -> Server {
+    std::fs::create_dir_all(dir).unwrap();
+    let command = harness::command(dir, &[&["server"], args].concat());
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    command = std::process::Command::new(binary);
+    let mut command = std::process::Command::new(binary());
     command
         .args(args)
         .env("SETPOINT_LOG", "warn")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(dir.join("log")).unwrap());
-    Server::spawn(command, &dir).await
+    Server::spawn(command, dir).await
 }
 
 /// Proxies in front of the members, and their addresses.
@@ -75,21 +85,8 @@ async fn what_was_acknowledged_stays_and_watches_miss_nothing_while_members_come
     let dir = TempDir::new().unwrap();
     let mut members = Members::start(dir.path(), 3).await;
     let (proxies, proxied) = behind_proxies(&members).await;
-    let (a, b) = (
-        server(&dir, "a", &members.endpoints()).await,
-        server(&dir, "b", &proxied).await,
-    );
-    let clients = [
-        load::client(a.text("kubeconfig")).await,
-        load::client(b.text("kubeconfig")).await,
-    ];
-    let begin = send(&clients[0], "GET", MAPS, None).await.unwrap();
-    let begin = begin["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
-    let watches: Vec<_> = clients
-        .iter()
-        .map(|client| Watching::start(client.clone(), &begin))
-        .collect();
-    let load = Load::start(&clients).await;
+    let scene = Scene::start(&dir, [&members.endpoints(), &proxied]).await;
+    let clients = &scene.clients;
     let calm = |seconds| sleep(Duration::from_secs(seconds));
     calm(3).await;
 
@@ -123,7 +120,7 @@ async fn what_was_acknowledged_stays_and_watches_miss_nothing_while_members_come
     members.signal(0, Signal::STOP);
     members.signal(1, Signal::STOP);
     sleep(Duration::from_secs(1)).await;
-    for client in &clients {
+    for client in clients {
         let started = Instant::now();
         let ready = send(client, "GET", "/readyz", None).await;
         assert!(ready.is_err(), "ready without a majority");
@@ -143,12 +140,7 @@ async fn what_was_acknowledged_stays_and_watches_miss_nothing_while_members_come
     }
     members.signal(0, Signal::CONT);
     members.signal(1, Signal::CONT);
-    for client in &clients {
-        harness::eventually("ready again", async || {
-            send(client, "GET", "/readyz", None).await.ok()
-        })
-        .await;
-    }
+    scene.ready_again().await;
     calm(3).await;
 
     println!("kill a majority");
@@ -157,24 +149,69 @@ async fn what_was_acknowledged_stays_and_watches_miss_nothing_while_members_come
     calm(3).await;
     members.restart(1).await;
     members.restart(2).await;
-    for client in &clients {
-        harness::eventually("ready again", async || {
-            send(client, "GET", "/readyz", None).await.ok()
-        })
-        .await;
-    }
+    scene.ready_again().await;
     calm(3).await;
+    scene.end(100).await;
+}
 
-    let outcome = load.stop().await;
-    check_objects(&clients, &outcome).await;
-    check_watches(&clients, watches, &begin).await;
-    println!("{outcome}");
-    assert!(
-        outcome.created.len() > 100 && outcome.counted > 100,
-        "too little happened: {outcome}"
-    );
-    for server in [a, b] {
-        assert!(server.stop().await.success());
+/// Two servers, clients that write through both, and a watch of each.
+struct Scene {
+    servers: [Server; 2],
+    clients: [kube_client::Client; 2],
+    begin: String,
+    watches: Vec<Watching>,
+    load: Load,
+}
+
+impl Scene {
+    /// A server on each of these endpoints.
+    async fn start(dir: &TempDir, endpoints: [&str; 2]) -> Self {
+        let servers = [
+            server(dir, "a", endpoints[0]).await,
+            server(dir, "b", endpoints[1]).await,
+        ];
+        let clients = [
+            load::client(servers[0].text("kubeconfig")).await,
+            load::client(servers[1].text("kubeconfig")).await,
+        ];
+        let begin = send(&clients[0], "GET", MAPS, None).await.unwrap();
+        let begin = begin["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+        let watches = clients
+            .iter()
+            .map(|client| Watching::start(client.clone(), &begin))
+            .collect();
+        let load = Load::start(&clients).await;
+        Self {
+            servers,
+            clients,
+            begin,
+            watches,
+            load,
+        }
+    }
+
+    async fn ready_again(&self) {
+        for client in &self.clients {
+            harness::eventually("ready again", async || {
+                send(client, "GET", "/readyz", None).await.ok()
+            })
+            .await;
+        }
+    }
+
+    /// Stops the load and compares the books; at least so much must have happened of each kind.
+    async fn end(self, least: u64) {
+        let outcome = self.load.stop().await;
+        check_objects(&self.clients, &outcome).await;
+        check_watches(&self.clients, self.watches, &self.begin).await;
+        println!("{outcome}");
+        assert!(
+            outcome.created.len() as u64 > least && outcome.counted > least,
+            "too little happened: {outcome}"
+        );
+        for server in self.servers {
+            assert!(server.stop().await.success());
+        }
     }
 }
 

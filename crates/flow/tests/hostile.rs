@@ -75,7 +75,7 @@ async fn updates_of_zero_and_windows_that_overflow_end_what_they_are_about() {
         (
             "headers that are none",
             frame(HEADERS, END_HEADERS, 1, &[0xff; 30]),
-            Reason::COMPRESSION_ERROR,
+            Reason::PROTOCOL_ERROR,
         ),
     ] {
         let (server, end) = flooded(&bytes).await;

@@ -80,7 +80,6 @@ impl Receive {
 
 impl Drop for Receive {
     fn drop(&mut self) {
-        self.ended();
         // The protocol gives back what was not read.
         let unread = self.body.flow_control().used_capacity();
         if unread > 0 {

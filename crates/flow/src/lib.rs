@@ -8,8 +8,9 @@
 //! - [`Flow`]: what a process's connections share: how their windows are set, a receive budget, who is there.
 //! - [`http2`]: the driver of HTTP/2 connections, with windows as large as the link needs.
 //! - [`impair`]: bad networks, made on purpose: to measure flow control, and to break links in tests.
+//! - [`Channel`]: calls to a set of peers, under tonic's generated clients.
 //!
-//! What is absent: client channels. The pure logic is in [`core`] and `impair::core`.
+//! The pure logic is in [`core`] and `impair::core`.
 //!
 //! ```
 //! use setpoint_flow::{Ask, Limits, Per, Rule, Rules, Scope};
@@ -34,6 +35,7 @@
 //! assert_eq!(&*refused.rule, "puts");
 //! ```
 
+pub mod channel;
 pub mod core;
 pub mod http2;
 pub mod impair;
@@ -50,6 +52,7 @@ mod overload;
 mod rules;
 mod snapshot;
 
+pub use channel::Channel;
 pub use core::window::Bounds;
 pub use flow::{Flow, Live};
 pub use gauges::{Gauges, Holder};

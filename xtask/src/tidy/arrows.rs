@@ -43,7 +43,11 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// External crates that only some of ours may see: (crate, those that may, reason).
 const GUARDED: &[(&str, &[&str], &str)] = &[
-    ("tonic", &["proto", "store", ""], "gRPC ends at the store's front"),
+    (
+        "tonic",
+        &["proto", "flow", "store", ""],
+        "gRPC ends at the store's front and in flow's channels",
+    ),
     (
         "kube-client",
         &["runtime", ""],

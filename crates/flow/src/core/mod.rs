@@ -6,9 +6,15 @@ pub mod budget;
 pub mod frames;
 pub mod gate;
 pub mod glob;
+pub mod keepalive;
+pub mod latency;
 pub mod limit;
 pub mod memory;
+pub mod message;
+pub mod outlier;
 pub mod rate;
+pub mod retry;
+pub mod timeout;
 pub mod window;
 
 #[cfg(test)]

@@ -1,0 +1,141 @@
+//! Builds a channel out of a target, options and what it is given to work with.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use setpoint_base::{Stop, TaskGroup};
+
+use super::dial::{Dialer, Network, Tls};
+use super::hub::Hub;
+use super::metrics::ChannelMetrics;
+use super::options::ChannelOptions;
+use super::resolve::{self, Dns, Resolver};
+use super::target::{InvalidTarget, Place, Target};
+use super::{Channel, Handle};
+
+/// A channel cannot be made of this.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The target is not written as it must be.
+    #[error(transparent)]
+    Target(#[from] InvalidTarget),
+    /// The options are not possible.
+    #[error("channel options: {}", .0.join("; "))]
+    Options(Vec<String>),
+    /// The certificates cannot be used.
+    #[error("channel's TLS: {0}")]
+    Tls(String),
+    /// There is no tokio runtime here for the channel's tasks.
+    #[error("a channel's tasks need a tokio runtime: build it inside one")]
+    NoRuntime,
+}
+
+/// A channel to be.
+#[must_use]
+pub struct ChannelBuilder {
+    target: String,
+    name: Option<String>,
+    options: ChannelOptions,
+    metrics: ChannelMetrics,
+    resolver: Option<Arc<dyn Resolver>>,
+    dialer: Arc<dyn Dialer>,
+    stop: Stop,
+}
+
+impl ChannelBuilder {
+    pub(super) fn new(target: String) -> Self {
+        Self {
+            target,
+            name: None,
+            options: ChannelOptions::default(),
+            metrics: ChannelMetrics::default(),
+            resolver: None,
+            dialer: Arc::new(Network),
+            stop: Stop::new(),
+        }
+    }
+
+    /// The name in metrics and snapshots; the target, if there is none.
+    pub fn name(self, name: impl Into<String>) -> Self {
+        Self {
+            name: Some(name.into()),
+            ..self
+        }
+    }
+
+    /// Options instead of the defaults.
+    pub fn options(self, options: ChannelOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// Where the channel's metrics go.
+    pub fn metrics(self, metrics: &ChannelMetrics) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            ..self
+        }
+    }
+
+    /// Finds the addresses, instead of what the target says.
+    pub fn resolver(self, resolver: impl Resolver) -> Self {
+        Self {
+            resolver: Some(Arc::new(resolver)),
+            ..self
+        }
+    }
+
+    /// Makes the byte streams, instead of the machine's own network.
+    pub fn dialer(self, dialer: impl Dialer) -> Self {
+        Self {
+            dialer: Arc::new(dialer),
+            ..self
+        }
+    }
+
+    /// Ends the channel, too.
+    pub fn stop(self, stop: &Stop) -> Self {
+        Self {
+            stop: stop.clone(),
+            ..self
+        }
+    }
+
+    /// Builds the channel, which begins to connect at once.
+    ///
+    /// # Errors
+    /// What is wrong with the target, the options or the certificates; there is no tokio runtime.
+    pub fn build(self) -> Result<Channel, BuildError> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(BuildError::NoRuntime);
+        }
+        self.options.validate().map_err(BuildError::Options)?;
+        let target: Target = self.target.parse()?;
+        let tls = Tls::of(&target, &self.options).map_err(BuildError::Tls)?;
+        let name = self.name.unwrap_or_else(|| target.text.clone());
+        let meters = self.metrics.of(&name);
+        let place = target.place.clone();
+        let tasks = TaskGroup::new(&self.stop);
+        let hub = Arc::new(Hub::new(
+            self.options,
+            name,
+            target,
+            tls,
+            self.dialer,
+            tasks,
+            meters,
+        ));
+        let resolver = match (self.resolver, place) {
+            (Some(resolver), _) => Some(resolver),
+            (None, Place::Name(host, port)) => Some(Arc::new(Dns { host, port }) as Arc<dyn Resolver>),
+            (None, Place::Fixed(addresses)) => {
+                hub.set_addresses(addresses.into_iter().collect::<BTreeSet<_>>());
+                None
+            }
+        };
+        if let Some(resolver) = resolver {
+            hub.tasks.spawn(resolve::keep(Arc::clone(&hub), resolver));
+        }
+        Ok(Channel(Arc::new(Handle(hub))))
+    }
+}

@@ -1,0 +1,319 @@
+//! One connection: its slots, and the driver that keeps it alive and notices its end.
+//!
+//! ```text
+//! made ── first PONG ──> up ── GOAWAY ──> draining ── last stream ──> gone
+//!                         └── silence, reset, end of file ─────────────┘
+//! ```
+//!
+//! A connection counts as made when its peer has answered a PING: by then its SETTINGS are known, and a listener
+//! behind which nobody serves has not passed for one.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Builder, Connection, SendRequest};
+use h2::{Ping, PingPong, Reason};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::dial::{ByteStream, LastRead, Watched};
+use super::options::ChannelOptions;
+use crate::core::keepalive::{Keepalive, Pace, Step};
+
+/// A connection that lived for so long was one.
+const PROBATION: Duration = Duration::from_secs(1);
+/// How often a connection is looked at on which nothing happens.
+const LOOK_ROUND: Duration = Duration::from_secs(10);
+
+/// One connection, as calls see it.
+pub(super) struct Link {
+    send: Mutex<Option<SendRequest<Bytes>>>,
+    in_flight: AtomicUsize,
+    /// Streams that the peer allows, as it last said.
+    limit: AtomicUsize,
+    /// It takes no new streams.
+    draining: AtomicBool,
+    opened: Instant,
+    /// A call was answered on it.
+    proven: AtomicBool,
+    /// Why it is gone, in our words.
+    why: Mutex<Option<Arc<str>>>,
+}
+
+impl Link {
+    /// Takes a slot, if the peer allows one more stream.
+    pub(super) fn take_slot(&self, streams_max: usize) -> bool {
+        if self.draining.load(Ordering::Relaxed) {
+            return false;
+        }
+        let limit = self.limit.load(Ordering::Relaxed).min(streams_max);
+        let one_more = |count: usize| (count < limit).then_some(count + 1);
+        self.in_flight
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
+            .is_ok()
+    }
+
+    pub(super) fn give_slot_back(&self) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// The way to send a request; none: the connection takes no more.
+    pub(super) fn sender(&self) -> Option<SendRequest<Bytes>> {
+        self.send.lock().clone()
+    }
+
+    /// No new streams; those in flight go on, and after the last one the connection closes itself.
+    pub(super) fn retire(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.send.lock().take();
+    }
+
+    pub(super) fn prove(&self) {
+        if !self.proven.load(Ordering::Relaxed) {
+            self.proven.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether losing it is no failure to connect.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed) || self.opened.elapsed() >= PROBATION
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn why(&self) -> Option<Arc<str>> {
+        self.why.lock().clone()
+    }
+}
+
+/// What a driver has to report.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The peer takes no more streams.
+    Draining(Reason),
+    /// The peer allows more streams than before.
+    Roomier,
+    /// Nothing was in flight for so long.
+    Idle(Duration),
+    /// It is over.
+    Ended(Ended),
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) why: Arc<str>,
+    /// The peer did not answer.
+    pub(super) dead: bool,
+    /// The peer finds pings a nuisance.
+    pub(super) calm: bool,
+    /// It was known before that it would end: [`Event::Draining`].
+    pub(super) drained: bool,
+}
+
+/// What moves a connection's bytes.
+pub(super) struct Driver {
+    connection: Connection<Watched, Bytes>,
+    pub(super) link: Arc<Link>,
+    pings: PingPong,
+    pinged: Option<Instant>,
+    keepalive: Keepalive,
+    last_read: LastRead,
+    timer: Pin<Box<Sleep>>,
+    idle_since: Option<Instant>,
+    /// The round trip of the first ping.
+    pub(super) rtt: Option<Duration>,
+    told_draining: bool,
+}
+
+impl Driver {
+    /// Begins HTTP/2 on a stream and waits until the peer has answered.
+    pub(super) async fn open(
+        stream: Box<dyn ByteStream>,
+        options: &ChannelOptions,
+        pace: Pace,
+    ) -> io::Result<Self> {
+        let (stream, last_read) = Watched::new(stream);
+        let (send, mut connection) = Builder::new()
+            .initial_window_size(options.stream_window_bytes)
+            .initial_connection_window_size(options.connection_window_bytes)
+            .max_header_list_size(options.header_list_bytes_max)
+            .enable_push(false)
+            .initial_max_send_streams(0)
+            .handshake::<_, Bytes>(stream)
+            .await
+            .map_err(into_io)?;
+        let pings = connection
+            .ping_pong()
+            .ok_or_else(|| io::Error::other("pings are taken"))?;
+        let now = Instant::now();
+        let mut driver = Self {
+            connection,
+            link: Arc::new(Link {
+                send: Mutex::new(Some(send)),
+                in_flight: AtomicUsize::new(0),
+                limit: AtomicUsize::new(0),
+                draining: AtomicBool::new(false),
+                opened: now,
+                proven: AtomicBool::new(false),
+                why: Mutex::new(None),
+            }),
+            pings,
+            pinged: None,
+            keepalive: Keepalive::new(pace),
+            last_read,
+            timer: Box::pin(sleep_until(now)),
+            idle_since: None,
+            rtt: None,
+            told_draining: false,
+        };
+        // Its time is the connect timeout, not the keepalive's.
+        if driver.pings.send_ping(Ping::opaque()).is_ok() {
+            driver.pinged = Some(now);
+        }
+        std::future::poll_fn(|cx| driver.poll_up(cx)).await?;
+        Ok(driver)
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(Event::Ended(ended)) = self.poll(cx) {
+            return Poll::Ready(Err(io::Error::other(ended.why.to_string())));
+        }
+        if self.rtt.is_some() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Moves bytes until there is something to report.
+    pub(super) async fn next(&mut self) -> Event {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+                let ended = self.ended(result.err().as_ref());
+                return Poll::Ready(Event::Ended(ended));
+            }
+            if let Some(event) = self.look_around(cx) {
+                return Poll::Ready(event);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+            if let Some(event) = self.tick() {
+                return Poll::Ready(event);
+            }
+        }
+    }
+
+    /// What may have changed with what was read.
+    fn look_around(&mut self, cx: &mut Context<'_>) -> Option<Event> {
+        while let Poll::Ready(Ok(_)) = self.pings.poll_pong(cx) {
+            self.keepalive.answered();
+            if let Some(pinged) = self.pinged.take() {
+                self.rtt.get_or_insert(pinged.elapsed());
+            }
+        }
+        if !self.told_draining {
+            let mut send = self.link.send.lock();
+            if let Some(Poll::Ready(Err(error))) = send.as_mut().map(|send| send.poll_ready(cx)) {
+                drop(send);
+                self.told_draining = true;
+                self.link.retire();
+                return Some(Event::Draining(error.reason().unwrap_or(Reason::NO_ERROR)));
+            }
+        }
+        // What the peer allows is known with its SETTINGS, which come before its first PONG.
+        self.rtt?;
+        let limit = self.connection.max_concurrent_send_streams();
+        let before = self.link.limit.swap(limit, Ordering::Relaxed);
+        (limit > before).then_some(Event::Roomier)
+    }
+
+    /// The timer has fired.
+    fn tick(&mut self) -> Option<Event> {
+        let now = Instant::now();
+        let busy = self.link.in_flight() > 0;
+        let step = self.keepalive.step(self.last_read.at(), busy, now);
+        let until = match step {
+            Step::Wait(until) => until,
+            Step::Ping => {
+                self.ping(now);
+                now
+            }
+            Step::Dead => {
+                let why = "no answer to a ping".into();
+                *self.link.why.lock() = Some(Arc::clone(&why));
+                self.link.retire();
+                let drained = self.told_draining;
+                return Some(Event::Ended(Ended {
+                    why,
+                    dead: true,
+                    calm: false,
+                    drained,
+                }));
+            }
+        };
+        // Now and then in any case: the keepalive's waits can be long.
+        let soonest = now + Duration::from_millis(1);
+        self.timer
+            .as_mut()
+            .reset(until.min(now + LOOK_ROUND).max(soonest));
+        if busy {
+            self.idle_since = None;
+            return None;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        Some(Event::Idle(now - since))
+    }
+
+    fn ping(&mut self, now: Instant) {
+        // It is refused only while one is on its way.
+        if self.pings.send_ping(Ping::opaque()).is_ok() {
+            self.pinged = Some(now);
+        }
+        self.keepalive.sent(now);
+    }
+
+    fn ended(&self, error: Option<&h2::Error>) -> Ended {
+        let why: Arc<str> = match error {
+            None => "closed by the peer".into(),
+            Some(error) => error.to_string().into(),
+        };
+        *self.link.why.lock() = Some(Arc::clone(&why));
+        self.link.retire();
+        let calm = error.and_then(h2::Error::reason) == Some(Reason::ENHANCE_YOUR_CALM);
+        Ended {
+            why,
+            dead: false,
+            calm,
+            drained: self.told_draining,
+        }
+    }
+}
+
+fn into_io(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        error
+            .into_io()
+            .unwrap_or_else(|| io::Error::other("connection lost"))
+    } else {
+        io::Error::other(error)
+    }
+}

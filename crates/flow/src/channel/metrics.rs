@@ -1,0 +1,257 @@
+//! Metrics of channels, and what one looks like at the moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use serde::Serialize;
+use setpoint_telemetry::{DuplicateMetric, Metrics};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChannelLabel {
+    channel: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabel {
+    channel: String,
+    endpoint: String,
+}
+
+type Gauges = Family<ChannelLabel, Gauge>;
+type Counters = Family<ChannelLabel, Counter>;
+
+/// The metrics of a process's channels. Cloning gives another handle to the same ones.
+#[derive(Clone, Debug)]
+pub struct ChannelMetrics(Arc<Families>);
+
+#[derive(Debug)]
+struct Families {
+    connections: Gauges,
+    in_flight: Gauges,
+    waiting: Gauges,
+    connect_seconds: Family<ChannelLabel, Histogram>,
+    connect_failed: Counters,
+    keepalive_failures: Counters,
+    calmed: Counters,
+    goaways: Counters,
+    ejections: Counters,
+    retries: Counters,
+    transparent: Counters,
+    hedges: Counters,
+    picks: Family<EndpointLabel, Counter>,
+}
+
+fn connect_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
+}
+
+impl Default for ChannelMetrics {
+    fn default() -> Self {
+        Self(Arc::new(Families {
+            connections: Family::default(),
+            in_flight: Family::default(),
+            waiting: Family::default(),
+            connect_seconds: Family::new_with_constructor(connect_buckets),
+            connect_failed: Family::default(),
+            keepalive_failures: Family::default(),
+            calmed: Family::default(),
+            goaways: Family::default(),
+            ejections: Family::default(),
+            retries: Family::default(),
+            transparent: Family::default(),
+            hedges: Family::default(),
+            picks: Family::default(),
+        }))
+    }
+}
+
+impl ChannelMetrics {
+    /// Adds the metrics to a registry.
+    ///
+    /// # Errors
+    /// A name is taken: each registry can have one of these, for all channels.
+    pub fn register(&self, metrics: &Metrics) -> Result<(), DuplicateMetric> {
+        let all = &*self.0;
+        metrics.register(
+            "flow_channel_connections",
+            "Connections that are up",
+            all.connections.clone(),
+        )?;
+        metrics.register(
+            "flow_channel_in_flight",
+            "Calls that have a stream",
+            all.in_flight.clone(),
+        )?;
+        metrics.register(
+            "flow_channel_waiting",
+            "Calls that wait for a stream",
+            all.waiting.clone(),
+        )?;
+        metrics.register(
+            "flow_channel_connect_seconds",
+            "Time to make a connection, until the peer has answered on it",
+            all.connect_seconds.clone(),
+        )?;
+        for (name, help, counters) in [
+            (
+                "connect_failed",
+                "Connections that could not be made, or were lost at once",
+                &all.connect_failed,
+            ),
+            (
+                "keepalive_failures",
+                "Connections whose peer did not answer",
+                &all.keepalive_failures,
+            ),
+            ("calmed", "Times that a peer asked for fewer pings", &all.calmed),
+            ("goaways", "Connections that the peer drained", &all.goaways),
+            ("ejections", "Times that an endpoint was left out", &all.ejections),
+            (
+                "retries",
+                "Attempts made because another had failed",
+                &all.retries,
+            ),
+            (
+                "transparent_retries",
+                "Attempts made because no peer had taken the call",
+                &all.transparent,
+            ),
+            ("hedges", "Attempts made because another was slow", &all.hedges),
+        ] {
+            metrics.register(format!("flow_channel_{name}"), help, counters.clone())?;
+        }
+        metrics.register(
+            "flow_channel_picks",
+            "Calls given to an endpoint",
+            all.picks.clone(),
+        )
+    }
+
+    /// Those of one channel.
+    pub(super) fn of(&self, channel: &str) -> Meters {
+        let label = ChannelLabel {
+            channel: channel.to_owned(),
+        };
+        let all = &*self.0;
+        Meters {
+            connections: all.connections.get_or_create_owned(&label),
+            in_flight: all.in_flight.get_or_create_owned(&label),
+            waiting: all.waiting.get_or_create_owned(&label),
+            connect_seconds: all.connect_seconds.get_or_create_owned(&label),
+            connect_failed: all.connect_failed.get_or_create_owned(&label),
+            keepalive_failures: all.keepalive_failures.get_or_create_owned(&label),
+            calmed: all.calmed.get_or_create_owned(&label),
+            goaways: all.goaways.get_or_create_owned(&label),
+            ejections: all.ejections.get_or_create_owned(&label),
+            retries: all.retries.get_or_create_owned(&label),
+            transparent: all.transparent.get_or_create_owned(&label),
+            hedges: all.hedges.get_or_create_owned(&label),
+            families: self.clone(),
+            channel: channel.to_owned(),
+        }
+    }
+}
+
+/// The metrics of one channel, so that a call looks nothing up.
+pub(super) struct Meters {
+    pub(super) connections: Gauge,
+    pub(super) in_flight: Gauge,
+    pub(super) waiting: Gauge,
+    connect_seconds: Histogram,
+    pub(super) connect_failed: Counter,
+    pub(super) keepalive_failures: Counter,
+    pub(super) calmed: Counter,
+    pub(super) goaways: Counter,
+    pub(super) ejections: Counter,
+    pub(super) retries: Counter,
+    pub(super) transparent: Counter,
+    pub(super) hedges: Counter,
+    families: ChannelMetrics,
+    channel: String,
+}
+
+impl Meters {
+    pub(super) fn connected(&self, took: Duration) {
+        self.connect_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The calls given to an endpoint.
+    pub(super) fn picks(&self, endpoint: &str) -> Counter {
+        self.families.0.picks.get_or_create_owned(&self.label(endpoint))
+    }
+
+    /// The endpoint is no more.
+    pub(super) fn forget(&self, endpoint: &str) {
+        self.families.0.picks.remove(&self.label(endpoint));
+    }
+
+    fn label(&self, endpoint: &str) -> EndpointLabel {
+        EndpointLabel {
+            channel: self.channel.clone(),
+            endpoint: endpoint.to_owned(),
+        }
+    }
+}
+
+/// A channel as it is at a moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChannelSnapshot {
+    /// The channel's name.
+    pub name: String,
+    /// Where it goes.
+    pub target: String,
+    /// Connections that are up, those that only finish their calls aside.
+    pub connections: usize,
+    /// Calls that have a stream.
+    pub in_flight: usize,
+    /// Calls that wait for a stream or a connection.
+    pub waiting: usize,
+    /// Connections that could not be made so far, or were lost at once.
+    pub connect_failed: u64,
+    /// Connections so far whose peer did not answer.
+    pub keepalive_failures: u64,
+    /// Connections so far that a peer drained.
+    pub goaways: u64,
+    /// Times so far that an endpoint was left out.
+    pub ejections: u64,
+    /// Attempts so far made because another had failed.
+    pub retries: u64,
+    /// Attempts so far made because no peer had taken the call.
+    pub transparent_retries: u64,
+    /// Attempts so far made because another was slow.
+    pub hedges: u64,
+    /// Tokens left in the retry budget.
+    pub retry_tokens: f64,
+    /// Why the last look-up failed, if it did.
+    pub lookup_failure: Option<String>,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointSnapshot>,
+}
+
+/// An endpoint as it is at a moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndpointSnapshot {
+    /// Its address.
+    pub address: String,
+    /// Connections that take new calls.
+    pub connections: usize,
+    /// Connections made so far.
+    pub connects: u64,
+    /// Calls that have a stream.
+    pub in_flight: usize,
+    /// Streams that the peer allows over all connections; none: any number.
+    pub streams_max: Option<usize>,
+    /// Calls given to it so far.
+    pub picks: u64,
+    /// Its latency as it is believed to be, in seconds.
+    pub latency_seconds: Option<f64>,
+    /// Whether it is left out.
+    pub ejected: bool,
+    /// Why there is no connection, if it is known.
+    pub failure: Option<String>,
+}

@@ -1,0 +1,10 @@
+//! Channels against peers made of the stock h2 server, in this process, mostly in stopped time.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod balance;
+mod calls;
+mod links;
+mod network;
+mod peer;
+mod retries;

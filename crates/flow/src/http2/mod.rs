@@ -192,6 +192,7 @@ where
         protocol,
         cork,
         calls: FuturesUnordered::new(),
+        unasked: false,
         stall: Stall::new(options.stall_timeout),
         calls_max: options.streams_max as usize + RESET_CALLS_MAX,
         windows,

@@ -88,6 +88,8 @@ impl Drop for Receive {
                 .released
                 .fetch_add(unread as u64, Ordering::Relaxed);
         }
+        // Afterwards: once nobody receives, all counts as released.
+        self.ended();
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Turns<T, H: Handler> {
     pub(super) protocol: Connection<Cork<T>, Bytes>,
     pub(super) cork: Cork<T>,
     pub(super) calls: FuturesUnordered<H::Call>,
+    /// Calls have begun that were not polled yet.
+    pub(super) unasked: bool,
     pub(super) stall: Stall,
     /// More calls than the protocol allows at a time: some have been reset and are not dropped yet.
     pub(super) calls_max: usize,
@@ -92,6 +94,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             self.poll_protocol(cx);
             // After the calls, the protocol again: it frames what they have said.
             while self.end.is_none() && !self.calls.is_empty() {
+                self.unasked = false;
                 while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(cx) {}
                 if !self.poll_protocol(cx) {
                     break;
@@ -104,7 +107,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         if self.end.is_none() {
             self.poll_timer(cx);
         }
-        self.write(cx)
+        let written = self.write(cx);
+        if self.unasked && written.is_pending() && !self.live.clogged.load(Ordering::Relaxed) {
+            // Calls that have begun since: nothing else would wake them.
+            cx.waker().wake_by_ref();
+        }
+        written
     }
 
     fn is_clogged(&mut self, cx: &mut Context<'_>) -> bool {
@@ -142,6 +150,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
                     let request = request.map(|body| Receive::new(body, self.pace.clone()));
                     let call = self.handler.begin(request, respond);
                     self.calls.push(call);
+                    self.unasked = true;
                     self.live.streams_total.fetch_add(1, Ordering::Relaxed);
                 }
                 Poll::Ready(Some(Err(error))) => {

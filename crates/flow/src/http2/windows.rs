@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! connection window = what is unread + (streams that receive, at most 16, + 1) × stream window, within the budget's grant
-//! stream window     = the estimate; while half of the connection's window is unread: ¾ of the most the budget would
+//! stream window     = the estimate; while half of the connection's window is unread: half of the most the budget would
 //!                     grant, divided by the streams that receive
 //! ```
 //!
@@ -261,7 +261,7 @@ impl Controller {
             } else {
                 self.lease.most()
             };
-            (most / 4 * 3 / (receiving + 1)).clamp(STREAM_MIN.min(window), window)
+            (most / 2 / (receiving + 1)).clamp(STREAM_MIN.min(window), window)
         } else {
             window
         };

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use setpoint_base::{Stop, TaskGroup};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::watch;
@@ -297,10 +297,10 @@ impl Drop for Counted {
 }
 
 /// One connection, until both sides have ended or one breaks.
-async fn carry(client: TcpStream, number: u64, shared: &Shared) {
+async fn carry(mut client: TcpStream, number: u64, shared: &Shared) {
     let target = *shared.target.lock();
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await;
-    let Ok(Ok(server)) = connected else {
+    let Ok(Ok(mut server)) = connected else {
         return;
     };
     let _ = server.set_zero_linger();
@@ -309,8 +309,8 @@ async fn carry(client: TcpStream, number: u64, shared: &Shared) {
         let _ = socket.set_nodelay(true);
         narrow(socket, shape);
     }
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
     let lane = |direction, lanes: &Arc<wire::Shared>, seed| Lane {
         direction,
         setting: shared.setting.subscribe(),
@@ -323,10 +323,16 @@ async fn carry(client: TcpStream, number: u64, shared: &Shared) {
     let up = lane(Direction::Up, &shared.up, seed);
     let down = lane(Direction::Down, &shared.down, seed | 1);
     // Whoever breaks, breaks the other as well.
-    let _ = tokio::try_join!(
+    let ended = tokio::try_join!(
         wire::carry(from_client, to_server, up),
         wire::carry(from_server, to_client, down)
     );
+    if ended.is_ok() {
+        // Both have said farewell. What the kernel still has of it is not to be lost in a reset.
+        for socket in [&client, &server] {
+            let _ = set_socket_linger(socket, None);
+        }
+    }
 }
 
 /// Keeps the kernel from being a larger buffer than the link's own.

@@ -242,9 +242,9 @@ impl Link {
             0 => 0,
             rate => narrow((u128::from(bytes) * 8 * NANOS).div_ceil(u128::from(rate))),
         };
-        let late = narrow(self.shape.delay.as_nanos()) + self.jitter.0;
-        let first = (self.clock + late).max(self.floor);
-        let last = (self.clock + took + late).max(first);
+        let late = narrow(self.shape.delay.as_nanos()).saturating_add(self.jitter.0);
+        let first = self.clock.saturating_add(late).max(self.floor);
+        let last = self.clock.saturating_add(took).saturating_add(late).max(first);
         self.clock += took;
         self.queued -= bytes;
         self.flying += bytes;
@@ -266,7 +266,8 @@ impl Link {
         }
         if self.until_loss == 0 {
             let pause = narrow(self.shape.pause().as_nanos());
-            self.floor = self.floor.max(self.clock + late + pause);
+            let arrives = self.clock.saturating_add(late).saturating_add(pause);
+            self.floor = self.floor.max(arrives);
             self.draw_loss();
         }
     }
@@ -318,4 +319,115 @@ impl Flight {
 /// Nanoseconds and bytes of any run fit.
 fn narrow(value: u128) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::shape::Stall;
+    use super::*;
+
+    /// What happens to a link.
+    #[derive(Clone, Debug)]
+    enum Op {
+        Wait(u64),
+        Accept(u64),
+        Release(u64),
+        Reshape(Shape),
+        Share(u64),
+    }
+
+    fn shapes() -> impl Strategy<Value = Shape> {
+        let millis = || (0u64..300).prop_map(Duration::from_millis);
+        let rate = proptest::option::of(1_000u64..10_000_000_000);
+        let stall = proptest::option::of((0.0f64..=1.0, proptest::option::of(millis())));
+        let buffer = proptest::option::of(1_448u64..1_000_000);
+        (
+            millis(),
+            rate,
+            millis(),
+            stall,
+            buffer,
+            proptest::bool::weighted(0.1),
+        )
+            .prop_map(|(delay, rate, jitter, stall, buffer, held)| Shape {
+                delay,
+                rate,
+                jitter,
+                stall: stall.map(|(chance, pause)| Stall { chance, pause }),
+                buffer,
+                held,
+            })
+    }
+
+    fn ops() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0u64..50_000_000).prop_map(Op::Wait),
+            4 => (0u64..2_000_000).prop_map(Op::Accept),
+            4 => (0u64..2_000_000).prop_map(Op::Release),
+            1 => shapes().prop_map(Op::Reshape),
+            1 => (0u64..20).prop_map(Op::Share),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_doubled_or_kept_whatever_happens(shape in shapes(), seed: u64, ops in prop::collection::vec(ops(), 0..80)) {
+            let start = Instant::now();
+            let (mut now, mut link) = (start, Link::new(shape, seed, start));
+            let (mut accepted, mut released, mut sharers) = (0, 0, 1);
+            for op in ops {
+                match op {
+                    Op::Wait(nanos) => now += Duration::from_nanos(nanos),
+                    Op::Accept(bytes) => {
+                        let bytes = bytes.min(link.room());
+                        link.accept(bytes, now);
+                        accepted += bytes;
+                    }
+                    Op::Release(bytes) => {
+                        let bytes = bytes.min(link.due(now));
+                        link.release(bytes);
+                        released += bytes;
+                    }
+                    Op::Reshape(shape) => link.reshape(shape, now),
+                    Op::Share(others) => sharers = others,
+                }
+                link.advance(now, sharers);
+                prop_assert_eq!(link.held_bytes(), accepted - released);
+                prop_assert!(link.due(now) <= accepted - released);
+                prop_assert!(link.next(now).is_none_or(|at| at > now), "asking again takes time");
+            }
+            // On a clean link, all comes out as soon as what was lost or late before has come.
+            link.reshape(Shape::default(), now);
+            for _ in 0..1_000 {
+                now += Duration::from_millis(100);
+                link.advance(now, 1);
+                let due = link.due(now);
+                link.release(due);
+                released += due;
+            }
+            prop_assert_eq!((released, link.held_bytes()), (accepted, 0));
+        }
+
+        #[test]
+        fn no_link_is_faster_than_its_rate_or_its_delay(mut shape in shapes(), seed: u64, step in 100_000u64..20_000_000) {
+            let rate = shape.rate.unwrap_or(5_000_000);
+            shape = Shape { rate: Some(rate), held: false, ..shape };
+            let start = Instant::now();
+            let (mut now, mut link) = (start, Link::new(shape, seed, start));
+            let mut released = 0;
+            for _ in 0..200 {
+                link.advance(now, 1);
+                link.accept(link.room(), now);
+                let due = link.due(now);
+                link.release(due);
+                released += due;
+                let working = (now - start).saturating_sub(shape.delay).as_nanos();
+                let most = working * u128::from(rate) / 8 / NANOS;
+                prop_assert!(u128::from(released) <= most + 1, "{released} of {most}");
+                now += Duration::from_nanos(step);
+            }
+        }
+    }
 }

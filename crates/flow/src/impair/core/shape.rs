@@ -58,9 +58,12 @@ impl Shape {
 
     /// Bytes that may be behind the bottleneck: what fits on the link, and a buffer at the other end.
     pub(super) fn flight_bytes(&self) -> u64 {
-        let longest = self.delay + self.jitter + self.stall.map_or(Duration::ZERO, |_| self.pause());
+        let pause = self.stall.map_or(Duration::ZERO, |_| self.pause());
+        let longest = self.delay.saturating_add(self.jitter).saturating_add(pause);
         match self.bytes_in(longest) {
-            Some(bytes) => (bytes + self.buffer_bytes()).clamp(FLIGHT_BYTES_DIRECT, FLIGHT_BYTES_MAX),
+            Some(bytes) => bytes
+                .saturating_add(self.buffer_bytes())
+                .clamp(FLIGHT_BYTES_DIRECT, FLIGHT_BYTES_MAX),
             None if longest.is_zero() => FLIGHT_BYTES_DIRECT,
             None => FLIGHT_BYTES_UNPACED,
         }
@@ -69,7 +72,7 @@ impl Shape {
     /// How long a lost packet holds up what is behind it.
     pub(super) fn pause(&self) -> Duration {
         let stall = self.stall.and_then(|stall| stall.pause);
-        stall.unwrap_or(self.delay * 2 + RETRANSMIT_MIN)
+        stall.unwrap_or_else(|| self.delay.saturating_mul(2).saturating_add(RETRANSMIT_MIN))
     }
 }
 

@@ -99,7 +99,7 @@ fn flow_control_is_measured_over_links_that_bound_it() {
         "flow",
         "--quick",
         "--scenario=grid",
-        "--contender=fixed,tonic-default,grpc-go-bdp",
+        "--contender=setpoint,tonic-default,grpc-go-bdp",
         "--grpc-go=/nonexistent/flowpeer",
         "--allow-load",
         "--json",

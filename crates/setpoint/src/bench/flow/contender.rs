@@ -28,7 +28,9 @@ const ESTIMATE: &str = "estimate ";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contender {
-    /// The windows that the etcd front announces: 1 MiB a stream, 4 MiB a connection, for ever
+    /// Ours, with windows as large as the link needs
+    Setpoint,
+    /// The same library with windows that never change: 1 MiB a stream, 4 MiB a connection
     Fixed,
     /// tonic as it comes
     TonicDefault,
@@ -42,7 +44,8 @@ pub enum Contender {
 
 impl Contender {
     /// All of them, ours first.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
+        Self::Setpoint,
         Self::Fixed,
         Self::TonicDefault,
         Self::TonicAdaptive,
@@ -52,6 +55,7 @@ impl Contender {
 
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Setpoint => "setpoint",
             Self::Fixed => "fixed",
             Self::TonicDefault => "tonic-default",
             Self::TonicAdaptive => "tonic-adaptive",
@@ -85,7 +89,7 @@ pub(super) struct Start {
 }
 
 /// What our own server estimates of a connection.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Estimate {
     /// Round trip in milliseconds.
     pub(super) rtt_ms: f64,
@@ -162,6 +166,11 @@ impl Peer {
 /// Says where a server listens.
 pub(super) fn say_listening(addr: SocketAddr) -> Result<()> {
     say(&format!("{LISTENING}{addr}"))
+}
+
+/// Says what a server thinks of its link.
+pub(super) fn say_estimate(estimate: &Estimate) -> Result<()> {
+    say(&format!("{ESTIMATE}{}", serde_json::to_string(estimate)?))
 }
 
 fn say(line: &str) -> Result<()> {

@@ -4,12 +4,16 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, BufMut, Bytes};
+use h2::server::SendResponse;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use setpoint_base::{Stop, TaskGroup};
+use setpoint_flow::Flow;
+use setpoint_flow::http2::{self, Cork, Handler, Http2Options, Pace, Receive, ReceivedBody};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -19,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::{Service, service_fn};
 
 use super::GRACE;
-use super::contender::{Contender, say_listening};
+use super::contender::{Contender, Estimate, say_estimate, say_listening};
 
 /// Reads a stream of messages to its end.
 pub(super) const UPLOAD: &str = "/setpoint.bench.Flow/Upload";
@@ -28,7 +32,11 @@ pub(super) const HOLD: &str = "/setpoint.bench.Flow/Hold";
 /// Sends a message back.
 pub(super) const ECHO: &str = "/setpoint.bench.Flow/Echo";
 
-/// What the etcd front announces.
+/// As many streams at a time as the etcd front takes.
+const STREAMS_MAX: u32 = 65_536;
+/// Between two words of ours about the link.
+const TELL: Duration = Duration::from_millis(20);
+/// What the etcd front announced before its windows followed the link.
 const FIXED_STREAM_WINDOW: u32 = 1 << 20;
 const FIXED_CONNECTION_WINDOW: u32 = 4 << 20;
 
@@ -39,6 +47,7 @@ pub(super) async fn run(contender: Contender, stop: Stop) -> Result<()> {
     let tasks = TaskGroup::new(&Stop::new());
     let server = tasks.stop().clone();
     match contender {
+        Contender::Setpoint => _ = tasks.spawn(serve_setpoint(listener, tasks.clone())),
         Contender::Fixed => _ = tasks.spawn(serve_fixed(listener, tasks.clone())),
         Contender::TonicDefault => _ = tasks.spawn(serve_tonic(listener, false, server)),
         Contender::TonicAdaptive => _ = tasks.spawn(serve_tonic(listener, true, server)),
@@ -56,13 +65,83 @@ pub(super) async fn run(contender: Contender, stop: Stop) -> Result<()> {
     Ok(())
 }
 
+/// The driver of all our fronts.
+async fn serve_setpoint(listener: TcpListener, tasks: TaskGroup) {
+    let flow = Flow::default();
+    tasks.spawn(tell(flow.clone(), tasks.stop().clone()));
+    let options = Http2Options {
+        streams_max: STREAMS_MAX,
+        ..Http2Options::default()
+    };
+    loop {
+        let accepted = tokio::select! {
+            () = tasks.stop().cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((socket, peer)) = accepted else { continue };
+        let _ = socket.set_nodelay(true);
+        let live = flow.open("bench", &peer.to_string());
+        let handler = Handling(Pace::of(&live));
+        let stop = tasks.stop().clone();
+        tasks.spawn(async move {
+            let cork = Cork::new(socket, Bytes::new());
+            let connection = http2::serve(cork, handler, live, &options, &stop);
+            tokio::select! {
+                () = stop.cancelled() => (),
+                _ = connection => (),
+            }
+        });
+    }
+}
+
+/// Says what is known of the busiest link, whenever that changes.
+async fn tell(flow: Flow, stop: Stop) {
+    let mut last = None;
+    while !stop.is_cancelled() {
+        let snapshot = flow.snapshot();
+        let busiest = snapshot.connections.iter().max_by_key(|it| it.in_bytes);
+        let known = busiest.and_then(|it| Some((it.estimate?, it.stream_window_bytes)));
+        let estimate = known.map(|(link, window_bytes)| Estimate {
+            rtt_ms: link.rtt_seconds * 1e3,
+            mbit: link.bandwidth_bytes_per_second * 8.0 / 1e6,
+            window_bytes,
+        });
+        if let Some(estimate) = estimate.filter(|estimate| last != Some(*estimate)) {
+            last = Some(estimate);
+            if say_estimate(&estimate).is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(TELL).await;
+    }
+}
+
+/// Makes the service's calls out of the driver's requests.
+struct Handling(Pace);
+
+impl Handler for Handling {
+    type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    fn begin(&mut self, request: http::Request<Receive>, mut respond: SendResponse<Bytes>) -> Self::Call {
+        let (head, body) = request.into_parts();
+        let body = ReceivedBody::new(body, &head.headers);
+        let answer = Calls.call(http::Request::from_parts(head, body));
+        let pace = self.0.clone();
+        Box::pin(async move {
+            let Ok(answer) = answer.await;
+            // Who has gone does not want to know.
+            let _ = http2::send(&pace, &mut respond, answer).await;
+        })
+    }
+}
+
 async fn serve_tonic(listener: TcpListener, adaptive: bool, stop: Stop) {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut server = Server::builder();
     if adaptive {
         server = server.http2_adaptive_window(Some(true));
     }
-    let serving = server.serve_with_incoming(Flow, incoming);
+    let serving = server.serve_with_incoming(Calls, incoming);
     tokio::select! {
         () = stop.cancelled() => (),
         served = serving => if let Err(error) = served {
@@ -82,7 +161,7 @@ async fn serve_fixed(listener: TcpListener, tasks: TaskGroup) {
         let _ = socket.set_nodelay(true);
         let stop = tasks.stop().clone();
         tasks.spawn(async move {
-            let service = TowerToHyperService::new(Flow);
+            let service = TowerToHyperService::new(Calls);
             let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .initial_stream_window_size(FIXED_STREAM_WINDOW)
                 .initial_connection_window_size(FIXED_CONNECTION_WINDOW)
@@ -98,11 +177,11 @@ async fn serve_fixed(listener: TcpListener, tasks: TaskGroup) {
 
 /// The service.
 #[derive(Clone)]
-struct Flow;
+struct Calls;
 
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<tonic::body::Body>, Infallible>> + Send>>;
 
-impl<B> Service<http::Request<B>> for Flow
+impl<B> Service<http::Request<B>> for Calls
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,

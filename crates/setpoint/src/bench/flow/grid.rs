@@ -60,7 +60,7 @@ async fn cell(contender: Contender, start: &Start, link_mbit: u64, rtt_ms: u64) 
     let before = bench.peer.cpu_seconds();
     let uploads = TaskGroup::new(&Stop::new());
     bench.sender.upload(&uploads).await?;
-    let time = Duration::from_millis(1_200) + round_trip * 15;
+    let time = Duration::from_millis(1_500) + round_trip * 20;
     let trace = Trace::watch(&bench.proxy, time).await;
     let cpu = before.zip(bench.peer.cpu_seconds()).map(|(from, to)| to - from);
     uploads.shutdown(GRACE).await;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use setpoint_apiserver::{Identity, Options};
-use setpoint_flow::{Limits, Per, Rule, Rules, Scope};
+use setpoint_flow::{Concurrency, Find, Limits, Per, Rule, Rules, Scope};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 
@@ -75,4 +75,64 @@ async fn a_refused_request_gets_429_with_the_time_to_come_again() {
     for (scope, code) in [(&noisy, 404), (&quiet, 404), (&noisy, 429), (&quiet, 429)] {
         assert_eq!(ask(&plane, scope, lease).await.0, code);
     }
+}
+
+#[tokio::test]
+async fn the_page_is_for_whom_may_read_metrics() {
+    let plane = Plane::with(Options::default(), |_| ()).await;
+    let anonymous = Identity::anonymous();
+    for (identity, code) in [(Identity::loopback(), 200), (anonymous, 403)] {
+        for path in ["/debug/flow", "/debug/flow?format=json", "/metrics"] {
+            let request = Request::get(path).extension(identity.clone());
+            let request = request.body(Full::new(Bytes::new())).unwrap();
+            let response = plane.server.service().oneshot(request).await.unwrap();
+            assert_eq!(response.status().as_u16(), code, "{path}");
+            let policy = response.headers().get("content-security-policy");
+            assert_eq!(policy.is_some(), code == 200 && path != "/metrics", "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_a_place_gets_429_and_watches_need_none() {
+    let limits = Limits::new();
+    let one = Concurrency {
+        name: "reads".to_owned(),
+        methods: vec!["* configmaps".to_owned()],
+        per: Per::Global,
+        limit: Find::fixed(1),
+        min: None,
+        max: None,
+        queue: Some(0),
+        wait: None,
+    };
+    let rules = Rules {
+        concurrency: vec![one],
+        ..Rules::default()
+    };
+    limits.replace(&rules, Instant::now()).unwrap();
+    let options = Options {
+        limits: Some(limits.clone()),
+        ..Options::default()
+    };
+    let plane = Plane::with(options, |_| ()).await;
+    let scope = Arc::<Scope>::default();
+    let watch = Request::get(format!("{MAPS}?watch=1"))
+        .extension(Identity::loopback())
+        .extension(Arc::clone(&scope))
+        .body(Full::new(Bytes::new()))
+        .unwrap();
+    let watch = plane.server.service().oneshot(watch).await.unwrap();
+    assert_eq!(watch.status().as_u16(), 200);
+    assert_eq!(
+        ask(&plane, &scope, MAPS).await.0,
+        200,
+        "a place for one, and the watch has none"
+    );
+    let held = limits.enter("list configmaps").await.unwrap();
+    let (code, after, message) = ask(&plane, &scope, MAPS).await;
+    assert_eq!((code, after.as_deref()), (429, Some("1")), "{message}");
+    assert!(message.contains("overloaded: limit \"reads\""), "{message}");
+    drop(held);
+    assert_eq!(ask(&plane, &scope, MAPS).await.0, 200);
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use setpoint::envtest::TempDir;
+use setpoint_proto::etcdserverpb::auth_client::AuthClient;
 use setpoint_proto::etcdserverpb::kv_client::KvClient;
 use setpoint_proto::etcdserverpb::lease_client::LeaseClient;
 use setpoint_proto::etcdserverpb::watch_client::WatchClient;
 use setpoint_proto::etcdserverpb::{
+    AuthEnableRequest, AuthRoleAddRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, AuthenticateRequest,
     CompactionRequest, LeaseGrantRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest,
     watch_request,
 };
@@ -33,9 +35,15 @@ async fn put(kv: &mut KvClient<Channel>, bytes: usize) -> Result<(), Status> {
 
 /// What the server's page says, over HTTP/1.
 async fn page(server: &Server, query: &str) -> (u16, String) {
+    page_as(server, query, "").await
+}
+
+/// The same with another header.
+async fn page_as(server: &Server, query: &str, header: &str) -> (u16, String) {
     let address = server.text("etcd").trim_start_matches("http://").to_owned();
     let mut socket = TcpStream::connect(&address).await.unwrap();
-    let request = format!("GET /debug/flow{query} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET /debug/flow{query} HTTP/1.1\r\nHost: {address}\r\n{header}Connection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
@@ -132,6 +140,89 @@ async fn while_memory_is_short_leases_are_served_and_others_are_not() {
     assert_eq!(seen["memory"]["limit"], 1 << 20);
     fs::write(&file, "memory: {limit: off}").unwrap();
     eventually("there is enough", async || put(&mut kv, 1).await.ok()).await;
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_page_is_for_administrators_where_there_are_any() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path(), &[]).await;
+    assert_eq!(
+        page(&server, "").await.0,
+        200,
+        "whoever reaches the port can read every key"
+    );
+    let mut auth = AuthClient::new(channel(server.text("etcd")));
+    for name in ["root", "somebody"] {
+        let add = AuthUserAddRequest {
+            name: name.into(),
+            password: "secret".into(),
+            ..Default::default()
+        };
+        auth.user_add(add).await.unwrap();
+    }
+    auth.role_add(AuthRoleAddRequest { name: "root".into() })
+        .await
+        .unwrap();
+    let grant = AuthUserGrantRoleRequest {
+        user: "root".into(),
+        role: "root".into(),
+    };
+    auth.user_grant_role(grant).await.unwrap();
+    auth.auth_enable(AuthEnableRequest::default()).await.unwrap();
+    let mut tokens = Vec::new();
+    for name in ["root", "somebody"] {
+        let login = AuthenticateRequest {
+            name: name.into(),
+            password: "secret".into(),
+        };
+        tokens.push(auth.authenticate(login).await.unwrap().into_inner().token);
+    }
+    for (header, expect) in [
+        (String::new(), 401),
+        ("Authorization: nonsense\r\n".to_owned(), 401),
+        (format!("Authorization: {}\r\n", tokens[1]), 403),
+        (format!("Authorization: {}\r\n", tokens[0]), 200),
+        (format!("Authorization: Bearer {}\r\n", tokens[0]), 200),
+    ] {
+        for query in ["", "?format=json"] {
+            assert_eq!(
+                page_as(&server, query, &header).await.0,
+                expect,
+                "{header}{query}"
+            );
+        }
+    }
+    // The API server's is for its administrators, whatever etcd's users are.
+    let kube = server.kube().await;
+    call(&kube, "GET", "/debug/flow?format=json", None).await.unwrap();
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_limit_for_each_connection_is_told_to_its_client() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("limits.yaml");
+    fs::write(&file, "concurrency: [{name: streams, per: connection, limit: 3}]").unwrap();
+    let server = Server::start(dir.path(), &["--limits", &file.to_string_lossy()]).await;
+    let address = server.text("etcd").trim_start_matches("http://");
+    let socket = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = h2::client::handshake(socket).await.unwrap();
+    let mut connection = std::pin::pin!(connection);
+    let told = async {
+        let answered = async {
+            let request = http::Request::get(format!("http://{address}/health"));
+            let mut sender = sender.ready().await.unwrap();
+            let (answer, _) = sender.send_request(request.body(()).unwrap(), true).unwrap();
+            answer.await.unwrap()
+        };
+        tokio::select! {
+            ended = connection.as_mut() => panic!("{ended:?}"),
+            answer = answered => assert_eq!(answer.status(), 200),
+        }
+        connection.max_concurrent_send_streams()
+    };
+    assert_eq!(told.await, 3);
     assert_eq!(server.stop().await.code(), Some(0));
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use setpoint_flow::Limits;
+use setpoint_flow::{Flow, Limits};
 use setpoint_telemetry::Metrics;
 
 /// Options of an API server.
@@ -33,6 +33,8 @@ pub struct Options {
     /// Rate limits that requests for resources are asked for, by verb and resource as in `list secrets` (none). A peer
     /// is the user. Requests that come from within the process are not limited.
     pub limits: Option<Limits>,
+    /// The connections that `/debug/flow` shows (none).
+    pub flow: Option<Flow>,
     /// Where metrics are registered, and what `/metrics` shows.
     pub metrics: Metrics,
     /// The CA that signs the serving certificate, as PEM: published in every namespace as `kube-root-ca.crt`.
@@ -55,6 +57,7 @@ impl Default for Options {
             ring_bytes_max: 8 << 20,
             fresh_wait: Duration::from_secs(3),
             limits: None,
+            flow: None,
             metrics: Metrics::new(),
             root_ca: None,
             event_ttl: Duration::from_secs(3600),

@@ -113,7 +113,7 @@ pub(crate) fn debug(server: &Server, head: &Head) -> Response<ApiBody> {
     }
     let limits = server.options.limits.as_ref();
     let format = head.query.get("format").unwrap_or("html");
-    let Some(document) = page::respond(format, limits, serde_json::Map::new()) else {
+    let Some(document) = page::respond(format, limits, server.options.flow.as_ref()) else {
         return answer::text(StatusCode::NOT_FOUND, "404 page not found\n");
     };
     let mut response = answer::bytes(StatusCode::OK, document.content_type, document.body);

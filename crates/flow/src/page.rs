@@ -10,15 +10,20 @@ use serde_json::{Map, Value};
 
 use crate::core::gate::Class;
 use crate::core::memory::Pressure;
+use crate::flow::Flow;
 use crate::limits::Limits;
 use crate::overload::{MemoryLimit, Reading};
 use crate::rules::Per;
+use crate::snapshot::FlowSnapshot;
 
 /// Where it is served.
 pub const PATH: &str = "/debug/flow";
 /// For the header `Content-Security-Policy`: nothing but what comes from here.
 pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Connections that are shown, each with its history.
+const CONNECTIONS_MAX: usize = 200;
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,10 +43,9 @@ pub fn format(query: &str) -> &str {
         .unwrap_or("html")
 }
 
-/// Answers a request for [`PATH`] in this format; `None` when there is no such format. `more` is shown beside the limits,
-/// under its own names.
+/// Answers a request for [`PATH`] in this format; `None` when there is no such format.
 #[must_use]
-pub fn respond(format: &str, limits: Option<&Limits>, more: Map<String, Value>) -> Option<Document> {
+pub fn respond(format: &str, limits: Option<&Limits>, flow: Option<&Flow>) -> Option<Document> {
     let (content_type, body) = match format {
         "html" => (
             "text/html; charset=utf-8",
@@ -55,19 +59,48 @@ pub fn respond(format: &str, limits: Option<&Limits>, more: Map<String, Value>) 
             "text/css; charset=utf-8",
             include_str!("page/page.css").to_owned(),
         ),
-        "json" => ("application/json", state(limits, more)),
+        "json" => ("application/json", state(limits, flow)),
         _ => return None,
     };
     Some(Document { content_type, body })
 }
 
-fn state(limits: Option<&Limits>, mut more: Map<String, Value>) -> String {
-    if let Some(limits) = limits
-        && let Ok(Value::Object(view)) = serde_json::to_value(limits.view())
-    {
-        more.extend(view);
+fn state(limits: Option<&Limits>, flow: Option<&Flow>) -> String {
+    let mut state = Map::new();
+    for part in [
+        limits.map(|limits| serde_json::to_value(limits.view())),
+        flow.map(|flow| serde_json::to_value(connections(flow.snapshot()))),
+    ] {
+        if let Some(Ok(Value::Object(part))) = part {
+            state.extend(part);
+        }
     }
-    Value::Object(more).to_string()
+    Value::Object(state).to_string()
+}
+
+/// Connections as one sees them: those that matter most, of which there may be many.
+#[derive(Debug, Serialize)]
+struct ConnectionsView {
+    connections_total: usize,
+    #[serde(flatten)]
+    snapshot: FlowSnapshot,
+}
+
+fn connections(mut snapshot: FlowSnapshot) -> ConnectionsView {
+    let connections = &mut snapshot.connections;
+    let connections_total = connections.len();
+    if connections_total > CONNECTIONS_MAX {
+        connections.sort_by_key(|connection| {
+            let waiting = connection.stalls.waiting.len();
+            std::cmp::Reverse((waiting, connection.unread_bytes, connection.streams_open))
+        });
+        connections.truncate(CONNECTIONS_MAX);
+        connections.sort_unstable_by_key(|connection| connection.id);
+    }
+    ConnectionsView {
+        connections_total,
+        snapshot,
+    }
 }
 
 /// The limits as one sees them.
@@ -201,7 +234,7 @@ mod tests {
     use tokio::time::Instant;
 
     fn json(limits: Option<&Limits>) -> Value {
-        let document = respond(format("x=1&format=json"), limits, Map::new()).unwrap();
+        let document = respond(format("x=1&format=json"), limits, None).unwrap();
         assert_eq!(document.content_type, "application/json");
         serde_json::from_str(&document.body).unwrap()
     }
@@ -255,16 +288,36 @@ mod tests {
     }
 
     #[test]
+    fn of_many_connections_those_that_matter_are_shown() {
+        let flow = Flow::default();
+        let live: Vec<_> = (0..CONNECTIONS_MAX + 50)
+            .map(|n| flow.open("etcd", &format!("10.0.0.1:{n}")))
+            .collect();
+        let document = respond("json", None, Some(&flow)).unwrap();
+        let state: Value = serde_json::from_str(&document.body).unwrap();
+        assert_eq!(state["connections_total"], CONNECTIONS_MAX + 50);
+        assert_eq!(state["connections"].as_array().unwrap().len(), CONNECTIONS_MAX);
+        drop(live);
+        let document = respond("json", None, Some(&flow)).unwrap();
+        let state: Value = serde_json::from_str(&document.body).unwrap();
+        assert_eq!(
+            (&state["connections_total"], &state["connections"]),
+            (&0.into(), &Value::Array(vec![]))
+        );
+        assert!(state["budget"]["total_bytes"].as_u64().unwrap() > 0);
+    }
+
+    #[test]
     fn there_is_a_page_without_limits() {
         assert_eq!(json(None), serde_json::json!({}));
-        let page = respond(format(""), None, Map::new()).unwrap();
+        let page = respond(format(""), None, None).unwrap();
         assert!(page.content_type.starts_with("text/html"));
-        assert_eq!(respond("exe", None, Map::new()), None);
+        assert_eq!(respond("exe", None, None), None);
     }
 
     #[test]
     fn the_page_asks_nobody_else_and_writes_no_html() {
-        let all = ["html", "script", "style"].map(|format| respond(format, None, Map::new()).unwrap().body);
+        let all = ["html", "script", "style"].map(|format| respond(format, None, None).unwrap().body);
         for word in [
             "http://",
             "https://",

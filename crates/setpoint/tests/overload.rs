@@ -108,6 +108,8 @@ async fn calls_without_a_place_are_refused_and_those_that_stay_take_none() {
     assert!(puts["classes"][1]["refused"].as_u64().unwrap() > 0, "{puts}");
     let rest = &seen["concurrency"][1];
     assert_eq!(rest["in_flight"], 0, "watches hold no place");
+    let connections = seen["connections"].as_array().unwrap();
+    assert!(connections.len() >= 9, "eight watches and the puts: {seen}");
     let (code, html) = page(&server, "").await;
     assert_eq!(code, 200);
     assert!(html.starts_with("<!doctype html>"), "{html}");

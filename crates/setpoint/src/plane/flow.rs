@@ -14,6 +14,7 @@ pub(super) fn apply(options: &mut PlaneOptions, metrics: &Metrics) -> Result<(),
             detail: error.to_string(),
         })?;
     options.etcd.flow = flow.clone();
+    options.api.flow = Some(flow.clone());
     options.api_front.flow = flow;
     Ok(())
 }

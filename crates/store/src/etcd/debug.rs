@@ -42,7 +42,7 @@ pub(super) fn respond(shared: &Shared, client: &Client, head: &Parts) -> Respons
     }
     let format = page::format(head.uri.query().unwrap_or_default());
     let limits = shared.options.limits.as_ref();
-    let Some(document) = page::respond(format, limits, serde_json::Map::new()) else {
+    let Some(document) = page::respond(format, limits, Some(&shared.options.flow)) else {
         return text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
     };
     let mut response = Response::new(Bytes::from(document.body));

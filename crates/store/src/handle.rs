@@ -71,7 +71,7 @@ impl Store {
 
     /// Reads keys at one revision.
     ///
-    /// Values may share memory with the commit they were written in: whoever keeps one for long, and not
+    /// Values may share memory with the commit they were written in, and keys with each other: whoever keeps one for long, and not
     /// its neighbours, should copy it.
     ///
     /// # Errors

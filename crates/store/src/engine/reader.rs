@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::shared::Shared;
 use crate::core::check;
@@ -148,7 +148,45 @@ fn walk_on(
 }
 
 fn collect(index: &Index, keys: &KeyRange, revision: i64, most: usize) -> Vec<Found> {
-    index.scan(keys, revision).take(most).map(Found::new).collect()
+    let mut copies = Copies::default();
+    let found = index.scan(keys, revision).take(most);
+    found
+        .map(|(key, version)| Found {
+            key: copies.of(key),
+            version: *version,
+            value: None,
+        })
+        .collect()
+}
+
+/// Copies of keys that are made one after the other, many in one piece of memory.
+pub(super) struct Copies {
+    piece: BytesMut,
+    /// Bytes of the next piece: the first are small, as most reads find few keys.
+    next: usize,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self {
+            piece: BytesMut::new(),
+            next: 128,
+        }
+    }
+}
+
+impl Copies {
+    /// Whoever keeps one key for long keeps no more than so many bytes of others.
+    const PIECE_MAX: usize = 4 << 10;
+
+    pub(super) fn of(&mut self, key: &[u8]) -> Bytes {
+        if self.piece.capacity() < key.len() {
+            self.piece = BytesMut::with_capacity(self.next.max(key.len()));
+            self.next = (2 * self.next).min(Self::PIECE_MAX);
+        }
+        self.piece.extend_from_slice(key);
+        self.piece.split().freeze()
+    }
 }
 
 /// The part of a range behind a key.

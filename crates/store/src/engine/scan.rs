@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::vec::IntoIter;
 
-use super::reader::{STEP, after, relocate};
+use super::reader::{Copies, STEP, after, relocate};
 use super::shared::{LogValues, Pin, Shared};
 use crate::core::check;
 use crate::core::eval::read_revision;
@@ -251,6 +251,7 @@ impl Piece {
                 return values;
             };
             let (mut seen, mut last, mut full) = (0, None, false);
+            let mut copies = Copies::default();
             for (key, version) in index.scan(&keys, revision) {
                 if seen == STEP || full {
                     *rest = last.and_then(|last: &[u8]| after(&keys, last));
@@ -258,7 +259,12 @@ impl Piece {
                 }
                 seen += 1;
                 last = Some(key);
-                full = passes(range, version) && !self.push(Found::new((key, version)));
+                full = passes(range, version)
+                    && !self.push(Found {
+                        key: copies.of(key),
+                        version: *version,
+                        value: None,
+                    });
             }
             if !self.found.is_empty() {
                 return values;

@@ -20,6 +20,8 @@ use crate::types::{Event, EventKind, KeyValue, RangeResult};
 const PIECE_BYTES: usize = 48 << 10;
 /// Values from this size on are not copied into a piece.
 pub(super) const SHARE_BYTES: usize = 16 << 10;
+/// Bytes that a key-value pair takes beside its own fields, and its key beside a value that is shared.
+const KV_HEAD_BYTES_MAX: usize = 64;
 /// The largest message a Go server sends, and so the largest a client expects.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 /// Any constant does: there is one member, and it leads. A new etcd of one member is in term 2.
@@ -119,23 +121,77 @@ fn lease(kv: &KeyValue) -> i64 {
     kv.lease.map_or(0, |lease| lease.0)
 }
 
-/// All of `kv` up to where the value's bytes follow.
-fn put_kv_head(out: &mut BytesMut, kv: &KeyValue) {
-    if !kv.key.is_empty() {
-        put_delimiter(out, 1, kv.key.len());
-        out.extend_from_slice(&kv.key);
+/// Tags and numbers on their way out: they are many and small, and go over together.
+struct Small {
+    bytes: [u8; 64],
+    len: usize,
+}
+
+impl Small {
+    fn new() -> Self {
+        Self {
+            bytes: [0; 64],
+            len: 0,
+        }
     }
-    put_int(out, 2, kv.create_revision.0);
-    put_int(out, 3, kv.mod_revision.0);
-    put_int(out, 4, kv.version);
-    if !kv.value.is_empty() {
-        put_delimiter(out, 5, kv.value.len());
+
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.byte((value as u8) | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
+
+    fn int(&mut self, field: u8, value: i64) {
+        if value != 0 {
+            self.byte(field << 3);
+            self.varint(value as u64);
+        }
+    }
+
+    fn delimiter(&mut self, field: u8, len: usize) {
+        self.byte((field << 3) | 2);
+        self.varint(len as u64);
+    }
+
+    fn flush(&mut self, out: &mut BytesMut) {
+        out.extend_from_slice(&self.bytes[..self.len]);
+        self.len = 0;
     }
 }
 
+/// All of `kv`, which takes `len` bytes as a `field`, up to where the value's bytes follow. It is two tags and two numbers,
+/// then four of each: never more than fit.
+fn put_kv_head(out: &mut BytesMut, field: u8, kv: &KeyValue, len: usize) {
+    let mut small = Small::new();
+    small.delimiter(field, len);
+    if !kv.key.is_empty() {
+        small.delimiter(1, kv.key.len());
+        small.flush(out);
+        out.extend_from_slice(&kv.key);
+    }
+    small.int(2, kv.create_revision.0);
+    small.int(3, kv.mod_revision.0);
+    small.int(4, kv.version);
+    if !kv.value.is_empty() {
+        small.delimiter(5, kv.value.len());
+    }
+    small.flush(out);
+}
+
 fn put_kv(out: &mut BytesMut, field: u8, kv: &KeyValue) {
-    put_delimiter(out, field, kv_len(kv));
-    put_kv_head(out, kv);
+    put_kv_of(out, field, kv, kv_len(kv));
+}
+
+/// As [`put_kv`], where the length is known.
+fn put_kv_of(out: &mut BytesMut, field: u8, kv: &KeyValue, len: usize) {
+    put_kv_head(out, field, kv, len);
     out.extend_from_slice(&kv.value);
     put_int(out, 6, lease(kv));
 }
@@ -266,28 +322,38 @@ impl Iterator for RangeParts {
             put_int(&mut self.piece, 6, lease(&kv));
             return Some(kv.value);
         }
-        while !self.done && self.piece.len() < PIECE_BYTES {
-            let Some(kv) = self.kvs.next() else {
+        while !self.done {
+            let Some(kv) = self.kvs.as_slice().first() else {
                 if let Some(end) = &self.end {
                     end.end(&mut self.piece);
                 }
                 self.done = true;
                 break;
             };
-            if kv.value.len() < SHARE_BYTES {
-                put_kv(&mut self.piece, 2, &kv);
-                continue;
+            let (len, shared) = (kv_len(kv), kv.value.len() >= SHARE_BYTES);
+            let bytes = if shared { kv.key.len() } else { len } + KV_HEAD_BYTES_MAX;
+            // A piece that grew beyond its room would be copied.
+            if !self.piece.is_empty() && self.piece.len() + bytes > PIECE_BYTES {
+                break;
             }
-            put_delimiter(&mut self.piece, 2, kv_len(&kv));
-            put_kv_head(&mut self.piece, &kv);
-            self.large = Some(kv);
-            break;
+            if self.piece.capacity() - self.piece.len() < bytes {
+                let room = PIECE_BYTES.saturating_sub(self.piece.len());
+                self.piece.reserve(room.max(bytes));
+            }
+            let Some(kv) = self.kvs.next() else {
+                break;
+            };
+            if shared {
+                put_kv_head(&mut self.piece, 2, &kv, len);
+                self.large = Some(kv);
+                break;
+            }
+            put_kv_of(&mut self.piece, 2, &kv, len);
         }
         if self.piece.is_empty() {
             return None;
         }
-        let next = BytesMut::with_capacity(if self.done { 0 } else { PIECE_BYTES });
-        Some(std::mem::replace(&mut self.piece, next).freeze())
+        Some(std::mem::take(&mut self.piece).freeze())
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! All bytes pass here, so this is also where frames are counted.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,15 @@ use crate::core::frames::Frames;
 const COLLECT_BYTES: usize = 64 << 10;
 /// An empty buffer larger than this is given back.
 const KEEP_BYTES: usize = 4 << 10;
+
+/// Room of a buffer that collects much: so much, and the frame that goes over.
+const LARGE_BYTES: usize = COLLECT_BYTES + (20 << 10);
+
+thread_local! {
+    /// The large buffer that the last turn of this thread gave back, for the next one that says much. Growing to it from
+    /// nothing in every such turn would copy all bytes once more.
+    static LARGE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// The socket, with what was already read from it and what is not written yet. Clones share it: one is the
 /// protocol's, one the driver's. They are used by one task, so the lock is never waited for.
@@ -107,12 +117,27 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
         }
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         self.written = 0;
+        self.out.clear();
         if self.out.capacity() > KEEP_BYTES {
-            self.out = Vec::new();
-        } else {
-            self.out.clear();
+            let large = std::mem::take(&mut self.out);
+            if large.capacity() <= LARGE_BYTES {
+                LARGE.set(large);
+            }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<T> Inner<T> {
+    fn collect(&mut self, buf: &[u8]) {
+        let len = self.out.len() + buf.len();
+        if len > KEEP_BYTES && len > self.out.capacity() && self.out.capacity() < LARGE_BYTES {
+            let mut large = LARGE.take();
+            large.reserve_exact(LARGE_BYTES.max(len));
+            large.extend_from_slice(&self.out);
+            self.out = large;
+        }
+        self.out.extend_from_slice(buf);
     }
 }
 
@@ -141,7 +166,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Cork<T> {
         if inner.out.len() >= COLLECT_BYTES {
             ready!(inner.poll_drain(cx))?;
         }
-        inner.out.extend_from_slice(buf);
+        inner.collect(buf);
         if let Some(both) = &mut inner.frames {
             both.sent.take(buf);
         }

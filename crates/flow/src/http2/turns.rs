@@ -152,6 +152,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
                     self.calls.push(call);
                     self.unasked = true;
                     self.live.streams_total.fetch_add(1, Ordering::Relaxed);
+                    if self.cork.is_full() {
+                        // What calls say when they begin waits to be written: the others begin afterwards.
+                        cx.waker().wake_by_ref();
+                        return false;
+                    }
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(front = self.live.front, peer = %self.live.peer, %error, "connection");

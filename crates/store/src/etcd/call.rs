@@ -330,6 +330,10 @@ impl Call {
             .message()
             .await?
             .ok_or_else(|| Status::internal("unexpected EOF"))?;
+        if self.method == Method::Range {
+            // What is not read yet takes no memory while those before it wait to be written.
+            self.outbound.turn().await;
+        }
         let (shared, trace, access) = (&self.shared, self.trace, &self.access());
         access.gate(&shared.store, self.method, &request)?;
         let place = overload::enter(shared, self.method, &request).await?;

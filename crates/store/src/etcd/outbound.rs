@@ -82,6 +82,15 @@ impl Outbound {
         }
     }
 
+    /// Waits while the connection has said more than could be written.
+    pub(super) async fn turn(&self) {
+        match &self.sink {
+            Sink::Http2(sink) => sink.pace.turn().await,
+            // A message at a time: it waits where it is sent.
+            Sink::Gateway(_) => (),
+        }
+    }
+
     /// Sends bytes of framed messages, as fast as the client reads them.
     pub(super) async fn send(&mut self, data: Bytes) -> Result<(), Gone> {
         self.count(&data);

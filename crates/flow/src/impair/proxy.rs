@@ -32,8 +32,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 /// After an error of `accept`, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The kernel's own buffers are part of the queue that a sender meets. With a rate they hold what passes in 2 ms.
-const RECEIVE_BYTES: (u64, u64) = (64 << 10, 512 << 10);
+/// The kernel's own buffers are part of the queue that a sender meets: with a rate they are kept from growing. Segments on
+/// the loopback have 64 KiB; a buffer of a few of them drops some, and the sender waits for retransmissions.
+const RECEIVE_BYTES: usize = 512 << 10;
 
 /// What a proxy is started with. The default is a clean link from a free port of the loopback.
 #[derive(Clone, Debug)]
@@ -337,9 +338,7 @@ async fn carry(mut client: TcpStream, number: u64, shared: &Shared) {
 
 /// Keeps the kernel from being a larger buffer than the link's own.
 fn narrow(socket: &TcpStream, shape: &Shape) {
-    if let Some(rate) = shape.rate {
-        let (low, high) = RECEIVE_BYTES;
-        let bytes = (rate / 8 / 500).clamp(low, high);
-        let _ = set_socket_recv_buffer_size(socket, usize::try_from(bytes).unwrap_or(usize::MAX));
+    if shape.rate.is_some() {
+        let _ = set_socket_recv_buffer_size(socket, RECEIVE_BYTES);
     }
 }

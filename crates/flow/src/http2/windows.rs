@@ -9,6 +9,8 @@
 //!                     grant, divided by the streams that receive
 //! ```
 //!
+//! Windows of open streams are never made smaller; see [`Controller`].
+//!
 //! There is one initial window for all streams of a connection: one that is read has the same as a thousand that are not.
 
 use std::sync::Arc;
@@ -114,7 +116,7 @@ impl Controller {
         let (stream, estimator) = match flow.options().windows {
             Windows::Static(bytes) => (bytes, None),
             Windows::Adaptive(bounds) => {
-                let estimator = Estimator::new(bounds, Duration::ZERO);
+                let estimator = Estimator::new(bounds, Duration::ZERO).never_shrinking();
                 (estimator.window(), Some(Box::new(estimator)))
             }
         };
@@ -297,6 +299,10 @@ impl Controller {
 
     fn announce(&mut self, stream: u64, connection: u64, unread: u64, link: &mut impl SetWindows) -> bool {
         let mut changed = false;
+        // `h2` does not announce credit that was released below a smaller window before more is released, and a stream
+        // without any cannot get there: windows of open streams never shrink.
+        let open = self.gauges.receiving.load(Ordering::Relaxed) > 0;
+        let stream = if open { stream.max(self.stream) } else { stream };
         if differs(self.stream, stream) && link.streams(narrow(stream)) {
             self.announced += 1;
             self.stream = stream;

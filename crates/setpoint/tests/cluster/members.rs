@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use setpoint_flow::impair::Proxy;
 use setpoint_store::client::{Client, ClientOptions, ClientTls};
-use setpoint_testkit::Proxy;
 use tokio::time::{Instant, sleep};
 
 /// The members of one cluster.

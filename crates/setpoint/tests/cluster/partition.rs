@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use setpoint::envtest::TempDir;
-use setpoint_testkit::Proxy;
+use setpoint_flow::impair::Proxy;
 use tokio::time::sleep;
 
 use crate::Scene;

@@ -109,8 +109,9 @@ impl Cluster {
 
     /// The newest committed revision.
     pub(crate) async fn revision(&self) -> Result<Revision, Error> {
-        // Any key will do: every answer says how far the log is.
-        let mut range = Range::key("\0");
+        // Any key will do: every answer says how far the log is. This one is below the prefix, which may be all that the
+        // cluster's user can read.
+        let mut range = Range::key("/");
         range.count_only = true;
         Ok(self.range(&range).await?.revision)
     }

@@ -93,7 +93,7 @@ impl ConnectionMetrics {
         metrics.register("flow_credit_stall_seconds", "Time streams waited for a peer's credit", self.stalled.clone())?;
         metrics.register("flow_frames_received", "HTTP/2 frames received, by kind", self.frames.clone())?;
         metrics.register("flow_connections_cut", "Connections that were cut, by reason", self.cut.clone())?;
-        metrics.register("flow_hoarding", "Times that a connection's windows were made small because much was unread", self.hoarding.clone())?;
+        metrics.register("flow_hoarding", "Times that half of what a connection may send was unread", self.hoarding.clone())?;
         metrics.register("flow_budget_bytes", "What peers may have us keep unread", self.budget.clone())?;
         metrics.register("flow_budget_wanted_bytes", "Receive windows that connections want of the budget", self.wanted.clone())?;
         metrics.register("flow_unread_bytes", "What has arrived and nobody has read", self.unread.clone())

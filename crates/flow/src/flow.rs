@@ -140,6 +140,11 @@ impl Flow {
         self.unread() > self.0.options.budget_bytes / 4 * 3
     }
 
+    /// What of the budget is left, in bytes.
+    pub(crate) fn room(&self) -> u64 {
+        self.0.options.budget_bytes.saturating_sub(self.unread())
+    }
+
     /// A connection's part in the budget.
     pub(crate) fn lease(&self) -> Lease {
         Lease {

@@ -1,9 +1,10 @@
 //! What is counted of one connection, written by its task and read by anybody.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use h2::FlowControl;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -67,6 +68,8 @@ pub struct Gauges {
     pub(crate) handed: AtomicUsize,
     stalls: [(AtomicU64, AtomicU64); 3],
     waiting: Mutex<Vec<(u32, Instant)>>,
+    /// The receiving halves of streams that have sent much and are waited for.
+    read: Mutex<HashMap<u32, FlowControl>>,
     estimates: Mutex<Option<Box<Estimates>>>,
 }
 
@@ -99,6 +102,7 @@ impl Gauges {
             handed: AtomicUsize::new(0),
             stalls: Default::default(),
             waiting: Mutex::new(Vec::new()),
+            read: Mutex::default(),
             estimates: Mutex::new(None),
         }
     }
@@ -155,6 +159,28 @@ impl Gauges {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         micros.fetch_add(took, Ordering::Relaxed);
         true
+    }
+
+    /// A stream's reader waits for more.
+    pub(crate) fn is_read(&self, stream: u32, control: FlowControl) {
+        let before = self.read.lock().insert(stream, control);
+        // Dropped only now: it locks the protocol.
+        drop(before);
+    }
+
+    /// Nobody reads the stream any more.
+    pub(crate) fn is_left(&self, stream: u32) {
+        let control = self.read.lock().remove(&stream);
+        drop(control);
+    }
+
+    /// `h2` looks whether a stream's credit is worth announcing when some is released, and at no other time. Windows have
+    /// become smaller, so for streams that have nothing left to release it has to look again.
+    pub(crate) fn announce_credit(&self) {
+        for control in self.read.lock().values_mut() {
+            // Fails for streams that have ended meanwhile.
+            let _ = control.release_capacity(0);
+        }
     }
 
     pub(crate) fn estimated(&self, estimate: Estimate, window: u32) {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use setpoint_flow::Flow;
 use setpoint_flow::http2::{End, Http2Options, KeepAlive};
+use setpoint_flow::{Flow, FlowOptions};
 
 use super::support::raw::*;
 use super::support::*;
@@ -45,6 +45,41 @@ async fn calls_beyond_the_limit_are_refused_and_the_others_go_on() {
     peer.say(&call(101, "/7")).await;
     let (.., data) = peer.next_of(DATA, 101).await;
     assert_eq!(data, [7; 7]);
+}
+
+/// hyper#2899: streams that nobody reads must not stop the one that is read, whichever began first.
+#[tokio::test(start_paused = true)]
+async fn streams_that_nobody_reads_do_not_stop_the_others() {
+    const BUDGET: u64 = 16 << 20;
+    let flow = Flow::new(FlowOptions {
+        budget_bytes: BUDGET,
+        ..FlowOptions::default()
+    });
+    let (server, socket) = Server::start(flow, Http2Options::default());
+    let client = Client::over(socket).await;
+    let before = client.upload("/sink", 64 << 20);
+    let hoard = async {
+        let mut kept = Vec::new();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            let (answer, mut stream) = client.begin("/hold", false).await;
+            server
+                .tasks
+                .spawn(async move { drop(pour(&mut stream, 1 << 20).await) });
+            kept.push(answer);
+        }
+        let answer = in_time(client.upload("/sink", 64 << 20)).await;
+        (answer, kept)
+    };
+    let (before, (after, _kept)) = in_time(futures_util::future::join(before, hoard)).await;
+    let whole = (64 << 20).to_string();
+    assert_eq!(before.unwrap(), whole);
+    assert_eq!(after.unwrap(), whole);
+    let connection = server.connection();
+    assert!(connection.hoarding, "{connection:?}");
+    assert!(connection.stream_window_bytes < 256 << 10, "{connection:?}");
+    assert!(connection.unread_bytes <= BUDGET, "{}", connection.unread_bytes);
+    server.counted("flow_hoarding_total{front=\"test\"}");
 }
 
 /// h2#853: many calls at once must all come to their ends.

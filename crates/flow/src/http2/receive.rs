@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::pacing::Pace;
+use super::windows::STREAM_MIN;
 
 /// The receiving half of a stream. Bytes stay counted as unread, and the peer's windows closed by as much, until they are
 /// [released](Receive::release).
@@ -19,6 +20,10 @@ pub struct Receive {
     body: RecvStream,
     pace: Pace,
     receiving: bool,
+    /// Bytes that were released so far.
+    released: u64,
+    /// The connection knows that this waits for more.
+    known: bool,
 }
 
 impl Receive {
@@ -33,6 +38,8 @@ impl Receive {
             body,
             pace,
             receiving,
+            released: 0,
+            known: false,
         }
     }
 
@@ -43,7 +50,10 @@ impl Receive {
 
     /// The next bytes; `None` after the last.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        let data = ready!(self.body.poll_data(cx));
+        let Poll::Ready(data) = self.body.poll_data(cx) else {
+            self.waits();
+            return Poll::Pending;
+        };
         if !matches!(data, Some(Ok(_))) {
             self.ended();
         }
@@ -64,6 +74,7 @@ impl Receive {
     /// So many bytes need no more room here: the peer may send as many again.
     pub fn release(&mut self, bytes: usize) {
         if self.body.flow_control().release_capacity(bytes).is_ok() {
+            self.released += bytes as u64;
             self.pace
                 .gauges
                 .released
@@ -71,7 +82,22 @@ impl Receive {
         }
     }
 
+    /// A stream that has sent less than the smallest window is never out of credit when windows become smaller.
+    fn waits(&mut self) {
+        if self.known || self.released < STREAM_MIN {
+            return;
+        }
+        self.known = true;
+        let control = self.body.flow_control().clone();
+        self.pace.gauges.is_read(self.body.stream_id().as_u32(), control);
+        // They may have become smaller since it was last asked.
+        let _ = self.body.flow_control().release_capacity(0);
+    }
+
     fn ended(&mut self) {
+        if std::mem::take(&mut self.known) {
+            self.pace.gauges.is_left(self.body.stream_id().as_u32());
+        }
         if std::mem::take(&mut self.receiving) {
             self.pace.gauges.receiving.fetch_sub(1, Ordering::Relaxed);
         }

@@ -6,10 +6,9 @@
 //! ```text
 //! connection window = what is unread + (streams that receive, at most 16, + 1) × stream window, within the budget's grant
 //! stream window     = the estimate; while half of the connection's window is unread: half of the most the budget would
-//!                     grant, divided by the streams that receive
+//!                     grant, divided by the streams that receive; while three quarters of the whole budget are unread:
+//!                     a thirty-second of what is left, 16 KiB at least
 //! ```
-//!
-//! Windows of open streams are never made smaller; see [`Controller`].
 //!
 //! There is one initial window for all streams of a connection: one that is read has the same as a thousand that are not.
 
@@ -30,8 +29,10 @@ use crate::options::Windows;
 const FIRST_STREAMS: u64 = 4;
 /// Streams that each get a whole window of credit.
 const STREAMS_MAX: u64 = 16;
+/// The part of the budget's rest that a stream gets when little is left: one of so many.
+const PRESSED_STREAMS: u64 = 32;
 /// The smallest stream window that is announced, in bytes: a frame.
-const STREAM_MIN: u64 = 16 << 10;
+pub(super) const STREAM_MIN: u64 = 16 << 10;
 /// The smallest connection window beyond what is unread, in bytes: what HTTP/2 begins with.
 const CONNECTION_MIN: u64 = 64 << 10;
 /// The largest window that HTTP/2 knows (RFC 9113 §6.9.1), in bytes.
@@ -106,6 +107,8 @@ pub struct Controller {
     /// SETTINGS sent and acknowledged; until they are, streams have the windows of before.
     announced: u64,
     acknowledged: u64,
+    /// One of those that are not acknowledged made streams' windows smaller.
+    shrinking: bool,
 }
 
 impl Controller {
@@ -116,7 +119,7 @@ impl Controller {
         let (stream, estimator) = match flow.options().windows {
             Windows::Static(bytes) => (bytes, None),
             Windows::Adaptive(bounds) => {
-                let estimator = Estimator::new(bounds, Duration::ZERO).never_shrinking();
+                let estimator = Estimator::new(bounds, Duration::ZERO);
                 (estimator.window(), Some(Box::new(estimator)))
             }
         };
@@ -140,6 +143,7 @@ impl Controller {
             looked_at: 0,
             announced: 1,
             acknowledged: 0,
+            shrinking: false,
         }
     }
 
@@ -180,6 +184,11 @@ impl Controller {
         cx: &mut Context<'_>,
     ) -> bool {
         self.acknowledged = arrived.settings_acks;
+        let shrunk = self.shrinking && self.is_settled();
+        if shrunk {
+            self.shrinking = false;
+            self.gauges.announce_credit();
+        }
         if arrived.data_bytes != self.arrived {
             self.arrived = arrived.data_bytes;
             self.gauges.arrived.store(self.arrived, Ordering::Relaxed);
@@ -191,7 +200,7 @@ impl Controller {
             .is_some_and(|estimator| estimator.window() != self.estimated);
         let hoarding = self.gauges.hoarding.load(Ordering::Relaxed);
         let moved = self.arrived - self.looked_at >= (self.connection / 8).max(1);
-        (grown || hoarding || moved) && self.look(link) || pinged
+        (grown || hoarding || moved) && self.look(link) || pinged || shrunk
     }
 
     /// Feeds the estimator. Whether a PING was sent.
@@ -258,12 +267,13 @@ impl Controller {
         let pressed = self.flow.is_pressed();
         let hoarding = self.is_hoarding(unread, pressed);
         let stream = if hoarding {
-            let most = if pressed {
-                unread + CONNECTION_MIN
+            let share = if pressed {
+                // Each stream that comes takes a part of what is left, so they never take all of it.
+                self.flow.room() / PRESSED_STREAMS
             } else {
-                self.lease.most()
+                self.lease.most() / 2 / (receiving + 1)
             };
-            (most / 2 / (receiving + 1)).clamp(STREAM_MIN.min(window), window)
+            share.clamp(STREAM_MIN.min(window), window)
         } else {
             window
         };
@@ -277,6 +287,11 @@ impl Controller {
             self.lease.want(wanted).max(self.base)
         };
         self.announce(stream, granted.min(WINDOW_MAX), unread, link)
+    }
+
+    /// Whether streams have the windows that were announced.
+    fn is_settled(&self) -> bool {
+        self.announced <= self.acknowledged
     }
 
     /// Whether too much of the connection's window is unread for all streams to have a large one.
@@ -299,19 +314,15 @@ impl Controller {
 
     fn announce(&mut self, stream: u64, connection: u64, unread: u64, link: &mut impl SetWindows) -> bool {
         let mut changed = false;
-        // `h2` does not announce credit that was released below a smaller window before more is released, and a stream
-        // without any cannot get there: windows of open streams never shrink.
-        let open = self.gauges.receiving.load(Ordering::Relaxed) > 0;
-        let stream = if open { stream.max(self.stream) } else { stream };
         if differs(self.stream, stream) && link.streams(narrow(stream)) {
             self.announced += 1;
+            self.shrinking |= stream < self.stream;
             self.stream = stream;
             self.gauges.stream_window.store(stream, Ordering::Relaxed);
             changed = true;
         }
         // Streams that still have large windows would fill a larger connection at once.
-        let settled = self.announced <= self.acknowledged;
-        if !settled && self.gauges.hoarding.load(Ordering::Relaxed) {
+        if !self.is_settled() && self.gauges.hoarding.load(Ordering::Relaxed) {
             return changed;
         }
         let credit = |window: u64| window.saturating_sub(unread);

@@ -175,7 +175,6 @@ pub struct Estimator {
     /// The rate has changed when there could be no dip yet.
     dip_due: bool,
     last_data: Duration,
-    shrinks: bool,
 }
 
 impl Estimator {
@@ -206,15 +205,7 @@ impl Estimator {
             next_change_dip: now,
             dip_due: false,
             last_data: now,
-            shrinks: true,
         }
-    }
-
-    /// For streams whose windows cannot be made smaller while they are open: no dips, and no smaller window before a rest.
-    #[must_use]
-    pub fn never_shrinking(mut self) -> Self {
-        self.shrinks = false;
-        self
     }
 
     /// The window that a stream should have, in bytes.
@@ -250,9 +241,9 @@ impl Estimator {
             return false;
         }
         // A PING on its way stays one: its answer is still to come.
-        let (round, shrinks) = (self.round, self.shrinks);
+        let round = self.round;
         *self = Self::new(self.bounds, now);
-        (self.round, self.shrinks) = (round, shrinks);
+        self.round = round;
         true
     }
 
@@ -340,7 +331,7 @@ impl Estimator {
         self.settle(now);
         self.pace_probes(moved || self.rtt.is_doubted(), for_change, now);
         // Who sends little makes no queue.
-        if !self.shrinks || span.bytes < u64::from(self.window) / 4 || !self.rtt.is_explained(took, queue) {
+        if span.bytes < u64::from(self.window) / 4 || !self.rtt.is_explained(took, queue) {
             self.dip_due = false;
             return;
         }
@@ -540,7 +531,7 @@ impl Estimator {
             if wanted - self.window > self.window / 8 || wanted == self.bounds.cap {
                 self.set(wanted, now);
             }
-        } else if wanted > self.window / 2 || !self.shrinks {
+        } else if wanted > self.window / 2 {
             self.too_large_since = None;
         } else {
             let since = *self.too_large_since.get_or_insert(now);

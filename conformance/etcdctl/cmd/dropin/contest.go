@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
+	"google.golang.org/grpc/status"
 )
 
 const contenders = 20
@@ -132,8 +133,9 @@ func session(m *member) string {
 	owner, err := client.Txn(ctx).If(other.IsOwner()).Commit()
 	must(err)
 	must(second.Close())
+	// Server and client notice the deadline at the same moment: the code is the same, whose words come first is not.
 	return fmt.Sprintf("tried: %v; gave up: %v; served: %v; %d key left; no lease: %v; owner: %v",
-		tried, gave, served, left, none, owner.Succeeded)
+		tried, gave, status.Code(served), left, none, owner.Succeeded)
 }
 
 // seen is what an observer has been told, for candidates who wait until it has been told of them.

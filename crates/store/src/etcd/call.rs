@@ -147,51 +147,57 @@ fn admit(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap)
         })
 }
 
-async fn unary(mut call: Call) {
-    let began = call.shared.options.slow_call.map(|limit| (limit, Instant::now()));
-    let result = call.answer().await;
-    if let Some((limit, began)) = began
-        && began.elapsed() > limit
-    {
-        let (_, service, name) = METHODS[call.method as usize];
-        let (took, expected) = (began.elapsed(), limit);
-        tracing::warn!(service, name, ?took, ?expected, "a call took too long");
-    }
-    let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-    call.shared.metrics.ended(call.method, code);
-    match result {
-        Ok(reply) => call.outbound.reply(reply).await,
-        Err(status) => call.outbound.fail(&status),
-    }
+// A call is captured by its future, not handed to it: an argument of an async function takes its room twice.
+
+fn unary(mut call: Call) -> Running {
+    Box::pin(async move {
+        let began = call.shared.options.slow_call.map(|limit| (limit, Instant::now()));
+        let result = call.answer().await;
+        if let Some((limit, began)) = began
+            && began.elapsed() > limit
+        {
+            let (_, service, name) = METHODS[call.method as usize];
+            let (took, expected) = (began.elapsed(), limit);
+            tracing::warn!(service, name, ?took, ?expected, "a call took too long");
+        }
+        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+        call.shared.metrics.ended(call.method, code);
+        match result {
+            Ok(reply) => call.outbound.reply(reply).await,
+            Err(status) => call.outbound.fail(&status),
+        }
+    })
 }
 
 /// One answer, for which the client may wait as long as it likes: until then the call ends with its client's patience,
 /// its reset, or the stop. Dropping it cleans up.
-async fn waiting(mut call: Call, stop: Stop) {
-    let patience = call.patience.unwrap_or(FOREVER);
-    let Call {
-        shared,
-        method,
-        inbound,
-        outbound,
-        caller,
-        trace,
-        ..
-    } = &mut call;
-    let result = tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(status::stopped()),
-        () = outbound.reset() => Err(Status::cancelled("context canceled")),
-        result = timeout(patience, receive_and_wait(shared, *method, inbound, (*trace, &*caller))) => {
-            result.unwrap_or_else(|_| Err(out_of_patience()))
+fn waiting(mut call: Call, stop: Stop) -> Running {
+    Box::pin(async move {
+        let patience = call.patience.unwrap_or(FOREVER);
+        let Call {
+            shared,
+            method,
+            inbound,
+            outbound,
+            caller,
+            trace,
+            ..
+        } = &mut call;
+        let result = tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(status::stopped()),
+            () = outbound.reset() => Err(Status::cancelled("context canceled")),
+            result = timeout(patience, receive_and_wait(shared, *method, inbound, (*trace, &*caller))) => {
+                result.unwrap_or_else(|_| Err(out_of_patience()))
+            }
+        };
+        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+        call.shared.metrics.ended(call.method, code);
+        match result {
+            Ok(reply) => call.outbound.reply(reply).await,
+            Err(status) => call.outbound.fail(&status),
         }
-    };
-    let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-    call.shared.metrics.ended(call.method, code);
-    match result {
-        Ok(reply) => call.outbound.reply(reply).await,
-        Err(status) => call.outbound.fail(&status),
-    }
+    })
 }
 
 async fn receive_and_wait(
@@ -222,28 +228,31 @@ async fn receive_and_wait(
 }
 
 /// Streams end at the stop with the one code on which clients reconnect.
-async fn stream(mut call: Call, stop: Stop) {
-    let result = tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(status::stopped()),
-        result = serve_stream(&mut call) => result,
-    };
-    let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-    call.shared.metrics.ended(call.method, code);
-    match result {
-        Ok(()) => call.outbound.succeed(),
-        Err(status) => call.outbound.fail(&status),
-    }
+fn stream(mut call: Call, stop: Stop) -> Running {
+    Box::pin(async move {
+        let result = tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(status::stopped()),
+            result = serve_stream(&mut call) => result,
+        };
+        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+        call.shared.metrics.ended(call.method, code);
+        match result {
+            Ok(()) => call.outbound.succeed(),
+            Err(status) => call.outbound.fail(&status),
+        }
+    })
 }
 
+/// What all have room for is as large as the largest that has no box of its own: thousands of watches stay open.
 async fn serve_stream(call: &mut Call) -> Result<(), Status> {
     match call.method {
         Method::Watch => watch::serve(call).await,
-        Method::LeaseKeepAlive => lease::keep_alive(call).await,
-        Method::Observe => election::observe(call).await,
-        Method::HealthWatch => health::watch(call).await,
-        Method::RangeStream => wide::range_stream(call).await,
-        Method::Snapshot => snapshot::snapshot(call).await,
+        Method::LeaseKeepAlive => Box::pin(lease::keep_alive(call)).await,
+        Method::Observe => Box::pin(election::observe(call)).await,
+        Method::HealthWatch => Box::pin(health::watch(call)).await,
+        Method::RangeStream => Box::pin(wide::range_stream(call)).await,
+        Method::Snapshot => Box::pin(snapshot::snapshot(call)).await,
         method => Err(unimplemented(method)),
     }
 }
@@ -300,11 +309,11 @@ impl Call {
             return Box::pin(async move { self.outbound.fail(&status::corrupt()) });
         }
         if self.method.is_stream() {
-            Box::pin(stream(self, stop.clone()))
+            stream(self, stop.clone())
         } else if self.method.waits() {
-            Box::pin(waiting(self, stop.clone()))
+            waiting(self, stop.clone())
         } else {
-            Box::pin(unary(self))
+            unary(self)
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) async fn serve(call: &mut Call) -> Result<(), Status> {
     // Clients wait for the headers before they send the first request.
     call.outbound.greet().map_err(cancelled)?;
     let _counted = Counted::new(call.shared.metrics.watch_streams.clone());
-    let watchers = Watchers::new(call.shared.clone(), call.caller.clone());
+    let mut watchers = Watchers::new(call.shared.clone(), call.caller.clone());
     watchers.serve(call).await
 }
 
@@ -79,7 +79,7 @@ impl Watchers {
         }
     }
 
-    async fn serve(mut self, call: &mut Call) -> Result<(), Status> {
+    async fn serve(&mut self, call: &mut Call) -> Result<(), Status> {
         // A client that has said all it will still wants its events.
         let mut all_said = false;
         loop {
@@ -90,11 +90,9 @@ impl Watchers {
             };
             match next {
                 Next::Request(Some(request)) => {
-                    if let Some(answer) = self.request(convert::decode(request)?) {
-                        call.outbound
-                            .send(wire::message(&answer))
-                            .await
-                            .map_err(cancelled)?;
+                    let answer = self.request(convert::decode(request)?);
+                    if let Some(message) = answer.map(|answer| wire::message(&answer)) {
+                        call.outbound.send(message).await.map_err(cancelled)?;
                     }
                 }
                 Next::Request(None) => all_said = true,

@@ -95,8 +95,8 @@ const SHRINK_AFTER_MIN: Duration = Duration::from_secs(2);
 const DIP_EVERY: Duration = Duration::from_secs(60);
 /// The same where the rate has changed.
 const DIP_AFTER_CHANGE: Duration = Duration::from_secs(2);
-/// The first dip comes so long after the first PING: a short flow has better things to do.
-const FIRST_DIP_AFTER: Duration = Duration::from_secs(3);
+/// The first dip comes so long after the first PING: it costs a flow of seconds more than it can tell it.
+const FIRST_DIP_AFTER: Duration = DIP_EVERY;
 /// Longest wait for a window to drain, in seconds.
 const DRAIN_MAX: f64 = 2.0;
 /// The smallest window that a dip makes.

@@ -1,7 +1,6 @@
 //! What limits say to a request: token buckets and memory at its beginning, a place among those that are served at a time
 //! once its body is there.
 
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
 use setpoint_apimachinery::Status;
 use setpoint_flow::{Ask, Limits, Outcome, Permit, Refused, page};
@@ -117,12 +116,7 @@ pub(crate) fn debug(server: &Server, head: &Head) -> Response<ApiBody> {
         return answer::text(StatusCode::NOT_FOUND, "404 page not found\n");
     };
     let mut response = answer::bytes(StatusCode::OK, document.content_type, document.body);
-    for (name, value) in [
-        (CACHE_CONTROL, "no-store"),
-        (CONTENT_SECURITY_POLICY, page::POLICY),
-        (REFERRER_POLICY, "no-referrer"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ] {
+    for (name, value) in page::HEADERS {
         response
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));

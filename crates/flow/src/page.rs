@@ -18,9 +18,15 @@ use crate::snapshot::FlowSnapshot;
 
 /// Where it is served.
 pub const PATH: &str = "/debug/flow";
-/// For the header `Content-Security-Policy`: nothing but what comes from here.
-pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                          base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Headers of every answer beside its type: nothing but what comes from here is loaded, and nothing is kept.
+pub const HEADERS: [(&str, &str); 4] = [
+    ("cache-control", "no-store"),
+    ("content-security-policy", POLICY),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+];
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Connections that are shown, each with its history.
 const CONNECTIONS_MAX: usize = 200;

@@ -5,10 +5,7 @@
 //! certificate.
 
 use bytes::Bytes;
-use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use setpoint_flow::page;
@@ -46,13 +43,8 @@ pub(super) fn respond(shared: &Shared, client: &Client, head: &Parts) -> Respons
         return text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
     };
     let mut response = Response::new(Bytes::from(document.body));
-    for (name, value) in [
-        (CONTENT_TYPE, document.content_type),
-        (CACHE_CONTROL, "no-store"),
-        (CONTENT_SECURITY_POLICY, page::POLICY),
-        (REFERRER_POLICY, "no-referrer"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ] {
+    let kind = [(CONTENT_TYPE.as_str(), document.content_type)];
+    for (name, value) in kind.into_iter().chain(page::HEADERS) {
         response
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));

@@ -1,4 +1,4 @@
-//! The receive windows of one connection, of a server or of a client: measures, asks the budget, announces.
+//! The receive windows of one connection: measures, asks the budget, announces.
 //!
 //! `h2` gives a stream's credit back together with the connection's, when the stream is read. So what streams leave
 //! unread is missing from the connection's window, and enough of them stop all others. Hence
@@ -49,20 +49,6 @@ pub trait SetWindows {
 }
 
 impl<T, B> SetWindows for h2::server::Connection<T, B>
-where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    B: bytes::Buf,
-{
-    fn connection(&mut self, bytes: u32) {
-        self.set_target_window_size(bytes);
-    }
-
-    fn streams(&mut self, bytes: u32) -> bool {
-        self.set_initial_window_size(bytes).is_ok()
-    }
-}
-
-impl<T, B> SetWindows for h2::client::Connection<T, B>
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     B: bytes::Buf,

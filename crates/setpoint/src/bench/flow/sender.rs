@@ -105,7 +105,8 @@ impl Sender {
             tokio::select! {
                 () = stop.cancelled() => (),
                 ended = upload.send(u64::MAX) => if let Err(error) = ended {
-                    tracing::debug!(%error, "an upload");
+                    // What was sent until then is still counted, and is too little.
+                    tracing::warn!(%error, "an upload ended early: its figure is not one of flow control");
                 },
             }
         });

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::core::check;
 use crate::core::index::Version;
-use crate::engine::{self, Command, Engine, Proposal, Reply, Rests, Scan, Shared};
+use crate::engine::{self, Command, Engine, Found, Proposal, Reply, Rests, Scan, Shared};
 use crate::error::{Error, OpenError};
 use crate::options::Options;
 use crate::snapshot::{self, Dump, KvHash, Snapshot};
@@ -21,7 +21,7 @@ use crate::watch::WatchStream;
 pub struct Store {
     engine: Arc<Engine>,
     /// See [`Store::expecting`].
-    rests: Option<Arc<Rests>>,
+    rests: Option<Rests>,
 }
 
 impl Store {
@@ -55,17 +55,17 @@ impl Store {
     /// is refused with [`Error::FactChanged`]. So a permission that was taken away is never used afterwards.
     #[must_use]
     pub fn expecting(&self, fact: MetaWrite) -> Self {
-        self.resting(Rests {
+        self.resting(Rests::On(Arc::new(Found {
             fact,
             may_write: None,
-        })
+        })))
     }
 
-    /// As [`Store::expecting`], and the keys of leases that a write uses must pass too.
+    /// As [`Store::expecting`], for writes that rest on more.
     pub(crate) fn resting(&self, rests: Rests) -> Self {
         Self {
             engine: Arc::clone(&self.engine),
-            rests: Some(Arc::new(rests)),
+            rests: Some(rests),
         }
     }
 

@@ -87,6 +87,12 @@ impl Simulated {
         }
     }
 
+    /// Proposals that wait for the sequencer.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.store.engine().shared.queue.len()
+    }
+
     /// All events from a revision on.
     ///
     /// # Errors

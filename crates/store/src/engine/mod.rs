@@ -25,7 +25,7 @@ mod ticker;
 pub(crate) use open::{Engine, open};
 pub(crate) use queue::{Command, Proposal, Reply};
 pub(crate) use reader::{holds_few, range, range_within, read_only_txn};
-pub(crate) use rests::{MayWrite, Rests};
+pub(crate) use rests::{Found, MayWrite, Rests};
 pub(crate) use scan::Scan;
 pub(crate) use shared::{Pin, Shared, Tip};
 #[cfg(feature = "simulation")]

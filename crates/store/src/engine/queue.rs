@@ -1,7 +1,6 @@
 //! The line in front of the sequencer.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
@@ -38,7 +37,7 @@ pub(crate) struct Proposal {
     pub(crate) command: Command,
     pub(crate) trace: Option<TraceContext>,
     /// What must still be so when the proposal's turn comes.
-    pub(crate) rests: Option<Arc<Rests>>,
+    pub(crate) rests: Option<Rests>,
     /// What it counts for in the line.
     pub(crate) bytes: usize,
 }

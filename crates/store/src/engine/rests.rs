@@ -19,7 +19,16 @@ pub(crate) type MayWrite = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 /// What must be so.
 #[derive(Clone)]
-pub(crate) struct Rests {
+pub(crate) enum Rests {
+    /// Nobody has been asked who calls, as long as a side table does not say this. Once it does, only the end of a
+    /// lease without keys still goes, as in etcd.
+    Unless(&'static MetaWrite),
+    /// What the check found.
+    On(Arc<Found>),
+}
+
+/// What a check found.
+pub(crate) struct Found {
     /// What a side table says.
     pub(crate) fact: MetaWrite,
     /// What every key of each lease that is used must pass: a lease takes its keys with it when it ends. `None` for
@@ -36,16 +45,31 @@ impl Rests {
         revision: i64,
         command: &Command,
     ) -> bool {
-        tables.holds(&shared.tables.read(), std::slice::from_ref(&self.fact))
-            && self.may_write.as_ref().is_none_or(|may_write| {
+        let says = |fact| tables.holds(&shared.tables.read(), std::slice::from_ref(fact));
+        let (fact, may_write) = match self {
+            Self::Unless(fact) => {
+                return !says(fact)
+                    || matches!(command, Command::Revoke(lease, _)
+                        if all_pass(shared, overlay, revision, &[lease.0], &|_| false));
+            }
+            Self::On(found) => (&found.fact, &found.may_write),
+        };
+        says(fact)
+            && may_write.as_ref().is_none_or(|may_write| {
                 let mut used = Vec::new();
                 leases_of(command, &mut used);
-                used.is_empty() || all_pass(shared, overlay, revision, &used, may_write)
+                used.is_empty() || all_pass(shared, overlay, revision, &used, &**may_write)
             })
     }
 }
 
-fn all_pass(shared: &Shared, overlay: &Overlay, revision: i64, used: &[i64], may_write: &MayWrite) -> bool {
+fn all_pass(
+    shared: &Shared,
+    overlay: &Overlay,
+    revision: i64,
+    used: &[i64],
+    may_write: &dyn Fn(&[u8]) -> bool,
+) -> bool {
     let index = shared.index.read();
     let leases = shared.leases.lock();
     let view = View {
@@ -110,10 +134,10 @@ mod tests {
 
     /// The store as seen by somebody who may write keys under `a/` alone.
     fn alice(store: &Store) -> Store {
-        store.resting(Rests {
+        store.resting(Rests::On(Arc::new(Found {
             fact: MetaWrite::delete(Table::AUTH, "nothing"),
             may_write: Some(Arc::new(|key| key.starts_with(b"a/"))),
-        })
+        })))
     }
 
     #[tokio::test]

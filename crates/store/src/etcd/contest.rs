@@ -59,7 +59,7 @@ impl Asker<'_> {
             access
                 .txn(&self.shared.store, &txn)
                 .map_err(|error| as_client(error.into()))?;
-            let store = access.store(&self.shared.store);
+            let store = access.store(self.shared);
             match store.txn(txn.clone(), self.trace).await {
                 // Users, roles or a lease changed while it waited in line.
                 Err(Error::FactChanged) => (),

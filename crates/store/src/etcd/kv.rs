@@ -107,8 +107,8 @@ pub(super) async fn put(
     convert::check_size(&size, shared.options.request_bytes_max)?;
     shared.may_write(&KeyRange::Key(put.key.clone()))?;
     access.put(&shared.store, &put)?;
-    let store = access.store(&shared.store);
-    let result = store.put(put, trace).await.map_err(|error| of(&error))?;
+    let store = access.store(shared);
+    let result = store.put(put, trace).await.map_err(|error| access.told(&error))?;
     let header = shared.header(result.revision);
     Ok(Reply::Whole(wire::put(&header, result.prev_kv.as_ref())))
 }
@@ -125,8 +125,11 @@ pub(super) async fn delete(
     convert::check_size(&size, shared.options.request_bytes_max)?;
     shared.may_write(&delete.keys)?;
     access.delete(&delete)?;
-    let store = access.store(&shared.store);
-    let result = store.delete(delete, trace).await.map_err(|error| of(&error))?;
+    let store = access.store(shared);
+    let result = store
+        .delete(delete, trace)
+        .await
+        .map_err(|error| access.told(&error))?;
     let header = shared.header(result.revision);
     Ok(Reply::Whole(wire::message(&txn::delete_response(
         Some(header),
@@ -154,7 +157,7 @@ pub(super) async fn txn(
         return Err(status::read_only(prefix));
     }
     access.txn(&shared.store, &txn)?;
-    let store = access.store(&shared.store);
+    let store = access.store(shared);
     let only_reads = txn::only_reads(&txn);
     let mut permit = None;
     let result = if txn::reads_widely(&txn) {
@@ -166,7 +169,7 @@ pub(super) async fn txn(
     } else {
         store.txn(txn, trace).await
     };
-    let result = result.map_err(|error| of(&error))?;
+    let result = result.map_err(|error| access.told(&error))?;
     if only_reads {
         shared.auth.still(access)?;
     }

@@ -44,8 +44,11 @@ pub(super) async fn revoke(shared: &Arc<Shared>, request: Bytes, access: &Access
             shared.may_write(&KeyRange::Key(key))?;
         }
     }
-    let store = access.store(&shared.store);
-    let revision = store.lease_revoke(id).await.map_err(|error| of(&error))?;
+    let store = access.store(shared);
+    let revision = store
+        .lease_revoke(id)
+        .await
+        .map_err(|error| access.told(&error))?;
     Ok(Reply::Whole(wire::message(&pb::LeaseRevokeResponse {
         header: Some(shared.header(revision)),
     })))

@@ -10,6 +10,7 @@ use tonic::metadata::MetadataValue;
 
 use super::*;
 
+mod enabling;
 mod waits;
 
 const DENIED: &str = "etcdserver: permission denied";

@@ -4,12 +4,15 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tonic::Status;
 
 use super::error::AuthError;
 use super::policy::{Policy, Verb};
-use crate::Store;
-use crate::engine::{MayWrite, Rests};
+use crate::engine::{Found, MayWrite, Rests};
+use crate::etcd::server::Shared;
+use crate::etcd::status;
 use crate::types::{Delete, KeyRange, LeaseId, Op, Put, PutLease, Txn};
+use crate::{Error, Store};
 
 /// What a request may rest on.
 #[derive(Clone, Debug)]
@@ -51,14 +54,24 @@ impl User {
 
 impl Access {
     /// The store, for writes of this caller: they are refused if, when their turn comes, the policy has changed or a lease
-    /// they use has got a key that is not the caller's to write.
-    pub(in crate::etcd) fn store<'a>(&self, store: &'a Store) -> Cow<'a, Store> {
+    /// they use has got a key that is not the caller's to write; or, of a caller who was not asked for a name, if
+    /// authentication has been switched on. [`Access::told`] says what a refusal is to the caller.
+    pub(in crate::etcd) fn store<'a>(&self, shared: &'a Shared) -> Cow<'a, Store> {
         match self {
-            Self::User(user) => Cow::Owned(store.resting(Rests {
+            Self::User(user) => Cow::Owned(shared.store.resting(Rests::On(Arc::new(Found {
                 fact: user.policy.fact(),
                 may_write: user.may_write(),
-            })),
-            _ => Cow::Borrowed(store),
+            })))),
+            _ => Cow::Borrowed(&shared.auth.for_nobody),
+        }
+    }
+
+    /// A refusal as etcd tells it to this caller.
+    pub(in crate::etcd) fn told(&self, error: &Error) -> Status {
+        match (self, error) {
+            (Self::User(_), _) => status::status(error),
+            (_, Error::FactChanged) => AuthError::UserEmpty.into(),
+            _ => status::status(error),
         }
     }
 

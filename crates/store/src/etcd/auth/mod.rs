@@ -43,6 +43,7 @@ use policy::Policy;
 use tokens::Tokens;
 
 use crate::Store;
+use crate::engine::Rests;
 use crate::types::Table;
 
 /// No version of the tables: the policy has not been read yet.
@@ -72,6 +73,8 @@ impl Caller {
 /// The front's authentication.
 pub(super) struct Auth {
     store: Store,
+    /// The store for writes of callers who need no name: they are refused once authentication is on.
+    for_nobody: Store,
     /// The version of the tables that `policy` was made from.
     version: AtomicU64,
     enabled: AtomicBool,
@@ -84,6 +87,7 @@ pub(super) struct Auth {
 impl Auth {
     pub(super) fn new(store: Store, options: &AuthOptions) -> Self {
         Self {
+            for_nobody: store.resting(Rests::Unless(&policy::ON)),
             store,
             version: AtomicU64::new(NEVER),
             enabled: AtomicBool::new(false),

@@ -22,6 +22,12 @@ pub(super) const ROOT: &str = "root";
 
 const ENABLED: &[u8] = b"authEnabled";
 const REVISION: &[u8] = b"authRevision";
+/// What the table says while authentication is on.
+pub(super) static ON: MetaWrite = MetaWrite {
+    table: Table::AUTH,
+    key: Bytes::from_static(ENABLED),
+    value: Some(Bytes::from_static(&[1])),
+};
 /// The revision of a store in which nothing was ever changed.
 const FIRST_REVISION: u64 = 1;
 

@@ -4,6 +4,8 @@
 //! kills of the released binary under load, random operations beside a real etcd. A part that fails has printed
 //! the one command that repeats it.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -13,8 +15,7 @@ use crate::shell::{command, root, run, run_command, say, target_dir};
 /// Seeds between two lines of progress.
 const BLOCK: u64 = 20_000;
 
-const USAGE: &str =
-    "soak takes --seeds A..B, --minutes N, --crashes N, --differential OPS, --plant NAME; see --help";
+const USAGE: &str = "soak takes --seeds A..B, --minutes N, --crashes N, --differential OPS, --plant NAME, --binary PATH; see --help";
 
 const HELP: &str = "\
 cargo xtask soak: what CI does for minutes, as long as one likes
@@ -24,6 +25,7 @@ cargo xtask soak: what CI does for minutes, as long as one likes
   --crashes N         kill the released binary so often under load (1000); 0 leaves it out
   --differential OPS  run so many random operations here and on a real etcd (0); needs `cargo xtask conformance etcdctl`
   --plant NAME        plant a bug and see that the simulation finds it, and nothing else; all: each of them in turn
+  --binary PATH       kill and compare this program instead of building the released one
 
 A part that fails prints the one command that repeats it.
 ";
@@ -39,6 +41,8 @@ struct Plan {
     differential: u64,
     /// A planted bug to be found, or `all` of them.
     plant: Option<String>,
+    /// The program to kill and to compare; `None` builds the released one.
+    binary: Option<PathBuf>,
 }
 
 impl Plan {
@@ -51,6 +55,7 @@ impl Plan {
             crashes: 1_000,
             differential: 0,
             plant: None,
+            binary: None,
         };
         let mut args = args.iter();
         while let Some(flag) = args.next() {
@@ -67,6 +72,7 @@ impl Plan {
                 "--crashes" => plan.crashes = number()?,
                 "--differential" => plan.differential = number()?,
                 "--plant" => plan.plant = Some(value.clone()),
+                "--binary" => plan.binary = Some(PathBuf::from(value)),
                 "--seeds" => {
                     let (from, to) = value
                         .split_once("..")
@@ -92,11 +98,19 @@ pub(crate) fn soak(args: &[String]) -> Result<()> {
         return find(plant);
     }
     simulate(&plan)?;
-    if plan.crashes > 0 || plan.differential > 0 {
-        run("cargo", &["build", "--release", "--package", "setpoint"])?;
+    if plan.crashes == 0 && plan.differential == 0 {
+        return Ok(());
     }
-    crash(plan.crashes)?;
-    differ(plan.differential)
+    let binary = match &plan.binary {
+        // Tests run elsewhere.
+        Some(binary) => fs::canonicalize(binary).with_context(|| format!("look at {}", binary.display()))?,
+        None => {
+            run("cargo", &["build", "--release", "--package", "setpoint"])?;
+            target_dir().join("release/setpoint")
+        }
+    };
+    crash(&binary, plan.crashes)?;
+    differ(&binary, plan.differential)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a build tool has no clock to pause")]
@@ -145,7 +159,7 @@ fn simulation(name: &str) -> Command {
     command("cargo", &test)
 }
 
-fn crash(crashes: u64) -> Result<()> {
+fn crash(binary: &Path, crashes: u64) -> Result<()> {
     if crashes == 0 {
         return Ok(());
     }
@@ -161,12 +175,12 @@ fn crash(crashes: u64) -> Result<()> {
     ];
     let mut command = command("cargo", &test);
     command.env("SETPOINT_CRASHES", crashes.to_string());
-    run_command(command.env("SETPOINT_BIN", target_dir().join("release/setpoint")))?;
+    run_command(command.env("SETPOINT_BIN", binary))?;
     say(&format!("soak: {crashes} kills fine"));
     Ok(())
 }
 
-fn differ(operations: u64) -> Result<()> {
+fn differ(binary: &Path, operations: u64) -> Result<()> {
     if operations == 0 {
         return Ok(());
     }
@@ -178,7 +192,6 @@ fn differ(operations: u64) -> Result<()> {
             conform.display()
         );
     }
-    let binary = target_dir().join("release/setpoint");
     let (operations, binary, bin) = (
         operations.to_string(),
         binary.to_string_lossy().into_owned(),

@@ -207,7 +207,7 @@ func (r *random) request() request {
 		compact := &pb.CompactionRequest{Revision: r.revision - int64(r.rng.Intn(400)) + 3, Physical: r.rng.Intn(2) == 0}
 		return request{"Compact", func(ctx context.Context, c *clients) (proto.Message, error) { return c.kv.Compact(ctx, compact) }, compact}
 	case n < 90:
-		grant := &pb.LeaseGrantRequest{ID: r.lease(), TTL: 600 + int64(r.rng.Intn(100))}
+		grant := &pb.LeaseGrantRequest{ID: r.lease(), TTL: 1_000_000 + int64(r.rng.Intn(100))}
 		if r.rng.Intn(3) > 0 {
 			r.next++
 			grant.ID = r.next

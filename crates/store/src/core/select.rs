@@ -49,14 +49,25 @@ impl Found {
         Ok(kv(self.key, value, &self.version))
     }
 
-    /// The key alone. It shows no lease, as in etcd 3.7.
-    pub(crate) fn into_key(self) -> KeyValue {
+    /// The key alone, as an answer to this range shows it.
+    pub(crate) fn into_key(self, range: &Range) -> KeyValue {
+        let lease = if shows_leases(range) {
+            self.version.lease
+        } else {
+            0
+        };
         let version = Version {
-            lease: 0,
+            lease,
             ..self.version
         };
         kv(self.key, Bytes::new(), &version)
     }
+}
+
+/// Whether an answer shows leases. Keys alone show none, as in etcd 3.7; but to order them by value it reads whole
+/// pairs, and then they do.
+pub(crate) fn shows_leases(range: &Range) -> bool {
+    !range.keys_only || matches!(range.sort, Some((SortTarget::Value, _)))
 }
 
 /// A version in the words of the interface.
@@ -138,16 +149,7 @@ pub(crate) fn finish(
         result.more = true;
     }
     result.kvs = if range.keys_only {
-        // To order by value etcd reads whole pairs, and then shows the lease.
-        let whole = matches!(range.sort, Some((SortTarget::Value, _)));
-        let key = |found: Found| {
-            if whole {
-                kv(found.key, Bytes::new(), &found.version)
-            } else {
-                found.into_key()
-            }
-        };
-        found.into_iter().map(key).collect()
+        found.into_iter().map(|found| found.into_key(range)).collect()
     } else {
         found
             .into_iter()

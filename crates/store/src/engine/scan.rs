@@ -126,7 +126,7 @@ impl Scan {
         self.left -= piece.found.len();
         let found = piece.found.into_iter();
         if self.range.keys_only {
-            return Ok(found.map(Found::into_key).collect());
+            return Ok(found.map(|found| found.into_key(&self.range)).collect());
         }
         found.map(|found| found.into_kv(&values)).collect()
     }

@@ -23,6 +23,7 @@ use super::server::Shared;
 use super::status::status as of;
 use super::wire::{self, Around, RangeParts, Reply};
 use crate::Error;
+use crate::core::select::shows_leases;
 use crate::engine::Scan;
 use crate::types::{KeyValue, Range};
 
@@ -79,9 +80,9 @@ impl Reader {
     async fn begin(shared: &Arc<Shared>, range: Range) -> Result<(Self, usize), Status> {
         let store = shared.store.clone();
         let (scan, kvs_len) = long(shared, move || {
-            let (mut kvs_len, keys_only) = (0, range.keys_only);
+            let (mut kvs_len, shown) = (0, (!range.keys_only, shows_leases(&range)));
             let scan = store.scan(range, &mut |key_len, version| {
-                kvs_len += wire::listed_len(key_len, version, keys_only);
+                kvs_len += wire::listed_len(key_len, version, shown);
             })?;
             Ok((scan, kvs_len))
         })

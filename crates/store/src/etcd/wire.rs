@@ -256,13 +256,11 @@ impl Around {
     }
 }
 
-/// Bytes that a key takes in a RangeResponse, without looking at its value.
-pub(super) fn listed_len(key_len: usize, version: &Version, keys_only: bool) -> usize {
-    let (value_len, lease) = if keys_only {
-        (0, 0)
-    } else {
-        (version.at.len as usize, version.lease)
-    };
+/// Bytes that a key takes in a RangeResponse, without looking at its value; whether values and leases are
+/// shown.
+pub(super) fn listed_len(key_len: usize, version: &Version, (values, leases): (bool, bool)) -> usize {
+    let value_len = if values { version.at.len as usize } else { 0 };
+    let lease = if leases { version.lease } else { 0 };
     let bytes_len = |len: usize| if len == 0 { 0 } else { delimited_len(len) };
     let numbers = [version.create, version.modified, version.version, lease];
     delimited_len(bytes_len(key_len) + bytes_len(value_len) + numbers.map(int_len).iter().sum::<usize>())

@@ -4,7 +4,8 @@
 //!   finds its bucket empty is answered at once and told when to come again, never parked.
 //! - [`Limits::enter`]: a place among the calls served at a time, where the limit is found from how long calls take; what
 //!   finds none in a few milliseconds is refused, least important first. [`Limits::watch_memory`]: the same for memory.
-//! - [`Rules`]: the limits as people write them. [`page`]: what one sees of them.
+//! - [`Rules`]: the limits as people write them. [`page`]: what one sees of them. [`layer`]: limits in front of any service
+//!   of HTTP, and under clients.
 //! - [`Flow`]: what a process's connections share: how their windows are set, a receive budget, who is there.
 //! - [`http2`]: the driver of HTTP/2 connections, with windows as large as the link needs.
 //! - [`impair`]: bad networks, made on purpose: to measure flow control, and to break links in tests.
@@ -39,6 +40,7 @@ pub mod channel;
 pub mod core;
 pub mod http2;
 pub mod impair;
+pub mod layer;
 pub mod page;
 
 mod connection_metrics;
@@ -49,6 +51,7 @@ mod limits;
 mod metrics;
 mod options;
 mod overload;
+mod refusal;
 mod rules;
 mod snapshot;
 

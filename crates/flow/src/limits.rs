@@ -94,6 +94,8 @@ pub(crate) struct Table {
     classes: Classes,
     memory: Memory,
     streams_max: Option<u32>,
+    /// As they were written.
+    written: Rules,
 }
 
 /// A concurrency rule at work.
@@ -170,6 +172,16 @@ impl Limits {
         }))
     }
 
+    /// These rules.
+    ///
+    /// # Errors
+    /// Every problem of the rules.
+    pub fn of(rules: &Rules) -> Result<Self, Vec<String>> {
+        let limits = Self::new();
+        limits.replace(rules, Instant::now())?;
+        Ok(limits)
+    }
+
     /// Adds the metrics of the limits to a registry.
     ///
     /// # Errors
@@ -185,8 +197,37 @@ impl Limits {
     /// # Errors
     /// Every problem of the rules; the old ones stay.
     pub fn replace(&self, rules: &Rules, now: Instant) -> Result<(), Vec<String>> {
-        rules.validate()?;
+        self.put(&mut self.0.changing.lock(), rules, now)
+    }
+
+    /// Gives token buckets another rate (`200/s`): those of the rule of this name, or of the rules whose methods say just
+    /// that. The log says so.
+    ///
+    /// # Errors
+    /// There is no such rule, or the rate is none; nothing changes.
+    pub fn update(&self, rule: &str, rate: &str) -> Result<(), Vec<String>> {
         let mut last_id = self.0.changing.lock();
+        let mut rules = self.0.table.load().written.clone();
+        let meant =
+            |known: &&mut Rule| known.name == rule || known.methods.iter().any(|method| method == rule);
+        let mut changed = Vec::new();
+        for known in rules.rules.iter_mut().filter(meant) {
+            let before = std::mem::replace(&mut known.rate, rate.to_owned());
+            changed.push((known.name.clone(), before));
+        }
+        if changed.is_empty() {
+            let names: Vec<_> = rules.rules.iter().map(|known| &*known.name).collect();
+            return Err(vec![format!("there is no rule {rule:?}, only {names:?}")]);
+        }
+        self.put(&mut last_id, &rules, Instant::now())?;
+        for (rule, before) in changed {
+            tracing::info!(rule, before, now = rate, "a rate limit was changed");
+        }
+        Ok(())
+    }
+
+    fn put(&self, last_id: &mut u64, rules: &Rules, now: Instant) -> Result<(), Vec<String>> {
+        rules.validate()?;
         let before = self.0.table.load();
         let mut active = Vec::with_capacity(rules.rules.len());
         for rule in &rules.rules {
@@ -221,6 +262,7 @@ impl Limits {
             classes: rules.classes.clone(),
             memory: rules.memory.clone(),
             streams_max: rules.concurrency.iter().find_map(Concurrency::streams_max),
+            written: rules.clone(),
         };
         let (buckets, places) = (!table.rules.is_empty(), !table.places.is_empty());
         self.0.table.store(Arc::new(table));

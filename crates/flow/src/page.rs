@@ -171,7 +171,7 @@ impl Limits {
             methods: active.rule.methods.clone(),
             per: per(&active.rule.per),
             rate: active.rule.rate.clone(),
-            burst: active.rule.burst(),
+            burst: active.rule.burst_max(),
             keys: active.keys(),
             admitted: active.counters.admitted.get(),
             refused: active.counters.refused.get(),

@@ -124,8 +124,44 @@ fn names<'a>(kind: &str, names: impl ExactSizeIterator<Item = &'a str>, problems
 }
 
 impl Rule {
+    /// A rule of this name and rate (`100/s`) about all calls, with one bucket for all.
+    #[must_use]
+    pub fn new(name: impl Into<String>, rate: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            methods: Vec::new(),
+            per: Per::Global,
+            rate: rate.into(),
+            burst: None,
+        }
+    }
+
+    /// About these methods alone.
+    #[must_use]
+    pub fn methods<T: Into<String>>(self, methods: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            methods: methods.into_iter().map(Into::into).collect(),
+            ..self
+        }
+    }
+
+    /// With a bucket for each of these.
+    #[must_use]
+    pub fn per(self, per: Per) -> Self {
+        Self { per, ..self }
+    }
+
+    /// With this many permits at once after a pause.
+    #[must_use]
+    pub fn burst(self, burst: u32) -> Self {
+        Self {
+            burst: Some(burst),
+            ..self
+        }
+    }
+
     /// Permits at once after a pause.
-    pub(crate) fn burst(&self) -> u32 {
+    pub(crate) fn burst_max(&self) -> u32 {
         let permits = || self.rate.split('/').next()?.trim().parse().ok();
         self.burst.unwrap_or_else(|| permits().unwrap_or(1))
     }
@@ -136,7 +172,7 @@ impl Rule {
     /// What is wrong, beginning with the field's name.
     pub(crate) fn quota(&self) -> Result<Quota, String> {
         let rate: Rate = self.rate.parse().map_err(|error| format!("rate: {error}"))?;
-        let burst = self.burst();
+        let burst = self.burst_max();
         Quota::new(rate, burst).ok_or_else(|| match burst {
             0 => "burst: 0 refuses everything: give at least 1".to_owned(),
             _ => format!(

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers fail the test that called them")]
 
 mod hostile;
+mod layer;
 mod stalls;
 mod support;
 mod windows;

@@ -18,7 +18,8 @@ use super::error::{ChannelError, of_stream};
 use super::lease::Lease;
 use crate::core::message::{Messages, Violation};
 
-/// The body of an answer. Dropping it before its end cancels the call.
+/// The body of an answer. Dropping it before its end cancels the call. By default there is nothing in it.
+#[derive(Default)]
 pub struct ResponseBody(Option<Box<Open>>);
 
 /// A body that has not ended.

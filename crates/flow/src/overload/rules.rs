@@ -156,6 +156,30 @@ pub enum MemoryLimit {
 }
 
 impl Concurrency {
+    /// A limit of this name on all calls.
+    #[must_use]
+    pub fn new(name: impl Into<String>, limit: Find) -> Self {
+        Self {
+            name: name.into(),
+            methods: Vec::new(),
+            per: Per::Global,
+            limit,
+            min: None,
+            max: None,
+            queue: None,
+            wait: None,
+        }
+    }
+
+    /// About these methods alone.
+    #[must_use]
+    pub fn methods<T: Into<String>>(self, methods: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            methods: methods.into_iter().map(Into::into).collect(),
+            ..self
+        }
+    }
+
     /// Every problem, each beginning with the field's name.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

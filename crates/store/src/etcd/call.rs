@@ -143,7 +143,7 @@ fn admit(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap)
         .map_err(|refused| {
             shared.metrics.began(method);
             shared.metrics.ended(method, Code::ResourceExhausted);
-            status::refused(&refused)
+            refused.status()
         })
 }
 

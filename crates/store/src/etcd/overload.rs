@@ -14,7 +14,6 @@ use tonic::{Code, Status};
 use super::kv;
 use super::method::{METHODS, Method};
 use super::server::Shared;
-use super::status;
 
 /// A call's place.
 pub(super) struct Place {
@@ -30,7 +29,7 @@ pub(super) async fn enter(shared: &Shared, method: Method, request: &Bytes) -> R
         return Ok(None);
     };
     let permit = limits.enter(&name(shared, method, request)).await;
-    let permit = permit.map_err(|refused| status::refused(&refused))?;
+    let permit = permit.map_err(|refused| refused.status())?;
     Ok(permit.is_limited().then(|| Place {
         permit: Some(permit),
         began: Instant::now(),

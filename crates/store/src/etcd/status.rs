@@ -3,10 +3,7 @@
 //! Clients match on the exact text: `api/v3rpc/rpctypes/error.go` turns it back into an error value, and
 //! Kubernetes looks for "required revision has been compacted".
 
-use setpoint_flow::Refused;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::Error;
 
@@ -93,17 +90,6 @@ pub(super) fn corrupt() -> Status {
 /// The order of a range request is not one there is.
 pub(super) fn invalid_sort() -> Status {
     Status::invalid_argument("etcdserver: invalid sort option")
-}
-
-/// A limit refused. Clients that know gRPC's error details or its pushback wait as long as they are told.
-pub(super) fn refused(refused: &Refused) -> Status {
-    let details = ErrorDetails::with_retry_info(Some(refused.retry_after));
-    let millis = refused.retry_after.as_nanos().div_ceil(1_000_000);
-    let mut metadata = MetadataMap::new();
-    if let Ok(pushback) = millis.to_string().parse() {
-        metadata.insert("grpc-retry-pushback-ms", pushback);
-    }
-    Status::with_error_details_and_metadata(Code::ResourceExhausted, refused.to_string(), details, metadata)
 }
 
 /// The client's version, in its metadata, is no text.

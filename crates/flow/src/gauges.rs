@@ -1,16 +1,21 @@
 //! What is counted of one connection, written by its task and read by anybody.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use h2::FlowControl;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::core::grants::StreamGrant;
 use crate::core::window::Estimate;
-use crate::snapshot::{ConnectionSnapshot, EstimatePoint, EstimateSnapshot, StallSnapshot, WaitingStream};
+use crate::credit::Credit;
+use crate::snapshot::{
+    ConnectionSnapshot, EstimatePoint, EstimateSnapshot, StallSnapshot, StreamSnapshot, WaitingStream,
+};
 
+/// Streams that are shown of a connection.
+const STREAMS_MAX: usize = 16;
 /// Estimates that are remembered.
 const HISTORY_MAX: usize = 60;
 /// Shorter waits are the ordinary course of a connection.
@@ -53,12 +58,11 @@ pub struct Gauges {
     opened: Instant,
     pub(crate) streams_open: AtomicU64,
     pub(crate) streams_total: AtomicU64,
-    pub(crate) receiving: AtomicU64,
     pub(crate) stream_window: AtomicU64,
     pub(crate) connection_window: AtomicU64,
-    /// Bytes of DATA that arrived, and that were given back to the peer's windows.
-    pub(crate) arrived: AtomicU64,
-    pub(crate) released: AtomicU64,
+    pub(crate) initial_window: AtomicU64,
+    /// What the peer may send.
+    pub(crate) credit: Credit,
     pub(crate) hoarding: AtomicBool,
     pub(crate) in_bytes: AtomicU64,
     pub(crate) out_bytes: AtomicU64,
@@ -68,8 +72,6 @@ pub struct Gauges {
     pub(crate) handed: AtomicUsize,
     stalls: [(AtomicU64, AtomicU64); 3],
     waiting: Mutex<Vec<(u32, Instant)>>,
-    /// The receiving halves of streams that have sent much and are waited for.
-    read: Mutex<HashMap<u32, FlowControl>>,
     estimates: Mutex<Option<Box<Estimates>>>,
 }
 
@@ -89,11 +91,10 @@ impl Gauges {
             opened: Instant::now(),
             streams_open: AtomicU64::new(0),
             streams_total: AtomicU64::new(0),
-            receiving: AtomicU64::new(0),
             stream_window: AtomicU64::new(0),
             connection_window: AtomicU64::new(0),
-            arrived: AtomicU64::new(0),
-            released: AtomicU64::new(0),
+            initial_window: AtomicU64::new(0),
+            credit: Credit::default(),
             hoarding: AtomicBool::new(false),
             in_bytes: AtomicU64::new(0),
             out_bytes: AtomicU64::new(0),
@@ -102,7 +103,6 @@ impl Gauges {
             handed: AtomicUsize::new(0),
             stalls: Default::default(),
             waiting: Mutex::new(Vec::new()),
-            read: Mutex::default(),
             estimates: Mutex::new(None),
         }
     }
@@ -112,14 +112,8 @@ impl Gauges {
         *self.protocol.lock() = protocol;
     }
 
-    /// What has arrived and is not read.
-    pub(crate) fn unread(&self) -> u64 {
-        let arrived = self.arrived.load(Ordering::Relaxed);
-        arrived.saturating_sub(self.released.load(Ordering::Relaxed))
-    }
-
     /// What the peer has given to the whole connection and what we have used of it, in bytes.
-    pub(crate) fn credit(&self, given: u64, used: u64) {
+    pub(crate) fn may_send(&self, given: u64, used: u64) {
         let left = FIRST_CREDIT
             .saturating_add_unsigned(given)
             .saturating_sub_unsigned(used);
@@ -161,28 +155,6 @@ impl Gauges {
         true
     }
 
-    /// A stream's reader waits for more.
-    pub(crate) fn is_read(&self, stream: u32, control: FlowControl) {
-        let before = self.read.lock().insert(stream, control);
-        // Dropped only now: it locks the protocol.
-        drop(before);
-    }
-
-    /// Nobody reads the stream any more.
-    pub(crate) fn is_left(&self, stream: u32) {
-        let control = self.read.lock().remove(&stream);
-        drop(control);
-    }
-
-    /// `h2` looks whether a stream's credit is worth announcing when some is released, and at no other time. Windows have
-    /// become smaller, so for streams that have nothing left to release it has to look again.
-    pub(crate) fn announce_credit(&self) {
-        for control in self.read.lock().values_mut() {
-            // Fails for streams that have ended meanwhile.
-            let _ = control.release_capacity(0);
-        }
-    }
-
     pub(crate) fn estimated(&self, estimate: Estimate, window: u32) {
         let mut estimates = self.estimates.lock();
         if estimate.rtt.is_none() && estimates.is_none() {
@@ -214,6 +186,9 @@ impl Gauges {
             }
             None => (None, Vec::new()),
         };
+        let (receiving, unread, streams) = self
+            .credit
+            .with(|grants| (grants.receiving(), grants.unread(), grants.largest(STREAMS_MAX)));
         ConnectionSnapshot {
             id: self.id,
             front: self.front,
@@ -222,10 +197,12 @@ impl Gauges {
             age_seconds: self.opened.elapsed().as_secs_f64(),
             streams_open: count(&self.streams_open),
             streams_total: count(&self.streams_total),
-            streams_receiving: count(&self.receiving),
+            streams_receiving: receiving,
             stream_window_bytes: count(&self.stream_window),
             connection_window_bytes: count(&self.connection_window),
-            unread_bytes: self.unread(),
+            initial_window_bytes: count(&self.initial_window),
+            unread_bytes: unread,
+            streams: streams.into_iter().map(shown).collect(),
             hoarding: self.hoarding.load(Ordering::Relaxed),
             estimate,
             in_bytes: count(&self.in_bytes),
@@ -261,5 +238,14 @@ impl Gauges {
                 })
                 .collect(),
         }
+    }
+}
+
+fn shown(stream: StreamGrant) -> StreamSnapshot {
+    StreamSnapshot {
+        stream: stream.id,
+        received_bytes: stream.received,
+        unread_bytes: stream.unread,
+        credit_bytes: stream.left,
     }
 }

@@ -44,6 +44,7 @@ pub mod layer;
 pub mod page;
 
 mod connection_metrics;
+mod credit;
 mod flow;
 mod gauges;
 mod keyed;
@@ -67,5 +68,5 @@ pub use overload::{
 pub use rules::{Per, RULES_MAX, Rule, Rules};
 pub use snapshot::{
     BudgetSnapshot, ConnectionSnapshot, EstimatePoint, EstimateSnapshot, FlowSnapshot, StallSnapshot,
-    WaitingStream,
+    StreamSnapshot, WaitingStream,
 };

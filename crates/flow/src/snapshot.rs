@@ -43,14 +43,18 @@ pub struct ConnectionSnapshot {
     pub streams_total: u64,
     /// Streams whose peer has not said all yet.
     pub streams_receiving: u64,
-    /// The receive window of each stream.
+    /// The receive window of each stream that is read.
     pub stream_window_bytes: u64,
+    /// The receive window that each stream begins with, and keeps while nobody reads it.
+    pub initial_window_bytes: u64,
     /// The receive window of the connection, what is unread included.
     pub connection_window_bytes: u64,
     /// What has arrived and is not read.
     pub unread_bytes: u64,
     /// Whether windows are small because much is unread.
     pub hoarding: bool,
+    /// The streams with the most unread, and after them those that have received most (16 at most).
+    pub streams: Vec<StreamSnapshot>,
     /// What is known of the link; `None` as long as nothing is.
     pub estimate: Option<EstimateSnapshot>,
     /// Bytes read from the socket.
@@ -63,6 +67,19 @@ pub struct ConnectionSnapshot {
     pub stalls: StallSnapshot,
     /// The last estimates, the oldest first (60 at most).
     pub history: Vec<EstimatePoint>,
+}
+
+/// What a peer sends on one stream.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StreamSnapshot {
+    /// Its number on the wire.
+    pub stream: u32,
+    /// Bytes of DATA that have arrived, padding included.
+    pub received_bytes: u64,
+    /// Those of them that are not read.
+    pub unread_bytes: u64,
+    /// What its peer may still send, or has sent already; negative after windows were made smaller.
+    pub credit_bytes: i64,
 }
 
 /// What is known of a link.

@@ -5,7 +5,13 @@
 
 const HEADER_BYTES: usize = 9;
 /// The flag of SETTINGS that acknowledge.
-const ACK: u8 = 1;
+pub(crate) const ACK: u8 = 1;
+/// The flag of a stream's last frame.
+pub(crate) const END_STREAM: u8 = 1;
+/// The flag of frames whose payload begins with the length of its padding.
+const PADDED: u8 = 8;
+/// The bit before a stream's id or an increment means nothing.
+pub(crate) const ID: u32 = 0x7fff_ffff;
 /// Bytes of a payload that are looked at.
 const PEEK_BYTES: usize = 4;
 
@@ -59,6 +65,19 @@ impl Kind {
     }
 }
 
+/// The head of a frame, and what of its payload is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// By number; it may be none of [`Kind`].
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    /// The payload's length.
+    pub(crate) bytes: u64,
+    /// Of that: padding, and the byte that says how much there is.
+    pub(crate) padding: u64,
+}
+
 /// What one direction has carried.
 #[derive(Clone, Debug, Default)]
 pub struct Frames {
@@ -68,8 +87,6 @@ pub struct Frames {
     pub data_bytes: u64,
     /// Credit given to the whole connection by WINDOW_UPDATE, in bytes.
     pub connection_credit: u64,
-    /// SETTINGS that acknowledge ours.
-    pub settings_acks: u64,
     /// Frames by [`Kind`]; those of no known kind are left out.
     pub counts: [u64; 10],
     header: [u8; HEADER_BYTES + PEEK_BYTES],
@@ -97,37 +114,53 @@ impl Frames {
         self.counts[kind as usize]
     }
 
-    /// Takes the next bytes of the direction.
-    pub fn take(&mut self, mut bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        let preface = self.preface.min(bytes.len());
+    /// Takes the next bytes of the direction, and shows each frame that begins. An error ends it: it comes back with how
+    /// many of the bytes were before that frame.
+    pub(crate) fn take<E>(
+        &mut self,
+        bytes: &[u8],
+        mut see: impl FnMut(&Head) -> Result<(), E>,
+    ) -> Result<(), (usize, E)> {
+        let len = bytes.len();
+        self.bytes += len as u64;
+        let preface = self.preface.min(len);
         self.preface -= preface;
-        bytes = &bytes[preface..];
-        while !bytes.is_empty() {
+        let (mut at, mut frame) = (preface, preface);
+        while at < len {
             if self.rest > 0 {
-                let n = self.rest.min(bytes.len() as u64);
+                let n = self.rest.min((len - at) as u64);
                 self.rest -= n;
                 // At most the length of a slice.
-                bytes = &bytes[n as usize..];
+                at += n as usize;
                 continue;
             }
-            let n = (self.needed() - self.have).min(bytes.len());
-            self.header[self.have..self.have + n].copy_from_slice(&bytes[..n]);
+            if self.have == 0 {
+                frame = at;
+            }
+            let n = (self.needed() - self.have).min(len - at);
+            self.header[self.have..self.have + n].copy_from_slice(&bytes[at..at + n]);
             self.have += n;
-            bytes = &bytes[n..];
+            at += n;
             if self.have == self.needed() {
-                self.begin();
+                let head = self.begin();
+                see(&head).map_err(|error| (frame, error))?;
             }
         }
+        Ok(())
     }
 
     /// Bytes to collect before a frame can be counted.
     fn needed(&self) -> usize {
-        let whole = Kind::WindowUpdate as u8;
-        if self.have >= HEADER_BYTES && self.header[3] == whole && self.length() >= PEEK_BYTES as u64 {
-            HEADER_BYTES + PEEK_BYTES
-        } else {
-            HEADER_BYTES
+        if self.have < HEADER_BYTES {
+            return HEADER_BYTES;
+        }
+        let (length, padded) = (self.length(), self.header[4] & PADDED != 0);
+        match self.header[3] {
+            kind if kind == Kind::WindowUpdate as u8 && length >= PEEK_BYTES as u64 => {
+                HEADER_BYTES + PEEK_BYTES
+            }
+            kind if kind == Kind::Data as u8 && padded && length > 0 => HEADER_BYTES + 1,
+            _ => HEADER_BYTES,
         }
     }
 
@@ -136,25 +169,32 @@ impl Frames {
         u64::from(u32::from_be_bytes([0, a, b, c]))
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self) -> Head {
         let length = self.length();
-        let kind = usize::from(self.header[3]);
-        if let Some(count) = self.counts.get_mut(kind) {
+        let [.., kind, flags, s0, s1, s2, s3, c0, c1, c2, c3] = self.header;
+        let stream = u32::from_be_bytes([s0, s1, s2, s3]) & ID;
+        let peeked = self.have - HEADER_BYTES;
+        let mut padding = 0;
+        if let Some(count) = self.counts.get_mut(usize::from(kind)) {
             *count += 1;
         }
-        if kind == Kind::Data as usize {
+        if kind == Kind::Data as u8 {
             self.data_bytes += length;
-        }
-        if kind == Kind::Settings as usize && self.header[4] & ACK != 0 {
-            self.settings_acks += 1;
-        }
-        let [.., s0, s1, s2, s3, c0, c1, c2, c3] = self.header;
-        let peeked = self.have - HEADER_BYTES;
-        if peeked > 0 && u32::from_be_bytes([s0, s1, s2, s3]) & 0x7fff_ffff == 0 {
-            self.connection_credit += u64::from(u32::from_be_bytes([c0, c1, c2, c3]) & 0x7fff_ffff);
+            if peeked > 0 {
+                padding = (u64::from(c0) + 1).min(length);
+            }
+        } else if peeked > 0 && stream == 0 {
+            self.connection_credit += u64::from(u32::from_be_bytes([c0, c1, c2, c3]) & ID);
         }
         self.have = 0;
         self.rest = length - peeked as u64;
+        Head {
+            kind,
+            flags,
+            stream,
+            bytes: length,
+            padding,
+        }
     }
 }
 
@@ -196,7 +236,8 @@ mod tests {
             let (mut rest, mut cuts) = (&bytes[..], cuts.iter().cycle());
             while !rest.is_empty() {
                 let n = cuts.next().map_or(1, |cut| (*cut).min(rest.len()));
-                seen.take(&rest[..n]);
+                let taken = seen.take(&rest[..n], |_| Ok::<_, ()>(()));
+                prop_assert_eq!(taken, Ok(()));
                 rest = &rest[n..];
             }
             prop_assert_eq!(seen.counts, counts);

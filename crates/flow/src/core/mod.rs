@@ -6,6 +6,7 @@ pub mod budget;
 pub mod frames;
 pub mod gate;
 pub mod glob;
+pub(crate) mod grants;
 pub mod keepalive;
 pub mod latency;
 pub mod limit;

@@ -4,7 +4,8 @@
 //! calls the largest cost of a small response. Here writes only collect; the connection's driver drains them after
 //! each turn, so that all frames a turn produced leave together.
 //!
-//! All bytes pass here, so this is also where frames are counted.
+//! All bytes pass here, so this is also where frames are counted, and where what the protocol says of windows is replaced by
+//! what we grant.
 
 use std::cell::Cell;
 use std::io;
@@ -16,7 +17,10 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::PREFACE;
 use crate::core::frames::Frames;
+use crate::core::grants::{Grants, Outgoing, Role};
+use crate::gauges::Gauges;
 
 /// Bytes collected before a write goes out in the middle of a turn.
 const COLLECT_BYTES: usize = 64 << 10;
@@ -51,15 +55,37 @@ struct Inner<T> {
     written: usize,
     /// All that has ever been written.
     total: u64,
-    /// What came and went, where that is followed.
-    frames: Option<Box<Both>>,
+    /// What came and went, once the protocol is known.
+    wire: Option<Box<Wire>>,
 }
 
-/// The frames of both directions.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Both {
-    pub(super) received: Frames,
-    pub(super) sent: Frames,
+/// The frames of both directions, and what the peer may send.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) received: Frames,
+    pub(crate) sent: Outgoing,
+    gauges: Arc<Gauges>,
+    /// The peer has sent more than it may: nothing of that is passed on, nor anything after it. The connection has to end
+    /// with FLOW_CONTROL_ERROR.
+    pub(crate) overrun: bool,
+}
+
+impl Wire {
+    /// Looks at what has come; how much of it may be passed on.
+    fn receive(&mut self, bytes: &[u8]) -> usize {
+        let received = &mut self.received;
+        let seen = self
+            .gauges
+            .credit
+            .with(|grants| received.take(bytes, |head| grants.received(head)));
+        match seen {
+            Ok(()) => bytes.len(),
+            Err((before, _)) => {
+                self.overrun = true;
+                before
+            }
+        }
+    }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
@@ -71,18 +97,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             out: Vec::new(),
             written: 0,
             total: 0,
-            frames: None,
+            wire: None,
         })))
     }
 
-    /// Counts frames from here on.
-    pub(super) fn follow(&self, both: Both) {
-        self.0.lock().frames = Some(Box::new(both));
+    /// Counts frames from here on, and grants what the peer may send. The protocol has to announce
+    /// [`ANNOUNCED`](super::windows::ANNOUNCED) for every window, and to be told nothing else.
+    pub(crate) fn govern(&self, role: Role, gauges: Arc<Gauges>) {
+        gauges.credit.with(|grants| grants.is_of(role));
+        let (received, sent) = match role {
+            Role::Server => (PREFACE.len(), 0),
+            Role::Client => (0, PREFACE.len()),
+        };
+        self.0.lock().wire = Some(Box::new(Wire {
+            received: Frames::after_preface(received),
+            sent: Outgoing::after_preface(sent),
+            gauges,
+            overrun: false,
+        }));
     }
 
     /// Looks at the frames so far.
-    pub(super) fn frames<R>(&self, look: impl FnOnce(&Both) -> R) -> Option<R> {
-        self.0.lock().frames.as_deref().map(look)
+    pub(crate) fn wire<R>(&self, look: impl FnOnce(&Wire) -> R) -> Option<R> {
+        self.0.lock().wire.as_deref().map(look)
     }
 
     /// Whether it holds as much as it may: the client has to read before more is said.
@@ -96,7 +133,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
         self.0.lock().total
     }
 
-    /// Writes what was collected.
+    /// Writes what was collected, and the WINDOW_UPDATEs that are due.
     ///
     /// # Errors
     /// The socket's.
@@ -107,6 +144,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
 
 impl<T: AsyncWrite + Unpin> Inner<T> {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(wire) = &mut self.wire
+            && wire.sent.is_between_frames()
+        {
+            let before = self.out.len();
+            wire.gauges.credit.with(|grants| grants.updates(&mut self.out));
+            wire.sent.bytes += (self.out.len() - before) as u64;
+        }
         while self.written < self.out.len() {
             let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.written..]))?;
             if n == 0 {
@@ -130,6 +174,19 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
 
 impl<T> Inner<T> {
     fn collect(&mut self, buf: &[u8]) {
+        self.make_room(buf);
+        match &mut self.wire {
+            None => self.out.extend_from_slice(buf),
+            Some(wire) => {
+                let (sent, out) = (&mut wire.sent, &mut self.out);
+                wire.gauges
+                    .credit
+                    .with(|grants: &mut Grants| sent.take(buf, grants, out));
+            }
+        }
+    }
+
+    fn make_room(&mut self, buf: &[u8]) {
         let len = self.out.len() + buf.len();
         if len > KEEP_BYTES && len > self.out.capacity() && self.out.capacity() < LARGE_BYTES {
             let mut large = LARGE.take();
@@ -137,7 +194,6 @@ impl<T> Inner<T> {
             large.extend_from_slice(&self.out);
             self.out = large;
         }
-        self.out.extend_from_slice(buf);
     }
 }
 
@@ -145,6 +201,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
         let inner = &mut *inner;
+        if inner.wire.as_ref().is_some_and(|wire| wire.overrun) {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         if inner.prefix.is_empty() {
             ready!(Pin::new(&mut inner.socket).poll_read(cx, buf))?;
@@ -153,9 +212,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
             buf.put_slice(&inner.prefix[..n]);
             inner.prefix.advance(n);
         }
-        if let Some(both) = &mut inner.frames {
-            both.received.take(&buf.filled()[before..]);
+        let Some(wire) = &mut inner.wire else {
+            return Poll::Ready(Ok(()));
+        };
+        let passed = wire.receive(&buf.filled()[before..]);
+        if wire.overrun && passed == 0 {
+            // Not the end of what there is to read.
+            return Poll::Pending;
         }
+        buf.set_filled(before + passed);
         Poll::Ready(Ok(()))
     }
 }
@@ -167,9 +232,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Cork<T> {
             ready!(inner.poll_drain(cx))?;
         }
         inner.collect(buf);
-        if let Some(both) = &mut inner.frames {
-            both.sent.take(buf);
-        }
         Poll::Ready(Ok(buf.len()))
     }
 

@@ -3,7 +3,19 @@
 //! - [`serve`]: one connection, from its greeting to its end, with the calls that a [`Handler`] makes of its requests.
 //! - [`Cork`]: few and large writes, frames counted. [`Pace`], [`Stall`]: peers that do not read.
 //! - [`Controller`]: adaptive windows, for servers and clients alike. [`Pinger`]: the one PING a connection may have.
-//! - [`Receive`], [`ReceivedBody`]: what a peer sends. [`send`]: an answer with its body.
+//! - [`Receive`], [`ReceivedBody`]: what a peer sends. [`send`]: an answer with its body. [`Expected`]: an answer to come.
+//!
+//! **Credit.** `h2` believes that all receive windows are as large as can be ([`ANNOUNCED`]). What the peer is told, and
+//! held to, is ours: the cork lets all bytes pass by [`Grants`](crate::core::grants). A connection, a client's as well,
+//!
+//! 1. is in a [`Cork`] that is told to `govern` it, before `h2` writes or reads anything, and announces [`ANNOUNCED`] for
+//!    both windows;
+//! 2. has a [`Controller`], made before that as well, whose [`turn`](Controller::turn) it calls after it has polled `h2`;
+//! 3. [drains](Cork::poll_drain) its cork at the end of each turn: that writes the WINDOW_UPDATEs that are due. Between
+//!    `begin_turn` and `end_turn` of its credit nobody wakes it for those;
+//! 4. ends with FLOW_CONTROL_ERROR when the cork's wire was `overrun`: `h2` is then given nothing more to read;
+//! 5. reads bodies by [`Receive`] alone; a client makes an [`Expected`] as soon as `send_request` returns, and a `Receive`
+//!    of that when the answer has come.
 //!
 //! What `h2` bounds by itself is left to it: header lists, CONTINUATION chains, resets before a call has begun, small DATA
 //! frames, streams beyond the announced maximum (refused, never parked).
@@ -33,13 +45,12 @@ use tokio::time::{Instant, timeout};
 pub use cork::Cork;
 pub use pacing::{Drained, Pace, Stall, drain};
 pub use ping::{Pinger, Reason};
-pub use receive::{Receive, ReceivedBody};
+pub use receive::{Expected, Receive, ReceivedBody};
 pub use send::{Gone, send};
-pub use windows::{Arrived, Controller, SetWindows};
+pub use windows::{ANNOUNCED, Announce, Controller};
 
-use crate::core::frames::Frames;
+use crate::core::grants::Role;
 use crate::flow::Live;
-use cork::Both;
 use turns::{Counts, Turns};
 
 /// What every HTTP/2 connection begins with (RFC 9113 §3.4).
@@ -162,14 +173,11 @@ where
     H: Handler,
 {
     let windows = Controller::new(&live);
-    cork.follow(Both {
-        received: Frames::after_preface(PREFACE.len()),
-        sent: Frames::default(),
-    });
+    cork.govern(Role::Server, live.gauges().clone());
     let mut settings = Builder::new();
     settings
-        .initial_window_size(windows.stream_window())
-        .initial_connection_window_size(windows.connection_window())
+        .initial_window_size(ANNOUNCED)
+        .initial_connection_window_size(ANNOUNCED)
         .max_concurrent_streams(options.streams_max)
         .max_header_list_size(options.header_bytes_max)
         .max_send_buffer_size(options.send_buffer_bytes);
@@ -200,7 +208,7 @@ where
         heard: Instant::now(),
         timer: None,
         draining: false,
-        calmed: false,
+        refused: None,
         end: None,
         frames: Counts::new(),
     };

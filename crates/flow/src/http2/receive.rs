@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,7 +10,6 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::pacing::Pace;
-use super::windows::STREAM_MIN;
 
 /// The receiving half of a stream. Bytes stay counted as unread, and the peer's windows closed by as much, until they are
 /// [released](Receive::release).
@@ -19,28 +17,19 @@ use super::windows::STREAM_MIN;
 pub struct Receive {
     body: RecvStream,
     pace: Pace,
-    receiving: bool,
-    /// Bytes that were released so far.
-    released: u64,
-    /// The connection knows that this waits for more.
-    known: bool,
+    /// It has come with a body, whose reader this is.
+    reads: bool,
 }
 
 impl Receive {
     /// Counts what is read from `body`.
     #[must_use]
     pub fn new(body: RecvStream, pace: Pace) -> Self {
-        let receiving = !body.is_end_stream();
-        if receiving {
-            pace.gauges.receiving.fetch_add(1, Ordering::Relaxed);
+        let reads = !body.is_end_stream();
+        if reads {
+            pace.gauges.credit.has_reader(body.stream_id().as_u32());
         }
-        Self {
-            body,
-            pace,
-            receiving,
-            released: 0,
-            known: false,
-        }
+        Self { body, pace, reads }
     }
 
     /// The next bytes; `None` after the last. Cancel-safe.
@@ -50,14 +39,7 @@ impl Receive {
 
     /// The next bytes; `None` after the last.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        let Poll::Ready(data) = self.body.poll_data(cx) else {
-            self.waits();
-            return Poll::Pending;
-        };
-        if !matches!(data, Some(Ok(_))) {
-            self.ended();
-        }
-        Poll::Ready(data)
+        self.body.poll_data(cx)
     }
 
     /// The trailers, if there are any. To be asked after the last bytes.
@@ -74,48 +56,56 @@ impl Receive {
     /// So many bytes need no more room here: the peer may send as many again.
     pub fn release(&mut self, bytes: usize) {
         if self.body.flow_control().release_capacity(bytes).is_ok() {
-            self.released += bytes as u64;
-            self.pace
-                .gauges
-                .released
-                .fetch_add(bytes as u64, Ordering::Relaxed);
+            let stream = self.body.stream_id().as_u32();
+            self.pace.gauges.credit.read(stream, bytes as u64);
+        }
+    }
+}
+
+/// A client's stream, from its request until its answer has come: see the module's text. Dropping it gives up the answer.
+#[derive(Debug)]
+pub struct Expected {
+    stream: u32,
+    /// `None` once the answer has come.
+    pace: Option<Pace>,
+}
+
+impl Expected {
+    /// To be made as soon as the request has its stream.
+    #[must_use]
+    pub fn new(stream: &h2::SendStream<Bytes>, pace: Pace) -> Self {
+        let stream = stream.stream_id().as_u32();
+        pace.gauges.credit.has_reader(stream);
+        Self {
+            stream,
+            pace: Some(pace),
         }
     }
 
-    /// A stream that has sent less than the smallest window is never out of credit when windows become smaller.
-    fn waits(&mut self) {
-        if self.known || self.released < STREAM_MIN {
-            return;
-        }
-        self.known = true;
-        let control = self.body.flow_control().clone();
-        self.pace.gauges.is_read(self.body.stream_id().as_u32(), control);
-        // They may have become smaller since it was last asked.
-        let _ = self.body.flow_control().release_capacity(0);
+    /// The answer's body.
+    #[must_use]
+    pub fn receive(mut self, body: RecvStream) -> Receive {
+        let pace = self.pace.take().expect("an answer comes once");
+        let reads = true;
+        Receive { body, pace, reads }
     }
+}
 
-    fn ended(&mut self) {
-        if std::mem::take(&mut self.known) {
-            self.pace.gauges.is_left(self.body.stream_id().as_u32());
-        }
-        if std::mem::take(&mut self.receiving) {
-            self.pace.gauges.receiving.fetch_sub(1, Ordering::Relaxed);
+impl Drop for Expected {
+    fn drop(&mut self) {
+        if let Some(pace) = &self.pace {
+            pace.gauges.credit.has_left(self.stream);
         }
     }
 }
 
 impl Drop for Receive {
     fn drop(&mut self) {
-        // The protocol gives back what was not read.
-        let unread = self.body.flow_control().used_capacity();
-        if unread > 0 {
-            self.pace
-                .gauges
-                .released
-                .fetch_add(unread as u64, Ordering::Relaxed);
+        if self.reads {
+            // The protocol gives back what was not read.
+            let stream = self.body.stream_id().as_u32();
+            self.pace.gauges.credit.has_left(stream);
         }
-        // Afterwards: once nobody receives, all counts as released.
-        self.ended();
     }
 }
 

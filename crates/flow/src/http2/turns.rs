@@ -20,7 +20,7 @@ use super::cork::Cork;
 use super::pacing::{Drained, Pace, Stall, drain};
 use super::ping::{Pinger, Reason};
 use super::receive::Receive;
-use super::windows::{Arrived, Controller};
+use super::windows::Controller;
 use super::{End, Handler, KeepAlive};
 use crate::core::frames::Kind;
 use crate::flow::Live;
@@ -50,8 +50,8 @@ pub(super) struct Turns<T, H: Handler> {
     pub(super) heard: Instant,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
     pub(super) draining: bool,
-    /// It asked for too much, and has been told.
-    pub(super) calmed: bool,
+    /// It asked for too much, or sent too much, and has been told.
+    pub(super) refused: Option<h2::Reason>,
     /// How it ended, once it has: what is left is to write what was said.
     pub(super) end: Option<End>,
     pub(super) frames: Counts,
@@ -88,6 +88,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
 
     /// One turn. Ready once the connection has ended and all that was said has been written.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.live.gauges().credit.begin_turn(cx.waker());
         // While the client does not take what was said, nothing is read and nothing more is said.
         let clogged = self.is_clogged(cx);
         if self.end.is_none() && !clogged {
@@ -107,6 +108,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         if self.end.is_none() {
             self.poll_timer(cx);
         }
+        self.live.gauges().credit.end_turn();
         let written = self.write(cx);
         if self.unasked && written.is_pending() && !self.live.clogged.load(Ordering::Relaxed) {
             // Calls that have begun since: nothing else would wake them.
@@ -144,7 +146,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
                     begun = true;
                     if self.calls.len() >= self.calls_max {
                         // Calls that were reset are still being dropped: the client makes them faster than that.
-                        self.calm();
+                        self.refuse(h2::Reason::ENHANCE_YOUR_CALM);
                         continue;
                     }
                     let request = request.map(|body| Receive::new(body, self.pace.clone()));
@@ -164,8 +166,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
                     return false;
                 }
                 Poll::Ready(None) => {
-                    let calmed = End::Refused(h2::Reason::ENHANCE_YOUR_CALM);
-                    self.end = Some(if self.calmed { calmed } else { End::Closed });
+                    self.end = Some(self.refused.map_or(End::Closed, End::Refused));
                     return false;
                 }
                 Poll::Pending => break,
@@ -178,30 +179,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         begun
     }
 
-    fn calm(&mut self) {
-        self.calmed = true;
-        self.protocol.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+    fn refuse(&mut self, reason: h2::Reason) {
+        if self.refused.is_none() {
+            self.refused = Some(reason);
+            self.protocol.abrupt_shutdown(reason);
+        }
     }
 
     /// Counts what came and went, and brings the windows up to date. Whether the protocol has something to say.
     fn account(&mut self, cx: &mut Context<'_>) -> bool {
         let open = self.calls.len() as u64;
         self.live.streams_open.store(open, Ordering::Relaxed);
-        let counted = self.cork.frames(|both| {
-            let (received, sent) = (&both.received, &both.sent);
+        let counted = self.cork.wire(|wire| {
+            let (received, sent) = (&wire.received, &wire.sent);
             self.live.in_bytes.store(received.bytes, Ordering::Relaxed);
             self.live.out_bytes.store(sent.bytes, Ordering::Relaxed);
-            self.live.credit(received.connection_credit, sent.data_bytes);
+            self.live.may_send(received.connection_credit, sent.data_bytes);
             let frames: u64 = received.counts.iter().sum();
-            let arrived = Arrived {
-                data_bytes: received.data_bytes,
-                settings_acks: received.settings_acks,
-            };
-            (arrived, received.bytes, frames)
+            (received.bytes, frames, wire.overrun)
         });
-        let Some((arrived, bytes, frames)) = counted else {
+        let Some((bytes, frames, overrun)) = counted else {
             return false;
         };
+        if overrun {
+            self.refuse(h2::Reason::FLOW_CONTROL_ERROR);
+            return true;
+        }
         if bytes != self.frames.bytes {
             self.frames.bytes = bytes;
             if self.keep_alive.is_some() {
@@ -210,17 +213,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         }
         let flooded = frames - self.frames.reported >= FRAMES_REPORTED && self.report_frames(frames);
         if flooded {
-            self.calm();
+            self.refuse(h2::Reason::ENHANCE_YOUR_CALM);
             return true;
         }
-        self.windows
-            .turn(arrived, &mut self.protocol, &mut self.pinger, cx)
+        self.windows.turn(&mut self.protocol, &mut self.pinger, cx)
     }
 
     /// Brings the metrics of frames up to date. Whether there was a flood of empty ones.
     fn report_frames(&mut self, frames: u64) -> bool {
         self.frames.reported = frames;
-        let Some(counts) = self.cork.frames(|both| both.received.counts) else {
+        let Some(counts) = self.cork.wire(|wire| wire.received.counts) else {
             return false;
         };
         let (metrics, front) = (self.live.flow().metrics(), self.live.front);

@@ -1,16 +1,15 @@
-//! The receive windows of one connection: measures, asks the budget, announces.
-//!
-//! `h2` gives a stream's credit back together with the connection's, when the stream is read. So what streams leave
-//! unread is missing from the connection's window, and enough of them stop all others. Hence
+//! The receive windows of one connection: measures, asks the budget, grants.
 //!
 //! ```text
-//! connection window = what is unread + (streams that receive, at most 16, + 1) × stream window, within the budget's grant
-//! stream window     = the estimate; while half of the connection's window is unread: half of the most the budget would
-//!                     grant, divided by the streams that receive; while three quarters of the whole budget are unread:
-//!                     a thirty-second of what is left, 16 KiB at least
+//! stream that is read  the estimate, at most half of what the budget has left for this connection
+//! initial window       where windows start (1 MiB); with more streams than fit, or while much is unread: half of the most
+//!                      the budget would grant, divided by the streams that receive; while three quarters of the whole
+//!                      budget are unread: a thirty-second of what is left, 16 KiB at least
+//! connection           what is unread + what the link holds and half as much again + 4 MiB, within the budget's grant
 //! ```
 //!
-//! There is one initial window for all streams of a connection: one that is read has the same as a thousand that are not.
+//! `h2` believes that every window is as large as can be ([`ANNOUNCED`]). What the peer is told instead is the business of
+//! [`Grants`](crate::core::grants::Grants), through which all bytes of the connection pass.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,55 +19,50 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ping::{Pinger, Reason};
+use crate::core::grants::WINDOW_MAX;
 use crate::core::window::Estimator;
 use crate::flow::{Flow, Lease, Live};
 use crate::gauges::Gauges;
 use crate::options::Windows;
 
+/// What `h2` is told to announce for streams and for the connection, in bytes: its own accounts are never short, and the
+/// peer never sees it.
+pub const ANNOUNCED: u32 = WINDOW_MAX as u32;
 /// A connection's window at first, in stream windows; more than that is asked of the budget.
 const FIRST_STREAMS: u64 = 4;
-/// Streams that each get a whole window of credit.
-const STREAMS_MAX: u64 = 16;
 /// The part of the budget's rest that a stream gets when little is left: one of so many.
 const PRESSED_STREAMS: u64 = 32;
 /// The smallest stream window that is announced, in bytes: a frame.
-pub(super) const STREAM_MIN: u64 = 16 << 10;
+const STREAM_MIN: u64 = 16 << 10;
 /// The smallest connection window beyond what is unread, in bytes: what HTTP/2 begins with.
 const CONNECTION_MIN: u64 = 64 << 10;
-/// The largest window that HTTP/2 knows (RFC 9113 §6.9.1), in bytes.
-const WINDOW_MAX: u64 = (1 << 31) - 1;
 /// DATA is reported to the estimator in pieces of so many bytes at least, unless a PING is on its way.
 const REPORT_BYTES: u64 = 16 << 10;
 
-/// A connection whose windows can be set.
-pub trait SetWindows {
-    /// The connection's window, what is unread included.
-    fn connection(&mut self, bytes: u32);
-    /// Every stream's; `false` while the last change is not acknowledged.
-    fn streams(&mut self, bytes: u32) -> bool;
+/// A connection that can send SETTINGS.
+pub trait Announce {
+    /// Sends them, with [`ANNOUNCED`] as the initial window; `false` while the last are not acknowledged.
+    fn announce(&mut self) -> bool;
 }
 
-impl<T, B> SetWindows for h2::server::Connection<T, B>
+impl<T, B> Announce for h2::server::Connection<T, B>
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     B: bytes::Buf,
 {
-    fn connection(&mut self, bytes: u32) {
-        self.set_target_window_size(bytes);
-    }
-
-    fn streams(&mut self, bytes: u32) -> bool {
-        self.set_initial_window_size(bytes).is_ok()
+    fn announce(&mut self) -> bool {
+        self.set_initial_window_size(ANNOUNCED).is_ok()
     }
 }
 
-/// What has come on a connection so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Arrived {
-    /// Bytes of DATA, padding included.
-    pub data_bytes: u64,
-    /// SETTINGS that acknowledge ours.
-    pub settings_acks: u64,
+impl<T, B> Announce for h2::client::Connection<T, B>
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    B: bytes::Buf,
+{
+    fn announce(&mut self) -> bool {
+        self.set_initial_window_size(ANNOUNCED).is_ok()
+    }
 }
 
 /// The window controller of one connection.
@@ -80,9 +74,10 @@ pub struct Controller {
     epoch: Instant,
     /// `None`: static windows.
     estimator: Option<Box<Estimator>>,
+    /// The initial window of streams, where nothing is wrong.
+    start: u64,
     /// What every connection has without asking, in bytes.
     base: u64,
-    stream: u64,
     connection: u64,
     /// The estimator's window when windows were last set.
     estimated: u32,
@@ -90,59 +85,53 @@ pub struct Controller {
     arrived: u64,
     reported: u64,
     looked_at: u64,
-    /// SETTINGS sent and acknowledged; until they are, streams have the windows of before.
+}
+
+/// What was counted when windows were last looked at.
+struct Counted {
+    unread: u64,
+    receiving: u64,
     announced: u64,
-    acknowledged: u64,
-    /// One of those that are not acknowledged made streams' windows smaller.
-    shrinking: bool,
+    settled: bool,
 }
 
 impl Controller {
-    /// For a connection that has announced [`Controller::stream_window`] and [`Controller::connection_window`].
+    /// Grants the windows that a connection begins with.
     #[must_use]
     pub fn new(live: &Live) -> Self {
         let flow = live.flow().clone();
-        let (stream, estimator) = match flow.options().windows {
+        let (start, estimator) = match flow.options().windows {
             Windows::Static(bytes) => (bytes, None),
             Windows::Adaptive(bounds) => {
                 let estimator = Estimator::new(bounds, Duration::ZERO);
                 (estimator.window(), Some(Box::new(estimator)))
             }
         };
-        let base = (u64::from(stream) * FIRST_STREAMS).min(WINDOW_MAX);
+        let base = (u64::from(start) * FIRST_STREAMS).min(WINDOW_MAX);
         let gauges = live.gauges().clone();
-        gauges.stream_window.store(stream.into(), Ordering::Relaxed);
+        gauges.stream_window.store(start.into(), Ordering::Relaxed);
+        gauges.initial_window.store(start.into(), Ordering::Relaxed);
         gauges.connection_window.store(base, Ordering::Relaxed);
         flow.metrics().window(gauges.front, 0, base);
+        gauges.credit.with(|grants| {
+            grants.set_initial(start.into());
+            grants.set_share(start.into());
+            grants.set_window(base);
+        });
         Self {
             lease: flow.lease(),
             flow,
             gauges,
             epoch: Instant::now(),
             estimator,
+            start: start.into(),
             base,
-            stream: stream.into(),
             connection: base,
-            estimated: stream,
+            estimated: start,
             arrived: 0,
             reported: 0,
             looked_at: 0,
-            announced: 1,
-            acknowledged: 0,
-            shrinking: false,
         }
-    }
-
-    /// The window that streams have, in bytes.
-    #[must_use]
-    pub fn stream_window(&self) -> u32 {
-        narrow(self.stream)
-    }
-
-    /// The window that the connection has, in bytes.
-    #[must_use]
-    pub fn connection_window(&self) -> u32 {
-        narrow(self.connection)
     }
 
     /// When to call [`Controller::rest`], if at all.
@@ -153,7 +142,7 @@ impl Controller {
     }
 
     /// Forgets what is old. Whether the connection has to be polled to say so.
-    pub fn rest(&mut self, link: &mut impl SetWindows, now: Instant) -> bool {
+    pub fn rest(&mut self, link: &mut impl Announce, now: Instant) -> bool {
         let Some(estimator) = &mut self.estimator else {
             return false;
         };
@@ -162,23 +151,12 @@ impl Controller {
 
     /// To be called after bytes were read and streams were served. Whether the connection has to be polled to say what has
     /// changed.
-    pub fn turn(
-        &mut self,
-        arrived: Arrived,
-        link: &mut impl SetWindows,
-        pinger: &mut Pinger,
-        cx: &mut Context<'_>,
-    ) -> bool {
-        self.acknowledged = arrived.settings_acks;
-        let shrunk = self.shrinking && self.is_settled();
-        if shrunk {
-            self.shrinking = false;
-            self.gauges.announce_credit();
-        }
-        if arrived.data_bytes != self.arrived {
-            self.arrived = arrived.data_bytes;
-            self.gauges.arrived.store(self.arrived, Ordering::Relaxed);
-        }
+    pub fn turn(&mut self, link: &mut impl Announce, pinger: &mut Pinger, cx: &mut Context<'_>) -> bool {
+        let (arrived, receiving, announced) = self.gauges.credit.with(|grants| {
+            let announced = grants.announced().max(1);
+            (grants.arrived(), grants.receiving(), announced)
+        });
+        self.arrived = arrived;
         let pinged = self.estimate(pinger, cx);
         let grown = self
             .estimator
@@ -186,7 +164,9 @@ impl Controller {
             .is_some_and(|estimator| estimator.window() != self.estimated);
         let hoarding = self.gauges.hoarding.load(Ordering::Relaxed);
         let moved = self.arrived - self.looked_at >= (self.connection / 8).max(1);
-        (grown || hoarding || moved) && self.look(link) || pinged || shrunk
+        // Without the budget's word on it: many that have not sent anything yet.
+        let crowded = announced > STREAM_MIN && receiving > self.flow.options().budget_bytes / announced;
+        (grown || hoarding || moved || crowded) && self.look(link) || pinged
     }
 
     /// Feeds the estimator. Whether a PING was sent.
@@ -236,51 +216,75 @@ impl Controller {
     }
 
     /// Sets the windows anew. Whether the connection has to be polled.
-    fn look(&mut self, link: &mut impl SetWindows) -> bool {
+    fn look(&mut self, link: &mut impl Announce) -> bool {
         self.looked_at = self.arrived;
-        let receiving = self.gauges.receiving.load(Ordering::Relaxed);
-        if receiving == 0 {
-            // Nobody is left to read anything: what was counted beyond that came for streams that were reset.
-            self.gauges.released.store(self.arrived, Ordering::Relaxed);
-        }
-        let unread = self.gauges.unread();
-        self.lease.unread(unread);
+        let counted = self.gauges.credit.with(|grants| Counted {
+            unread: grants.unread(),
+            receiving: grants.receiving(),
+            announced: grants.announced(),
+            settled: grants.is_settled(),
+        });
+        self.lease.unread(counted.unread);
         let Some(estimator) = &self.estimator else {
             return false;
         };
         self.estimated = estimator.window();
-        let window = u64::from(self.estimated);
+        let estimated = u64::from(self.estimated);
         let pressed = self.flow.is_pressed();
-        let hoarding = self.is_hoarding(unread, pressed);
-        let stream = if hoarding {
-            let share = if pressed {
-                // Each stream that comes takes a part of what is left, so they never take all of it.
-                self.flow.room() / PRESSED_STREAMS
-            } else {
-                self.lease.most() / 2 / (receiving + 1)
-            };
-            share.clamp(STREAM_MIN.min(window), window)
+        let hoarding = self.is_hoarding(counted.unread, pressed);
+        let most = self.lease.most();
+        let initial = self.initial(&counted, most, pressed, hoarding);
+        let room = most.saturating_sub(counted.unread) / 2;
+        self.grant_streams(estimated.min(room).max(STREAM_MIN));
+        let announces = self.announce(initial, counted.announced, link);
+        // Streams that still have large windows would fill a larger connection at once.
+        if !hoarding || counted.settled && !announces {
+            let granted = self.connection_window(&counted, estimated, pressed);
+            self.grant_connection(granted, counted.unread);
+        }
+        announces
+    }
+
+    /// The window that streams should begin with.
+    fn initial(&self, counted: &Counted, most: u64, pressed: bool, hoarding: bool) -> u64 {
+        let floor = STREAM_MIN.min(self.start);
+        if pressed {
+            // Each stream that comes takes a part of what is left, so they never take all of it.
+            return (self.flow.room() / PRESSED_STREAMS).clamp(floor, self.start);
+        }
+        let fits = power_of_two(most / 2 / (counted.receiving + 1)).clamp(floor, self.start);
+        if hoarding || counted.receiving * counted.announced > most {
+            fits.min(counted.announced)
+        } else if fits >= counted.announced * 2 {
+            fits
         } else {
-            window
+            counted.announced
+        }
+    }
+
+    fn connection_window(&mut self, counted: &Counted, estimated: u64, pressed: bool) -> u64 {
+        if pressed {
+            return counted.unread + CONNECTION_MIN;
+        }
+        let under_way = if estimated > self.start {
+            estimated * 3 / 2
+        } else {
+            0
         };
-        let wanted = unread + stream * (receiving.min(STREAMS_MAX) + 1);
-        let granted = if pressed {
-            unread + CONNECTION_MIN
-        } else if wanted <= self.base {
+        let wanted = counted.unread + under_way + self.base;
+        if wanted <= self.base * 2 {
             self.lease.rest();
-            wanted.max(self.base)
+            wanted
         } else {
-            self.lease.want(wanted).max(self.base)
-        };
-        self.announce(stream, granted.min(WINDOW_MAX), unread, link)
+            // Who has used up his share goes on in small steps.
+            self.lease
+                .want(wanted)
+                .max(self.base)
+                .max(counted.unread + CONNECTION_MIN)
+        }
     }
 
-    /// Whether streams have the windows that were announced.
-    fn is_settled(&self) -> bool {
-        self.announced <= self.acknowledged
-    }
-
-    /// Whether too much of the connection's window is unread for all streams to have a large one.
+    /// Whether too much of the connection's window is unread for all streams to begin with a large one.
     fn is_hoarding(&self, unread: u64, pressed: bool) -> bool {
         let before = self.gauges.hoarding.load(Ordering::Relaxed);
         let limit = if before {
@@ -298,30 +302,34 @@ impl Controller {
         hoarding
     }
 
-    fn announce(&mut self, stream: u64, connection: u64, unread: u64, link: &mut impl SetWindows) -> bool {
-        let mut changed = false;
-        if differs(self.stream, stream) && link.streams(narrow(stream)) {
-            self.announced += 1;
-            self.shrinking |= stream < self.stream;
-            self.stream = stream;
-            self.gauges.stream_window.store(stream, Ordering::Relaxed);
-            changed = true;
+    fn grant_streams(&self, share: u64) {
+        if self.gauges.stream_window.swap(share, Ordering::Relaxed) != share {
+            self.gauges.credit.with(|grants| grants.set_share(share));
         }
-        // Streams that still have large windows would fill a larger connection at once.
-        if !self.is_settled() && self.gauges.hoarding.load(Ordering::Relaxed) {
-            return changed;
+    }
+
+    /// Whether SETTINGS are to be written.
+    fn announce(&self, initial: u64, announced: u64, link: &mut impl Announce) -> bool {
+        if !differs(announced, initial) || !link.announce() {
+            return false;
         }
+        self.gauges.credit.with(|grants| grants.set_initial(initial));
+        self.gauges.initial_window.store(initial, Ordering::Relaxed);
+        true
+    }
+
+    fn grant_connection(&mut self, window: u64, unread: u64) {
+        let window = window.min(WINDOW_MAX);
         let credit = |window: u64| window.saturating_sub(unread);
-        let scarce = credit(self.connection) < credit(connection) / 2;
-        if scarce || differs(self.connection, connection) {
-            link.connection(narrow(connection));
-            let metrics = self.flow.metrics();
-            metrics.window(self.gauges.front, self.connection, connection);
-            self.connection = connection;
-            self.gauges.connection_window.store(connection, Ordering::Relaxed);
-            changed = true;
+        let scarce = credit(self.connection) < credit(window) / 2;
+        if !scarce && !differs(self.connection, window) {
+            return;
         }
-        changed
+        let metrics = self.flow.metrics();
+        metrics.window(self.gauges.front, self.connection, window);
+        self.connection = window;
+        self.gauges.connection_window.store(window, Ordering::Relaxed);
+        self.gauges.credit.with(|grants| grants.set_window(window));
     }
 }
 
@@ -336,7 +344,7 @@ fn differs(before: u64, after: u64) -> bool {
     before.abs_diff(after) > before / 8
 }
 
-fn narrow(bytes: u64) -> u32 {
-    // What is announced is below the protocol's maximum.
-    bytes.min(WINDOW_MAX) as u32
+/// The next one below.
+fn power_of_two(bytes: u64) -> u64 {
+    1 << bytes.max(1).ilog2()
 }

@@ -186,6 +186,7 @@ function connections(state, seconds) {
     ["in a second", (c) => rateOf(c.id + "in", c.in_bytes, seconds), "n"],
     ["out a second", (c) => rateOf(c.id + "out", c.out_bytes, seconds), "n"],
     ["stream window", (c) => bytes(c.stream_window_bytes), "n"],
+    ["first window", (c) => bytes(c.initial_window_bytes), "n"],
     ["connection window", (c) => bytes(c.connection_window_bytes), "n"],
     ["unread", (c) => (c.hoarding ? element("span", bytes(c.unread_bytes), "bad") : bytes(c.unread_bytes)), "n"],
     ["link", estimate((e) => bytes(e.bandwidth_bytes_per_second) + "/s"), "n"],

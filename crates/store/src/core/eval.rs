@@ -10,7 +10,7 @@ use std::cell::Cell;
 use bytes::Bytes;
 
 use super::check::lease_named;
-use super::index::{Index, Location, Version};
+use super::index::{Index, Location, Near, Version};
 use super::lease::Leases;
 use super::overlay::{Overlay, PENDING, View};
 use super::select::{self, Found, KEY_COST, Values, finish, wanted, weight};
@@ -36,6 +36,8 @@ pub(crate) struct Write {
     pub(crate) version: Version,
     /// The version before.
     pub(crate) prev: Option<Version>,
+    /// Where the key was in the index: the commit comes back there.
+    pub(crate) near: Option<Near>,
 }
 
 /// The state a proposal meets, and what it adds.
@@ -274,7 +276,8 @@ impl Eval<'_> {
     }
 
     fn run_put(&mut self, put: &Put) -> Result<PutResult, Error> {
-        let prev = self.view().get(&put.key, self.now());
+        let near = self.index.locate(&put.key);
+        let prev = self.view().get_at(&put.key, near, self.now());
         let value = match (&put.value, &prev) {
             (Some(value), _) => value.clone(),
             (None, Some(prev)) => prev.clone().load(self.values)?,
@@ -308,6 +311,7 @@ impl Eval<'_> {
             value,
             version,
             prev: before,
+            near,
         });
         Ok(PutResult {
             revision: Revision(modified),
@@ -347,6 +351,7 @@ impl Eval<'_> {
             value: Bytes::new(),
             version,
             prev: Some(prev),
+            near: None,
         });
     }
 

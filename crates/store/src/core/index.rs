@@ -125,6 +125,10 @@ pub(crate) struct Index {
     live_total: u64,
 }
 
+/// Where a key was when somebody looked. Whoever comes back with it need not search again, unless keys have moved since.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Near(Slot);
+
 /// A place in the order of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
@@ -138,11 +142,26 @@ impl Index {
         self.live_total
     }
 
+    /// Versions of all keys, tombstones too.
+    pub(crate) fn versions(&self) -> u64 {
+        self.live_total + self.stale.iter().copied().map(u64::from).sum::<u64>()
+    }
+
     /// The version of `key` that a read at `revision` sees.
     pub(crate) fn get(&self, key: &[u8], revision: i64) -> Option<&Version> {
         self.find(key)
             .ok()
             .and_then(|slot| self.pages[slot.page][slot.entry].at(revision))
+    }
+
+    /// Where `key` is, if it is there.
+    pub(crate) fn locate(&self, key: &[u8]) -> Option<Near> {
+        self.find(key).ok().map(Near)
+    }
+
+    /// As [`Index::get`], of the key that is there; not for a place from before the index changed.
+    pub(crate) fn get_at(&self, near: Near, revision: i64) -> Option<&Version> {
+        self.pages.get(near.0.page)?.get(near.0.entry)?.at(revision)
     }
 
     /// The version that was made exactly at `revision`, tombstones too.
@@ -176,7 +195,12 @@ impl Index {
     /// Adds a version that is newer than all of its key. A tombstone of an unknown key is kept, too:
     /// replay of a log whose older part is gone may meet one.
     pub(crate) fn apply(&mut self, key: &[u8], version: Version) {
-        match self.find(key) {
+        self.apply_near(key, version, None);
+    }
+
+    /// As [`Index::apply`], for a key that may have been located before.
+    pub(crate) fn apply_near(&mut self, key: &[u8], version: Version, near: Option<Near>) {
+        match self.find_near(key, near) {
             Ok(slot) => self.add_version(slot, version),
             Err(slot) => self.insert(
                 slot,
@@ -295,6 +319,14 @@ impl Index {
         true
     }
 
+    fn find_near(&self, key: &[u8], near: Option<Near>) -> Result<Slot, Slot> {
+        let entry = near.and_then(|Near(slot)| Some((slot, self.pages.get(slot.page)?.get(slot.entry)?)));
+        match entry {
+            Some((slot, entry)) if *entry.key == *key => Ok(slot),
+            _ => self.find(key),
+        }
+    }
+
     fn find(&self, key: &[u8]) -> Result<Slot, Slot> {
         let page = self
             .pages
@@ -410,7 +442,8 @@ impl Index {
         })
     }
 
-    /// Visits the versions of up to `max` keys after `after`, oldest first; returns the last key visited.
+    /// Visits the versions of the keys after `after`, oldest first, until these are at least `max`; returns the last key
+    /// visited.
     pub(crate) fn walk(
         &self,
         after: Option<&[u8]>,
@@ -424,29 +457,25 @@ impl Index {
             }),
             Err(slot) => self.normal(slot),
         });
-        let mut last = None;
-        for entry in self
-            .entries(
-                from,
-                Slot {
-                    page: self.pages.len(),
-                    entry: 0,
-                },
-            )
-            .take(max)
-        {
-            visit(
-                &entry.key,
-                entry.older.as_deref().map_or(&[], |older| older),
-                &entry.newest,
-            );
+        let end = Slot {
+            page: self.pages.len(),
+            entry: 0,
+        };
+        let (mut last, mut visited) = (None, 0);
+        for entry in self.entries(from, end) {
+            let older = entry.older.as_deref().map_or(&[][..], |older| older);
+            visit(&entry.key, older, &entry.newest);
             last = Some(entry);
+            visited += older.len() + 1;
+            if visited >= max {
+                break;
+            }
         }
         last.map(|entry| entry.key.clone())
     }
 
-    /// Prunes about `max` keys, beginning with the page of `from`; returns the key to go on from, or
-    /// `None` at the end. Pages with nothing to find are passed over unread.
+    /// Looks at about `max` versions, or one page of keys, beginning with the page of `from`, and prunes them; returns the
+    /// key to go on from, or `None` at the end. Pages with nothing to find are passed over unread.
     pub(crate) fn prune(
         &mut self,
         from: Option<&[u8]>,
@@ -464,7 +493,7 @@ impl Index {
                 page += 1;
                 continue;
             }
-            looked += self.pages[page].len();
+            looked += self.pages[page].len() + self.stale[page] as usize;
             self.pages[page].retain_mut(|entry| entry.prune(floor, dropped));
             if self.pages[page].is_empty() {
                 self.pages.remove(page);

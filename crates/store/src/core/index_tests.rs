@@ -131,6 +131,45 @@ fn pruned(floor: i64, expect: &[i64]) {
 }
 
 #[test]
+fn a_key_that_has_moved_since_it_was_located_is_searched_for() {
+    let mut index = Index::default();
+    for key in [b"b", b"d"] {
+        index.apply(key, version(2, true));
+    }
+    let (b, d) = (index.locate(b"b"), index.locate(b"d"));
+    assert!(index.locate(b"c").is_none());
+    index.apply(b"a", version(3, true));
+    // "a" is now where "b" was, "b" where "d" was, and a place that another key has is no place.
+    index.apply_near(b"b", version(4, true), b);
+    index.apply_near(b"d", version(5, true), d);
+    index.apply_near(b"c", version(6, true), d);
+    let now = [b"a", b"b", b"c", b"d"].map(|key| index.get(key, 9).map(|found| found.modified));
+    assert_eq!(now, [3, 4, 6, 5].map(Some));
+    assert_eq!((index.live(), index.versions()), (4, 6));
+}
+
+#[test]
+fn a_walk_stops_after_some_versions_and_between_keys() {
+    let mut index = Index::default();
+    for revision in 2..12 {
+        index.apply(if revision < 8 { b"a" } else { b"b" }, version(revision, true));
+    }
+    let mut seen = Vec::new();
+    let mut step = |after: Option<&[u8]>, max| {
+        seen.clear();
+        let last = index.walk(after, max, |key, older, _| {
+            seen.push((key.to_vec(), older.len() + 1));
+        });
+        (last, seen.clone())
+    };
+    let (a, b) = ((b"a".to_vec(), 6), (b"b".to_vec(), 4));
+    assert_eq!(step(None, 3), (Some(b"a"[..].into()), vec![a.clone()]));
+    assert_eq!(step(None, 7), (Some(b"b"[..].into()), vec![a, b.clone()]));
+    assert_eq!(step(Some(b"a"), 1), (Some(b"b"[..].into()), vec![b]));
+    assert_eq!(step(Some(b"b"), 1), (None, vec![]));
+}
+
+#[test]
 fn pruning_keeps_the_newest_version_at_or_below_the_floor() {
     pruned(1, &[2, 5, 7, 9]);
     pruned(4, &[2, 5, 7, 9]);

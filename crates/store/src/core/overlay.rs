@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::index::{Index, Version};
+use super::index::{Index, Near, Version};
 use super::select::Found;
 use crate::types::KeyRange;
 
@@ -106,6 +106,16 @@ impl<'a> View<'a> {
             None => self
                 .index
                 .get(key, revision)
+                .map(|version| index_found(key.clone(), version)),
+        }
+    }
+
+    /// As [`View::get`], of a key that has been located in the index.
+    pub(crate) fn get_at(&self, key: &Bytes, near: Option<Near>, revision: i64) -> Option<Found> {
+        match self.overlay.at(key, revision) {
+            Some(pending) => pending_found(key, pending),
+            None => near
+                .and_then(|near| self.index.get_at(near, revision))
                 .map(|version| index_found(key.clone(), version)),
         }
     }

@@ -311,6 +311,15 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
+    /// An encoder into a buffer that was used before.
+    pub(crate) fn over(mut buf: Vec<u8>) -> Self {
+        buf.clear();
+        Self {
+            buf,
+            ..Self::default()
+        }
+    }
+
     /// Bytes so far.
     pub(crate) fn len(&self) -> usize {
         self.buf.len()

@@ -1,5 +1,6 @@
 //! Slow duties in the background: prunes the index after a compaction, rewrites segments, writes checkpoints.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,8 +10,8 @@ use tokio::time::Instant;
 
 use super::clean::Cleaner;
 use super::shared::Shared;
-use crate::core::checkpoint::Meta;
-use crate::core::index::Version;
+use crate::core::checkpoint::{Builder, Meta};
+use crate::core::index::{Index, Version};
 use crate::log::checkpoint;
 use crate::log::files::Table;
 use crate::log::recover::Saved;
@@ -19,14 +20,17 @@ use crate::point::{self, Point};
 
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Keys visited under one lock.
-const STEP: usize = 256;
+/// Versions looked at under one lock, unless one key has more: commits wait for it.
+const STEP: usize = 512;
 /// Least time between two steps of pruning.
 const PRUNE_PAUSE: Duration = Duration::from_micros(200);
-/// Records behind the checkpoint from which on another is worth its writing, for small stores.
+/// Records behind the checkpoint from which on another is worth its writing, for small stores. For others it is the
+/// part that replaces enough of what is written again.
 const TAIL_RECORDS: u64 = 100_000;
-/// Bytes behind the checkpoint from which on another is worth its writing.
+const TAIL_PART: u64 = 4;
+/// The same, in bytes.
 const TAIL_BYTES: u64 = 256 << 20;
+const TAIL_TIMES: u64 = 4;
 /// Time before a checkpoint that failed is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -96,8 +100,10 @@ impl Janitor {
         if Instant::now() < self.retry_at || tip.log_index == saved.log_index {
             return false;
         }
-        let keys = self.shared.index.read().live();
-        tip.log_index - saved.log_index >= TAIL_RECORDS.max(keys / 4) || self.tail_bytes(saved) >= TAIL_BYTES
+        let versions = self.shared.index.read().versions();
+        let bytes = self.shared.checkpoint_bytes.load(Ordering::Relaxed);
+        tip.log_index - saved.log_index >= TAIL_RECORDS.max(versions / TAIL_PART)
+            || self.tail_bytes(saved) >= TAIL_BYTES.max(bytes * TAIL_TIMES)
     }
 
     fn tail_bytes(&self, saved: Saved) -> u64 {
@@ -166,36 +172,69 @@ impl Janitor {
 }
 
 fn write(shared: &Shared, meta: &Meta, table: &Table) -> io::Result<u64> {
-    let positions: std::collections::HashMap<u32, u32> = table
+    let positions: HashMap<u32, u32> = table
         .chain
         .iter()
         .zip(0..)
         .map(|(segment, n)| (segment.number, n))
         .collect();
+    let mut piece = Piece::default();
     let mut after: Option<Box<[u8]>> = None;
-    let mut versions: Vec<Version> = Vec::new();
     checkpoint::write(&shared.files, meta, |builder| {
-        let index = shared.index.read();
-        after = index.walk(after.as_deref(), STEP, |key, older, newest| {
-            versions.clear();
-            let until = older
-                .iter()
-                .chain([newest])
-                .take_while(|version| version.modified <= meta.revision);
-            versions.extend(until.copied());
-            if plant::has(Plant::TornCheckpoint) && versions.len() > 1 {
-                versions.pop();
-            }
-            for version in &mut versions {
-                // Versions up to the tip lie in the segments there were then.
-                version.at.file = positions.get(&version.at.file).copied().unwrap_or(0);
-            }
-            if !versions.is_empty() {
-                builder.key(key, &versions);
-            }
-        });
-        after.is_some()
+        let started = Instant::now();
+        after = piece.read(&shared.index.read(), after.as_deref(), meta.revision);
+        piece.encode(&positions, builder);
+        // As long as it took, others have the processor and the disk for themselves.
+        after.is_some() && {
+            shared.stop.wait(started.elapsed());
+            true
+        }
     })
+}
+
+/// Some keys of the index, copied under its lock: encoding takes longer and needs none.
+#[derive(Default)]
+struct Piece {
+    keys: Vec<u8>,
+    versions: Vec<Version>,
+    /// Where each key ends, and where its versions do.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Piece {
+    /// Copies the versions up to `revision` of the next keys; returns the last key, if there may be more.
+    fn read(&mut self, index: &Index, after: Option<&[u8]>, revision: i64) -> Option<Box<[u8]>> {
+        self.keys.clear();
+        self.versions.clear();
+        self.ends.clear();
+        index.walk(after, STEP, |key, older, newest| {
+            let before = self.versions.len();
+            let until = older.partition_point(|version| version.modified <= revision);
+            self.versions.extend_from_slice(&older[..until]);
+            if newest.modified <= revision {
+                self.versions.push(*newest);
+            }
+            if plant::has(Plant::TornCheckpoint) && self.versions.len() > before + 1 {
+                self.versions.pop();
+            }
+            if self.versions.len() > before {
+                self.keys.extend_from_slice(key);
+                self.ends.push((self.keys.len(), self.versions.len()));
+            }
+        })
+    }
+
+    fn encode(&mut self, positions: &HashMap<u32, u32>, builder: &mut Builder) {
+        for version in &mut self.versions {
+            // Versions up to the tip lie in the segments there were then.
+            version.at.file = positions.get(&version.at.file).copied().unwrap_or(0);
+        }
+        let (mut key, mut version) = (0, 0);
+        for (key_end, version_end) in self.ends.iter().copied() {
+            builder.key(&self.keys[key..key_end], &self.versions[version..version_end]);
+            (key, version) = (key_end, version_end);
+        }
+    }
 }
 
 /// Drops everything below the floor; whether all of it could go.

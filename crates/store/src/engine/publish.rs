@@ -123,7 +123,7 @@ fn apply(shared: &Shared, commits: &[Commit], segment: &crate::log::files::Segme
                 if write.version.lease != 0 {
                     leases.attach(write.version.lease, &write.key);
                 }
-                index.apply(&write.key, write.version);
+                index.apply_near(&write.key, write.version, write.near);
                 segment.weigh(1, write.key.len(), write.version.at.len);
             }
             match commit.change {

@@ -30,6 +30,9 @@ const TURN: Duration = Duration::from_micros(200);
 /// Bytes of proposals that go into one commit.
 const COMMIT_BYTES: usize = 4 << 20;
 
+/// A larger buffer is not kept for the next commit.
+const BUFFER_BYTES_MAX: usize = 2 << 20;
+
 /// Bytes a proposal may take in the log beside its keys and values.
 const PROPOSAL_COST: usize = 128;
 
@@ -54,6 +57,8 @@ struct Draft {
 pub(crate) struct Sequencer {
     shared: Arc<Shared>,
     writer: Writer,
+    /// The buffer of the last commit: one of some size costs more than what is written into it.
+    buffer: Vec<u8>,
 }
 
 /// However the sequencer ends, nobody is left waiting for it.
@@ -72,7 +77,11 @@ impl Drop for Guard {
 
 impl Sequencer {
     pub(crate) fn new(shared: Arc<Shared>, writer: Writer) -> Self {
-        Self { shared, writer }
+        Self {
+            shared,
+            writer,
+            buffer: Vec::new(),
+        }
     }
 
     /// Runs until the line is closed and empty.
@@ -106,6 +115,7 @@ impl Sequencer {
             floor: shared.floor(),
             revision: shared.committed(),
             live: shared.files.live_bytes(),
+            records: Encoder::over(std::mem::take(&mut self.buffer)),
             ..Draft::default()
         };
         for proposal in proposals {
@@ -125,6 +135,7 @@ impl Sequencer {
                 point::hit(Point::Published);
                 draft.acks.into_iter().for_each(|ack| ack(None));
                 point::hit(Point::Acknowledged);
+                self.keep(appended.bytes);
             }
             Err(AppendError::Full) => {
                 shared.no_space.store(true, Ordering::Release);
@@ -142,6 +153,12 @@ impl Sequencer {
 }
 
 impl Sequencer {
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= BUFFER_BYTES_MAX {
+            self.buffer = buffer;
+        }
+    }
+
     fn mark(&self) -> Mark {
         let index = self.shared.tip.lock().log_index;
         Mark {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use setpoint_telemetry::{DuplicateMetric, Metrics};
 
+use crate::channel::{ChannelSnapshot, Channels};
 use crate::connection_metrics::ConnectionMetrics;
 use crate::core::budget::{Ledger, Taker};
 use crate::gauges::Gauges;
@@ -27,6 +28,7 @@ struct Inner {
     next: AtomicU64,
     /// Live connections, in slots that are used again.
     live: Mutex<Slots>,
+    channels: Channels,
 }
 
 #[derive(Default)]
@@ -50,6 +52,7 @@ impl Inner {
             metrics: ConnectionMetrics::new(options.budget_bytes),
             next: AtomicU64::new(1),
             live: Mutex::default(),
+            channels: Channels::default(),
         }
     }
 }
@@ -75,12 +78,23 @@ impl Flow {
         &self.0.options
     }
 
-    /// Adds the metrics of connections.
+    /// Adds the metrics of connections and of channels.
     ///
     /// # Errors
     /// When a name is taken.
     pub fn register_metrics(&self, metrics: &Metrics) -> Result<(), DuplicateMetric> {
-        self.0.metrics.register(metrics)
+        self.0.metrics.register(metrics)?;
+        self.0.channels.metrics.register(metrics)
+    }
+
+    pub(crate) fn channels(&self) -> &Channels {
+        &self.0.channels
+    }
+
+    /// Every channel at this moment, the oldest first.
+    #[must_use]
+    pub fn channel_snapshots(&self) -> Vec<ChannelSnapshot> {
+        self.0.channels.snapshot()
     }
 
     pub(crate) fn metrics(&self) -> &ConnectionMetrics {

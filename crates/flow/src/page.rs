@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::channel::{ChannelSnapshot, ChannelState, EndpointState};
 use crate::core::gate::Class;
 use crate::core::memory::Pressure;
 use crate::flow::Flow;
@@ -30,6 +31,10 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 
 /// Connections that are shown, each with its history.
 const CONNECTIONS_MAX: usize = 200;
+/// Channels that are shown.
+const CHANNELS_MAX: usize = 50;
+/// Endpoints of a channel that are shown.
+const ENDPOINTS_MAX: usize = 50;
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +81,7 @@ fn state(limits: Option<&Limits>, flow: Option<&Flow>) -> String {
     for part in [
         limits.map(|limits| serde_json::to_value(limits.view())),
         flow.map(|flow| serde_json::to_value(connections(flow.snapshot()))),
+        flow.map(|flow| serde_json::to_value(channels(flow.channel_snapshots()))),
     ] {
         if let Some(Ok(Value::Object(part))) = part {
             state.extend(part);
@@ -106,6 +112,51 @@ fn connections(mut snapshot: FlowSnapshot) -> ConnectionsView {
     ConnectionsView {
         connections_total,
         snapshot,
+    }
+}
+
+/// Channels as one sees them: those in trouble and the busy ones, of which there may be many.
+#[derive(Debug, Serialize)]
+struct ChannelsView {
+    channels_total: usize,
+    channels: Vec<ChannelView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChannelView {
+    endpoints_total: usize,
+    #[serde(flatten)]
+    channel: ChannelSnapshot,
+}
+
+fn channels(mut channels: Vec<ChannelSnapshot>) -> ChannelsView {
+    let channels_total = channels.len();
+    if channels_total > CHANNELS_MAX {
+        // A stable sort: of equal ones the oldest.
+        channels.sort_by_key(|channel| {
+            let failing = channel.state == ChannelState::Failing;
+            std::cmp::Reverse((failing, channel.waiting, channel.in_flight))
+        });
+        channels.truncate(CHANNELS_MAX);
+    }
+    let view = |mut channel: ChannelSnapshot| {
+        let endpoints = &mut channel.endpoints;
+        let endpoints_total = endpoints.len();
+        if endpoints_total > ENDPOINTS_MAX {
+            endpoints.sort_by_key(|endpoint| {
+                let well = endpoint.state == EndpointState::Up;
+                (well, std::cmp::Reverse(endpoint.in_flight))
+            });
+            endpoints.truncate(ENDPOINTS_MAX);
+        }
+        ChannelView {
+            endpoints_total,
+            channel,
+        }
+    };
+    ChannelsView {
+        channels_total,
+        channels: channels.into_iter().map(view).collect(),
     }
 }
 
@@ -311,6 +362,75 @@ mod tests {
             (&0.into(), &Value::Array(vec![]))
         );
         assert!(state["budget"]["total_bytes"].as_u64().unwrap() > 0);
+    }
+
+    fn channel(name: usize, state: ChannelState, endpoints: usize) -> ChannelSnapshot {
+        let endpoint = |n: usize| crate::channel::EndpointSnapshot {
+            address: format!("10.0.0.{n}:1"),
+            state: if n == endpoints - 1 {
+                EndpointState::Ejected
+            } else {
+                EndpointState::Up
+            },
+            connections: 1,
+            draining: 0,
+            connects: 1,
+            in_flight: 0,
+            streams_max: None,
+            picks: 0,
+            latency_seconds: None,
+            ejected: false,
+            keepalive_interval_seconds: 10.0,
+            keepalive_timeout_seconds: 3.0,
+            keepalive_idle: true,
+            failure: None,
+            links: Vec::new(),
+        };
+        ChannelSnapshot {
+            name: name.to_string(),
+            target: "dns:///kv:1".to_owned(),
+            state,
+            tls: false,
+            connections: endpoints,
+            in_flight: 0,
+            waiting: 0,
+            connect_failed: 0,
+            keepalive_failures: 0,
+            calmed: 0,
+            goaways: 0,
+            ejections: 0,
+            retries: 0,
+            transparent_retries: 0,
+            hedges: 0,
+            retry_tokens: 10.0,
+            retry_tokens_max: 10,
+            lookup_failure: None,
+            endpoints: (0..endpoints).map(endpoint).collect(),
+        }
+    }
+
+    #[test]
+    fn of_many_channels_and_endpoints_those_in_trouble_are_shown() {
+        let state = |n| {
+            if n == 99 {
+                ChannelState::Failing
+            } else {
+                ChannelState::Ready
+            }
+        };
+        let many = (0..100).map(|n| channel(n, state(n), 100)).collect();
+        let view = serde_json::to_value(channels(many)).unwrap();
+        assert_eq!(
+            (&view["channels_total"], &view["channels"][0]["name"]),
+            (&100.into(), &"99".into())
+        );
+        assert_eq!(view["channels"].as_array().unwrap().len(), CHANNELS_MAX);
+        let of_first = &view["channels"][0];
+        assert_eq!(
+            (&of_first["endpoints_total"], &of_first["endpoints"][0]["state"]),
+            (&100.into(), &"ejected".into())
+        );
+        assert_eq!(of_first["endpoints"].as_array().unwrap().len(), ENDPOINTS_MAX);
     }
 
     #[test]

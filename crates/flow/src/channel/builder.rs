@@ -6,12 +6,13 @@ use std::sync::Arc;
 use setpoint_base::{Stop, TaskGroup};
 
 use super::dial::{Dialer, Network, Tls};
-use super::hub::Hub;
+use super::hub::{Hub, Surroundings};
 use super::metrics::ChannelMetrics;
 use super::options::ChannelOptions;
 use super::resolve::{self, Dns, Resolver};
 use super::target::{InvalidTarget, Place, Target};
 use super::{Channel, Handle};
+use crate::flow::Flow;
 
 /// A channel cannot be made of this.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,8 @@ pub struct ChannelBuilder {
     target: String,
     name: Option<String>,
     options: ChannelOptions,
-    metrics: ChannelMetrics,
+    metrics: Option<ChannelMetrics>,
+    flow: Option<Flow>,
     resolver: Option<Arc<dyn Resolver>>,
     dialer: Arc<dyn Dialer>,
     stop: Stop,
@@ -49,7 +51,8 @@ impl ChannelBuilder {
             target,
             name: None,
             options: ChannelOptions::default(),
-            metrics: ChannelMetrics::default(),
+            metrics: None,
+            flow: None,
             resolver: None,
             dialer: Arc::new(Network),
             stop: Stop::new(),
@@ -72,7 +75,16 @@ impl ChannelBuilder {
     /// Where the channel's metrics go.
     pub fn metrics(self, metrics: &ChannelMetrics) -> Self {
         Self {
-            metrics: metrics.clone(),
+            metrics: Some(metrics.clone()),
+            ..self
+        }
+    }
+
+    /// The process's flow control: its receive budget is shared, the channel and its connections are seen with the others,
+    /// and its metrics are among the channels' there, unless others were named. Without it a channel is by itself.
+    pub fn flow(self, flow: &Flow) -> Self {
+        Self {
+            flow: Some(flow.clone()),
             ..self
         }
     }
@@ -101,6 +113,21 @@ impl ChannelBuilder {
         }
     }
 
+    /// Whether it can be built; nothing is.
+    ///
+    /// # Errors
+    /// What is wrong with the target, the options or the certificates.
+    pub fn check(&self) -> Result<(), BuildError> {
+        self.parts().map(drop)
+    }
+
+    fn parts(&self) -> Result<(Target, Option<Tls>), BuildError> {
+        self.options.validate().map_err(BuildError::Options)?;
+        let target: Target = self.target.parse()?;
+        let tls = Tls::of(&target, &self.options).map_err(BuildError::Tls)?;
+        Ok((target, tls))
+    }
+
     /// Builds the channel, which begins to connect at once.
     ///
     /// # Errors
@@ -109,22 +136,19 @@ impl ChannelBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BuildError::NoRuntime);
         }
-        self.options.validate().map_err(BuildError::Options)?;
-        let target: Target = self.target.parse()?;
-        let tls = Tls::of(&target, &self.options).map_err(BuildError::Tls)?;
+        let (target, tls) = self.parts()?;
         let name = self.name.unwrap_or_else(|| target.text.clone());
-        let meters = self.metrics.of(&name);
+        let flow = self.flow.unwrap_or_default();
+        let metrics = self.metrics.unwrap_or_else(|| flow.channels().metrics.clone());
+        let meters = metrics.of(&name);
         let place = target.place.clone();
-        let tasks = TaskGroup::new(&self.stop);
-        let hub = Arc::new(Hub::new(
-            self.options,
-            name,
-            target,
-            tls,
-            self.dialer,
-            tasks,
+        let surroundings = Surroundings {
+            dialer: self.dialer,
+            tasks: TaskGroup::new(&self.stop),
+            flow,
             meters,
-        ));
+        };
+        let hub = Arc::new(Hub::new(self.options, name, target, tls, surroundings));
         let resolver = match (self.resolver, place) {
             (Some(resolver), _) => Some(resolver),
             (None, Place::Name(host, port)) => Some(Arc::new(Dns { host, port }) as Arc<dyn Resolver>),
@@ -136,6 +160,7 @@ impl ChannelBuilder {
         if let Some(resolver) = resolver {
             hub.tasks.spawn(resolve::keep(Arc::clone(&hub), resolver));
         }
-        Ok(Channel(Arc::new(Handle(hub))))
+        let listed = hub.flow.channels().list(&hub);
+        Ok(Channel(Arc::new(Handle { hub, _listed: listed })))
     }
 }

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::options::{ChannelOptions, ChannelTls};
-use super::target::{Address, Security, Target};
+use super::target::{Address, Place, Security, Target};
+use crate::gauges::Gauges;
 
 /// A byte stream to a peer.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -57,7 +58,8 @@ impl Dialer for Network {
 #[derive(Clone)]
 pub(super) struct Tls {
     connector: TlsConnector,
-    name: ServerName<'static>,
+    /// The name in every peer's certificate; none: each has that of its address.
+    name: Option<ServerName<'static>>,
 }
 
 impl fmt::Debug for Tls {
@@ -78,9 +80,16 @@ impl Tls {
             }
             (Security::Tls | Security::AsOptions, Some(tls)) => tls,
         };
-        let name = tls.server_name().unwrap_or(&target.host);
-        let name = ServerName::try_from(name.to_owned())
-            .map_err(|error| format!("server name {name:?}: {error}"))?;
+        let name = match (tls.server_name(), &target.place) {
+            (Some(name), _) => Some(server_name(name)?),
+            (None, Place::Name(host, _)) => Some(server_name(host)?),
+            (None, Place::Fixed(addresses)) => {
+                for address in addresses {
+                    name_of(address)?;
+                }
+                None
+            }
+        };
         let mut config = match tls {
             ChannelTls::Config { config, .. } => ClientConfig::clone(config),
             ChannelTls::Pem { ca, identity, .. } => from_pem(ca, identity.as_ref())?,
@@ -92,14 +101,36 @@ impl Tls {
         }))
     }
 
-    pub(super) async fn wrap(&self, plain: Box<dyn ByteStream>) -> io::Result<Box<dyn ByteStream>> {
-        let stream = self.connector.connect(self.name.clone(), plain).await?;
+    /// Speaks TLS to the peer at this address.
+    pub(super) async fn wrap(
+        &self,
+        plain: Box<dyn ByteStream>,
+        address: &Address,
+    ) -> io::Result<Box<dyn ByteStream>> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => name_of(address).map_err(io::Error::other)?,
+        };
+        let stream = self.connector.connect(name, plain).await?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(io::Error::other(
                 "the peer does not speak HTTP/2: it did not choose h2 by ALPN",
             ));
         }
         Ok(Box::new(stream))
+    }
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned()).map_err(|error| format!("server name {name:?}: {error}"))
+}
+
+/// The name that the certificate of a peer at this address has.
+fn name_of(address: &Address) -> Result<ServerName<'static>, String> {
+    match address {
+        Address::Socket(address) => Ok(ServerName::IpAddress(address.ip().into())),
+        Address::Host(host, _) => server_name(host),
+        Address::Unix(_) => server_name("localhost"),
     }
 }
 
@@ -152,10 +183,11 @@ impl LastRead {
 pub(super) struct Watched {
     inner: Box<dyn ByteStream>,
     last_read: LastRead,
+    gauges: Arc<Gauges>,
 }
 
 impl Watched {
-    pub(super) fn new(inner: Box<dyn ByteStream>) -> (Self, LastRead) {
+    pub(super) fn new(inner: Box<dyn ByteStream>, gauges: Arc<Gauges>) -> (Self, LastRead) {
         let last_read = LastRead {
             began: Instant::now(),
             micros: Arc::default(),
@@ -163,6 +195,7 @@ impl Watched {
         let watched = Self {
             inner,
             last_read: last_read.clone(),
+            gauges,
         };
         (watched, last_read)
     }
@@ -176,8 +209,10 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+        let read = buf.filled().len() - before;
+        if read > 0 {
             self.last_read.now();
+            self.gauges.in_bytes.fetch_add(read as u64, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }
@@ -185,7 +220,9 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        self.gauges.out_bytes.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -193,7 +230,9 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
+        self.gauges.out_bytes.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -26,6 +26,8 @@ pub(super) struct Endpoint {
     pub(super) name: Arc<str>,
     /// Connections that take new streams.
     links: ArcSwap<Vec<Arc<Link>>>,
+    /// All there are, with those that only finish their calls.
+    driven: Mutex<Vec<Arc<Link>>>,
     /// How many there should be.
     wanted: AtomicUsize,
     /// Wakes the keeper.
@@ -53,7 +55,12 @@ impl Endpoint {
             name,
             address,
             links: ArcSwap::default(),
-            wanted: AtomicUsize::new(hub.options.connections),
+            driven: Mutex::default(),
+            wanted: AtomicUsize::new(if hub.options.eager {
+                hub.options.connections
+            } else {
+                0
+            }),
             wake: Notify::new(),
             failure: Mutex::new(None),
             cut_short: Mutex::new(None),
@@ -94,9 +101,39 @@ impl Endpoint {
         links.iter().fold(0, |sum, link| sum.saturating_add(link.limit()))
     }
 
+    /// All connections, with those that only finish their calls; at most so many, and how many there are.
+    pub(super) fn driven(&self, most: usize) -> (Vec<Arc<Link>>, usize) {
+        let driven = self.driven.lock();
+        (driven.iter().take(most).cloned().collect(), driven.len())
+    }
+
+    /// Whether there is to be a connection.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn pace(&self) -> Pace {
+        *self.pace.lock()
+    }
+
     /// Why there is no connection; none while one is being made for the first time.
     pub(super) fn failure(&self) -> Option<Arc<str>> {
         self.failure.lock().clone()
+    }
+
+    /// A call waits for a connection. Where there is to be one anyway that is for nothing.
+    pub(super) fn want(&self) {
+        if self.wanted.fetch_max(1, Ordering::Relaxed) == 0 {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Nobody wants a connection any more, if they are made for calls that do: who is next finds no failure of the past.
+    fn rest(&self, hub: &Hub) {
+        if !hub.options.eager && self.connections() == 0 {
+            self.wanted.store(0, Ordering::Relaxed);
+            *self.failure.lock() = None;
+        }
     }
 
     /// Calls wait for streams: one more connection, unless one is being made or there are enough.
@@ -160,6 +197,10 @@ impl Endpoint {
                 }
                 while let Err(why) = self.connect(&hub).await {
                     self.fail(&hub, why, &mut backoff).await;
+                    if !hub.options.eager {
+                        self.rest(&hub);
+                        break;
+                    }
                 }
             }
         };
@@ -186,9 +227,10 @@ impl Endpoint {
         let open = async {
             let mut stream = hub.dialer.dial(&self.address).await?;
             if let Some(tls) = &hub.tls {
-                stream = tls.wrap(stream).await?;
+                stream = tls.wrap(stream, &self.address).await?;
             }
-            Driver::open(stream, &hub.options, pace).await
+            let live = hub.flow.open("client", &self.name);
+            Driver::open(stream, &hub.options, pace, live).await
         };
         let driver = match timeout(hub.options.connect_timeout, open).await {
             Ok(Ok(driver)) => driver,
@@ -199,6 +241,7 @@ impl Endpoint {
         hub.meters.connected(now - began);
         self.connects.fetch_add(1, Ordering::Relaxed);
         self.latency.lock().restart(driver.rtt.unwrap_or_default(), now);
+        self.driven.lock().push(Arc::clone(&driver.link));
         self.add(&driver.link);
         hub.tasks.spawn(Arc::clone(self).drive(Arc::clone(hub), driver));
         hub.changed.notify_waiters();
@@ -229,6 +272,7 @@ impl Endpoint {
             }
         };
         hub.meters.connections.dec();
+        self.driven.lock().retain(|other| !Arc::ptr_eq(other, &link));
         self.gone(&hub, &link, ended.as_ref());
     }
 
@@ -246,6 +290,7 @@ impl Endpoint {
                     // Another one is made while the calls on this one go on.
                     self.note_short_life(&driver.link, "the peer said GOAWAY at once");
                     self.remove(&driver.link);
+                    self.rest(hub);
                     hub.changed.notify_waiters();
                 }
                 Event::Idle(time) => self.shrink(hub, driver, time),
@@ -281,6 +326,7 @@ impl Endpoint {
         }
         link.retire();
         self.remove(link);
+        self.rest(hub);
         hub.changed.notify_waiters();
     }
 

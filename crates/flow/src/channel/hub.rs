@@ -15,12 +15,13 @@ use super::dial::{Dialer, Tls};
 use super::endpoint::Endpoint;
 use super::error::ChannelError;
 use super::lease::Lease;
-use super::metrics::{ChannelSnapshot, EndpointSnapshot, Meters};
+use super::metrics::Meters;
 use super::options::ChannelOptions;
 use super::target::{Address, Target};
 use crate::core::latency::two_of;
 use crate::core::outlier::{Tally, outliers};
 use crate::core::retry::Budget;
+use crate::flow::Flow;
 
 /// Shared by the handles, the calls and the tasks of a channel.
 pub(super) struct Hub {
@@ -30,19 +31,28 @@ pub(super) struct Hub {
     pub(super) tls: Option<Tls>,
     pub(super) dialer: Arc<dyn Dialer>,
     pub(super) tasks: TaskGroup,
+    pub(super) flow: Flow,
     pub(super) meters: Meters,
     pub(super) budget: Budget,
     /// Something that calls wait for may have come: a slot, a connection, a failure.
     pub(super) changed: Notify,
     /// Addresses may have changed.
     pub(super) look_up: Notify,
-    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
-    lookup_failure: Mutex<Option<Arc<str>>>,
+    pub(super) endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    pub(super) lookup_failure: Mutex<Option<Arc<str>>>,
     /// Sequentially consistent with the links' slots: who waits sees the slot, or who frees it sees that somebody waits.
-    waiting: AtomicUsize,
-    closing: AtomicBool,
+    pub(super) waiting: AtomicUsize,
+    pub(super) closing: AtomicBool,
     grace: Mutex<Duration>,
     next_sweep: Mutex<Instant>,
+}
+
+/// What a channel lives in.
+pub(super) struct Surroundings {
+    pub(super) dialer: Arc<dyn Dialer>,
+    pub(super) tasks: TaskGroup,
+    pub(super) flow: Flow,
+    pub(super) meters: Meters,
 }
 
 /// Why there is no slot at the moment.
@@ -69,10 +79,14 @@ impl Hub {
         name: String,
         target: Target,
         tls: Option<Tls>,
-        dialer: Arc<dyn Dialer>,
-        tasks: TaskGroup,
-        meters: Meters,
+        surroundings: Surroundings,
     ) -> Self {
+        let Surroundings {
+            dialer,
+            tasks,
+            flow,
+            meters,
+        } = surroundings;
         Self {
             budget: Budget::new(options.retry_tokens, options.retry_token_ratio),
             next_sweep: Mutex::new(Instant::now()),
@@ -82,6 +96,7 @@ impl Hub {
             tls,
             dialer,
             tasks,
+            flow,
             meters,
             changed: Notify::new(),
             look_up: Notify::new(),
@@ -170,6 +185,7 @@ impl Hub {
                 _ if self.closing.load(Ordering::Relaxed) => return Err(self.closed()),
                 NoSlot::Failed(why) if !want.wait_for_ready => return Err(self.not_connected(why)),
                 NoSlot::Failed(_) | NoSlot::Connecting => {
+                    self.want();
                     full_since = None;
                     want.until
                 }
@@ -272,6 +288,12 @@ impl Hub {
         }
     }
 
+    fn want(&self) {
+        for endpoint in self.endpoints.load().iter() {
+            endpoint.want();
+        }
+    }
+
     fn grow(&self) {
         for endpoint in self.endpoints.load().iter() {
             endpoint.grow(self.options.connections_max);
@@ -368,48 +390,6 @@ impl Hub {
         }
         let failure = endpoints.iter().find_map(|endpoint| endpoint.failure());
         failure.or_else(|| self.lookup_failure.lock().clone())
-    }
-
-    pub(super) fn snapshot(&self) -> ChannelSnapshot {
-        let now = Instant::now();
-        let endpoints: Vec<_> = self
-            .endpoints
-            .load()
-            .iter()
-            .map(|endpoint| self.snapshot_of(endpoint, now))
-            .collect();
-        ChannelSnapshot {
-            name: self.name.clone(),
-            target: self.target.text.clone(),
-            connections: endpoints.iter().map(|endpoint| endpoint.connections).sum(),
-            in_flight: endpoints.iter().map(|endpoint| endpoint.in_flight).sum(),
-            waiting: self.waiting.load(Ordering::SeqCst),
-            connect_failed: self.meters.connect_failed.get(),
-            keepalive_failures: self.meters.keepalive_failures.get(),
-            goaways: self.meters.goaways.get(),
-            ejections: self.meters.ejections.get(),
-            retries: self.meters.retries.get(),
-            transparent_retries: self.meters.transparent.get(),
-            hedges: self.meters.hedges.get(),
-            retry_tokens: self.budget.tokens(),
-            lookup_failure: self.lookup_failure.lock().as_deref().map(str::to_owned),
-            endpoints,
-        }
-    }
-
-    fn snapshot_of(&self, endpoint: &Endpoint, now: Instant) -> EndpointSnapshot {
-        let limit = endpoint.limit();
-        EndpointSnapshot {
-            address: endpoint.name.to_string(),
-            connections: endpoint.connections(),
-            connects: endpoint.connects.load(Ordering::Relaxed),
-            in_flight: endpoint.in_flight.load(Ordering::Relaxed),
-            streams_max: (limit < usize::MAX).then_some(limit),
-            picks: endpoint.picks.get(),
-            latency_seconds: endpoint.latency.lock().seconds(now, self.options.latency_decay),
-            ejected: endpoint.health.lock().is_ejected(now),
-            failure: endpoint.failure().as_deref().map(str::to_owned),
-        }
     }
 }
 

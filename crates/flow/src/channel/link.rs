@@ -11,7 +11,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::dial::{ByteStream, LastRead, Watched};
 use super::options::ChannelOptions;
 use crate::core::keepalive::{Keepalive, Pace, Step};
+use crate::flow::Live;
+use crate::gauges::Gauges;
 
 /// A connection that lived for so long was one.
 const PROBATION: Duration = Duration::from_secs(1);
@@ -41,6 +43,9 @@ pub(super) struct Link {
     opened: Instant,
     /// A call was answered on it.
     proven: AtomicBool,
+    /// The last round trip of a PING, in microseconds.
+    rtt_micros: AtomicU64,
+    gauges: Arc<Gauges>,
     /// Why it is gone, in our words.
     why: Mutex<Option<Arc<str>>>,
 }
@@ -53,12 +58,19 @@ impl Link {
         }
         let limit = self.limit.load(Ordering::Relaxed).min(streams_max);
         let one_more = |count: usize| (count < limit).then_some(count + 1);
-        self.in_flight
+        let taken = self
+            .in_flight
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
-            .is_ok()
+            .is_ok();
+        if taken {
+            self.gauges.streams_open.fetch_add(1, Ordering::Relaxed);
+            self.gauges.streams_total.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
     }
 
     pub(super) fn give_slot_back(&self) {
+        self.gauges.streams_open.fetch_sub(1, Ordering::Relaxed);
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -96,6 +108,21 @@ impl Link {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// The last round trip that a PING took.
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        let micros = self.rtt_micros.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
+    /// Its number among the connections of the process.
+    pub(super) fn id(&self) -> u64 {
+        self.gauges.id
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
     pub(super) fn why(&self) -> Option<Arc<str>> {
         self.why.lock().clone()
     }
@@ -130,6 +157,7 @@ pub(super) struct Ended {
 pub(super) struct Driver {
     connection: Connection<Watched, Bytes>,
     pub(super) link: Arc<Link>,
+    _live: Live,
     pings: PingPong,
     pinged: Option<Instant>,
     keepalive: Keepalive,
@@ -147,8 +175,10 @@ impl Driver {
         stream: Box<dyn ByteStream>,
         options: &ChannelOptions,
         pace: Pace,
+        live: Live,
     ) -> io::Result<Self> {
-        let (stream, last_read) = Watched::new(stream);
+        live.speaks("h2");
+        let (stream, last_read) = Watched::new(stream, Arc::clone(live.gauges()));
         let (send, mut connection) = Builder::new()
             .initial_window_size(options.stream_window_bytes)
             .initial_connection_window_size(options.connection_window_bytes)
@@ -171,8 +201,11 @@ impl Driver {
                 draining: AtomicBool::new(false),
                 opened: now,
                 proven: AtomicBool::new(false),
+                rtt_micros: AtomicU64::new(0),
+                gauges: Arc::clone(live.gauges()),
                 why: Mutex::new(None),
             }),
+            _live: live,
             pings,
             pinged: None,
             keepalive: Keepalive::new(pace),
@@ -227,7 +260,11 @@ impl Driver {
         while let Poll::Ready(Ok(_)) = self.pings.poll_pong(cx) {
             self.keepalive.answered();
             if let Some(pinged) = self.pinged.take() {
-                self.rtt.get_or_insert(pinged.elapsed());
+                let rtt = pinged.elapsed();
+                self.rtt.get_or_insert(rtt);
+                // Less than a microsecond is known, too.
+                let micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
+                self.link.rtt_micros.store(micros, Ordering::Relaxed);
             }
         }
         if !self.told_draining {

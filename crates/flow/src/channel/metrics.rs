@@ -8,7 +8,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use serde::Serialize;
 use setpoint_telemetry::{DuplicateMetric, Metrics};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -196,62 +195,4 @@ impl Meters {
             endpoint: endpoint.to_owned(),
         }
     }
-}
-
-/// A channel as it is at a moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ChannelSnapshot {
-    /// The channel's name.
-    pub name: String,
-    /// Where it goes.
-    pub target: String,
-    /// Connections that are up, those that only finish their calls aside.
-    pub connections: usize,
-    /// Calls that have a stream.
-    pub in_flight: usize,
-    /// Calls that wait for a stream or a connection.
-    pub waiting: usize,
-    /// Connections that could not be made so far, or were lost at once.
-    pub connect_failed: u64,
-    /// Connections so far whose peer did not answer.
-    pub keepalive_failures: u64,
-    /// Connections so far that a peer drained.
-    pub goaways: u64,
-    /// Times so far that an endpoint was left out.
-    pub ejections: u64,
-    /// Attempts so far made because another had failed.
-    pub retries: u64,
-    /// Attempts so far made because no peer had taken the call.
-    pub transparent_retries: u64,
-    /// Attempts so far made because another was slow.
-    pub hedges: u64,
-    /// Tokens left in the retry budget.
-    pub retry_tokens: f64,
-    /// Why the last look-up failed, if it did.
-    pub lookup_failure: Option<String>,
-    /// Its endpoints.
-    pub endpoints: Vec<EndpointSnapshot>,
-}
-
-/// An endpoint as it is at a moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct EndpointSnapshot {
-    /// Its address.
-    pub address: String,
-    /// Connections that take new calls.
-    pub connections: usize,
-    /// Connections made so far.
-    pub connects: u64,
-    /// Calls that have a stream.
-    pub in_flight: usize,
-    /// Streams that the peer allows over all connections; none: any number.
-    pub streams_max: Option<usize>,
-    /// Calls given to it so far.
-    pub picks: u64,
-    /// Its latency as it is believed to be, in seconds.
-    pub latency_seconds: Option<f64>,
-    /// Whether it is left out.
-    pub ejected: bool,
-    /// Why there is no connection, if it is known.
-    pub failure: Option<String>,
 }

@@ -25,8 +25,10 @@ mod lease;
 mod link;
 mod metrics;
 mod options;
+mod registry;
 mod replay;
 mod resolve;
+mod snapshot;
 mod target;
 
 use std::fmt;
@@ -47,24 +49,31 @@ pub use builder::{BuildError, ChannelBuilder};
 pub use call::CallOptions;
 pub use dial::{ByteStream, Dialer, Dialled};
 pub use error::ChannelError;
-pub use metrics::{ChannelMetrics, ChannelSnapshot, EndpointSnapshot};
+pub use metrics::ChannelMetrics;
 pub use options::{ChannelOptions, ChannelTls, MethodPolicy};
 pub use resolve::{Resolved, Resolver};
+pub use snapshot::{ChannelSnapshot, ChannelState, EndpointSnapshot, EndpointState, LinkSnapshot};
 pub use target::{Address, InvalidTarget};
 
+pub(crate) use registry::Channels;
+
 use hub::Hub;
+use registry::Listed;
 
 /// A channel. Cloning gives another handle to the same one; when the last handle and the last call are gone, its
 /// connections are closed.
 #[derive(Clone)]
 pub struct Channel(Arc<Handle>);
 
-struct Handle(Arc<Hub>);
+struct Handle {
+    hub: Arc<Hub>,
+    _listed: Listed,
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
         // No call is left: there is nothing to wait for but the farewell.
-        self.0.close(Duration::from_secs(1));
+        self.hub.close(Duration::from_secs(1));
     }
 }
 
@@ -96,8 +105,14 @@ impl Channel {
         self.hub().snapshot()
     }
 
+    /// Whether the other is a handle to the same channel.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     fn hub(&self) -> &Arc<Hub> {
-        &self.0.0
+        &self.0.hub
     }
 }
 

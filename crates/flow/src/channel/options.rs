@@ -29,6 +29,8 @@ pub struct ChannelOptions {
     pub reconnect: BackoffPolicy,
     /// When a silent peer is asked, and given up (10 s, 3 s, idle ones too).
     pub keepalive: Pace,
+    /// Whether connections are made before a call wants them, and again when they are lost (yes).
+    pub eager: bool,
     /// Connections to each endpoint (1).
     pub connections: usize,
     /// Connections to an endpoint whose own limit of streams keeps calls waiting (4).
@@ -139,6 +141,7 @@ impl Default for ChannelOptions {
                 jitter: 0.2,
             },
             keepalive: Pace::default(),
+            eager: true,
             connections: 1,
             connections_max: 4,
             connection_idle: Duration::from_secs(60),

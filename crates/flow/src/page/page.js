@@ -202,6 +202,66 @@ function connections(state, seconds) {
   return made;
 }
 
+// A state in the colour of what it means.
+function stateOf(state) {
+  const good = state === "ready" || state === "up";
+  return element("span", state, good ? undefined : ["connecting", "idle", "closed"].includes(state) ? "dim" : "bad");
+}
+
+function links(endpoint) {
+  const shown = endpoint.links.map((l) => `#${l.id}${l.draining ? " draining" : ""} ${number(l.in_flight)} open, `
+    + (typeof l.rtt_seconds === "number" ? number(l.rtt_seconds * 1000, 2) + " ms" : "–"));
+  const more = endpoint.connections + endpoint.draining - endpoint.links.length;
+  if (more > 0) shown.push(`and ${number(more)} more`);
+  return shown.join("; ") || "–";
+}
+
+function channels(state, seconds) {
+  if (!state.channels) return element("section");
+  const made = table(`Channels: ${number(state.channels_total)}`, state.channels, [
+    ["channel", (c) => c.name],
+    ["target", (c) => c.target + (c.tls ? " (TLS)" : ""), "wrap"],
+    ["state", (c) => stateOf(c.state)],
+    ["connections", (c) => number(c.connections), "n"],
+    ["in flight", (c) => number(c.in_flight), "n"],
+    ["", (c) => spark("channel" + c.name, c.in_flight)],
+    ["waiting", (c) => number(c.waiting), "n"],
+    ["retry tokens", (c) => `${number(c.retry_tokens, 1)} of ${number(c.retry_tokens_max)}`, "n"],
+    ["retries", (c) => number(c.retries), "n"],
+    ["unseen", (c) => number(c.transparent_retries), "n"],
+    ["hedges", (c) => number(c.hedges), "n"],
+    ["ejections", (c) => number(c.ejections), "n"],
+    ["not connected", (c) => number(c.connect_failed), "n"],
+    ["found dead", (c) => number(c.keepalive_failures), "n"],
+    ["drained", (c) => number(c.goaways), "n"],
+    ["calmed", (c) => number(c.calmed), "n"],
+    ["look-up", (c) => c.lookup_failure || "–", "wrap"],
+  ], "none");
+  const rows = [];
+  let unshown = state.channels_total - state.channels.length;
+  for (const channel of state.channels) {
+    unshown += channel.endpoints_total - channel.endpoints.length;
+    channel.endpoints.forEach((of, n) => rows.push({ channel: channel.name, of, first: n === 0 }));
+  }
+  made.append(table("Endpoints of channels", rows, [
+    ["channel", (r) => (r.first ? r.channel : "")],
+    ["endpoint", (r) => r.of.address],
+    ["state", (r) => stateOf(r.of.state)],
+    ["picks", (r) => number(r.of.picks), "n"],
+    ["a second", (r) => rate("ep" + r.channel + " " + r.of.address, r.of.picks, seconds), "n"],
+    ["in flight", (r) => number(r.of.in_flight), "n"],
+    ["of", (r) => number(r.of.streams_max), "n"],
+    ["latency", (r) => (typeof r.of.latency_seconds === "number" ? number(r.of.latency_seconds * 1000, 2) + " ms" : "–"), "n"],
+    ["keepalive", (r) => `${number(r.of.keepalive_interval_seconds, 1)} s + ${number(r.of.keepalive_timeout_seconds, 1)} s`
+      + (r.of.keepalive_idle ? "" : ", busy only")],
+    ["connects", (r) => number(r.of.connects), "n"],
+    ["connections", (r) => links(r.of), "wrap"],
+    ["failure", (r) => r.of.failure || "–", "wrap"],
+  ], "none"));
+  if (unshown > 0) made.append(element("p", `${number(unshown)} more channels or endpoints`, "dim"));
+  return made;
+}
+
 function rateOf(key, value, seconds) {
   const last = before && before.get(key);
   counters.set(key, value);
@@ -211,7 +271,8 @@ function rateOf(key, value, seconds) {
 function show(state, seconds) {
   counters = new Map();
   const parts = [
-    memory(state), budget(state), limiters(state, seconds), buckets(state, seconds), connections(state, seconds),
+    memory(state), budget(state), limiters(state, seconds), buckets(state, seconds),
+    channels(state, seconds), connections(state, seconds),
   ];
   document.getElementById("main").replaceChildren(...parts);
   while (series.size > 4096) series.delete(series.keys().next().value);

@@ -8,8 +8,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
-use setpoint_flow::Channel;
-use setpoint_flow::channel::{CallOptions, ChannelError, ChannelMetrics, ChannelOptions};
+use setpoint_flow::channel::{
+    CallOptions, ChannelError, ChannelMetrics, ChannelOptions, ChannelState, EndpointState,
+};
+use setpoint_flow::{Channel, Flow};
 use setpoint_proto::etcdserverpb::kv_client::KvClient;
 use setpoint_proto::etcdserverpb::watch_client::WatchClient;
 use setpoint_proto::etcdserverpb::{PutRequest, RangeRequest, WatchRequest, WatchResponse};
@@ -360,6 +362,7 @@ async fn what_a_channel_does_can_be_seen() {
         assert!(text.contains(line), "{line} is not in {text}");
     }
     let snapshot = channel.snapshot();
+    assert_eq!(snapshot.state, ChannelState::Ready);
     let latency = snapshot.endpoints[0].latency_seconds.unwrap();
     assert!((0.019..0.021).contains(&latency), "{latency}");
     let json = serde_json::to_value(&snapshot).unwrap();
@@ -367,4 +370,62 @@ async fn what_a_channel_does_can_be_seen() {
         (&json["name"], &json["endpoints"][0]["picks"]),
         (&"kv".into(), &3.into())
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_is_seen_with_its_connections_among_those_of_its_process() {
+    let net = Net::default();
+    let peer = peer(&net, answering(1, Duration::from_secs(2)));
+    let (flow, registry) = (Flow::default(), Metrics::new());
+    flow.register_metrics(&registry).unwrap();
+    let build = |target: &str| {
+        let channel = Channel::to(target).flow(&flow).dialer(net.clone());
+        channel.name("kv").build().unwrap()
+    };
+    let channel = build("static:127.0.0.1:1,127.0.0.1:2");
+    until(|| channel.snapshot().state == ChannelState::Ready).await;
+    let looked = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        peer.drain();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let seen = flow.channel_snapshots();
+        let [up, failing] = seen[0].endpoints.as_slice() else {
+            panic!("{seen:?}")
+        };
+        assert_eq!(
+            (up.state, failing.state),
+            (EndpointState::Up, EndpointState::Failing)
+        );
+        assert!(failing.failure.as_ref().unwrap().contains("refused"));
+        // The drained connection still has its call.
+        assert_eq!((up.connections, up.draining, up.links.len()), (1, 1, 2), "{up:?}");
+        assert!(up.links[0].draining && up.links[0].in_flight == 1 && up.links[0].rtt_seconds.is_some());
+        // They are the same as in the list of connections.
+        let connections = flow.snapshot().connections;
+        let ids: Vec<_> = connections.iter().map(|connection| connection.id).collect();
+        assert_eq!(ids, [up.links[0].id, up.links[1].id]);
+        let of_call = &connections[0];
+        assert_eq!((of_call.front, &*of_call.peer), ("client", "127.0.0.1:1"));
+        assert_eq!((of_call.streams_open, of_call.streams_total), (1, 1));
+        assert!(of_call.in_bytes > 0 && of_call.out_bytes > 0, "{of_call:?}");
+    };
+    let (answer, ()) = tokio::join!(range(&channel), looked);
+    answer.unwrap();
+    let page = setpoint_flow::page::respond("json", None, Some(&flow)).unwrap();
+    let page: serde_json::Value = serde_json::from_str(&page.body).unwrap();
+    assert_eq!(
+        (&page["channels_total"], &page["channels"][0]["name"]),
+        (&1.into(), &"kv".into())
+    );
+    assert!(
+        registry
+            .encode()
+            .contains("flow_channel_goaways_total{channel=\"kv\"} 1")
+    );
+    let other = channel.clone();
+    channel.close(NONE).await;
+    assert_eq!(flow.channel_snapshots()[0].state, ChannelState::Closed);
+    drop((channel, other));
+    assert_eq!(flow.channel_snapshots(), []);
+    until(|| flow.snapshot().connections.is_empty()).await;
 }

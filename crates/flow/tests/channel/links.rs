@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use h2::Reason;
 use setpoint_base::Stop;
 use setpoint_flow::Channel;
-use setpoint_flow::channel::{CallOptions, ChannelError, ChannelOptions};
+use setpoint_flow::channel::{CallOptions, ChannelError, ChannelOptions, ChannelState};
 use setpoint_proto::etcdserverpb::RangeRequest;
 use setpoint_proto::etcdserverpb::kv_client::KvClient;
 use tokio::time::{Instant, sleep};
@@ -351,5 +351,47 @@ async fn closing_lets_calls_in_flight_end_and_refuses_new_ones() {
         let (answer, ()) = tokio::join!(range(&channel), close);
         assert_eq!(answer.is_ok(), how == 0, "{answer:?}");
         until(|| peer.open() == 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lazy_channel_connects_for_calls_and_for_nothing_else() {
+    let net = Net::default();
+    let options = ChannelOptions {
+        eager: false,
+        ..ChannelOptions::default()
+    };
+    let channel = channel(&net, A, options);
+    sleep(Duration::from_secs(60)).await;
+    let state = |channel: &Channel| channel.snapshot().state;
+    assert_eq!(
+        (state(&channel), channel.snapshot().connect_failed),
+        (ChannelState::Idle, 0)
+    );
+    // Nobody is there: the call says so, and only calls try again.
+    for failed in 1..=2 {
+        let status = range(&channel).await.unwrap_err();
+        assert!(status.message().contains("refused"), "{status:?}");
+        assert_eq!(state(&channel), ChannelState::Failing);
+        sleep(Duration::from_secs(200)).await;
+        assert_eq!(
+            (state(&channel), channel.snapshot().connect_failed),
+            (ChannelState::Idle, failed)
+        );
+    }
+    let peer = start(&net, 1, 1, ms(1));
+    for made in 1..=3 {
+        assert_eq!(range(&channel).await.unwrap(), 1);
+        assert_eq!((peer.accepted(), state(&channel)), (made, ChannelState::Ready));
+        // It stays as long as it lasts.
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(peer.open(), 1);
+        if made == 2 {
+            peer.drain();
+        } else {
+            peer.cut();
+        }
+        sleep(Duration::from_secs(200)).await;
+        assert_eq!((peer.open(), state(&channel)), (0, ChannelState::Idle));
     }
 }

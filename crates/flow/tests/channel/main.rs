@@ -4,6 +4,7 @@
 
 mod balance;
 mod calls;
+mod hostile;
 mod links;
 mod network;
 mod peer;

@@ -124,6 +124,66 @@ async fn tls_is_spoken_and_only_with_whom_it_should_be() {
 }
 
 #[tokio::test]
+async fn each_address_of_a_list_has_its_own_name_in_its_certificate() {
+    let (ca, config) = certificates("127.0.0.1", b"h2");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let peer = Peer::new(PeerOptions::default(), answering(5, Duration::ZERO), "", None);
+    let serve = async {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            if let Ok(stream) = acceptor.accept(stream).await {
+                peer.serve_on(stream);
+            }
+        }
+    };
+    let options = ChannelOptions {
+        tls: Some(ChannelTls::Pem {
+            ca,
+            identity: None,
+            server_name: None,
+        }),
+        ..ChannelOptions::default()
+    };
+    // The same peer by its name, for which it has no certificate, and by its address.
+    let target = format!("static:localhost:{port},127.0.0.1:{port}");
+    let channel = Channel::to(target).options(options).build().unwrap();
+    let calls = async {
+        while !channel
+            .snapshot()
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.failure.is_some())
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        while range(&channel).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        channel.snapshot()
+    };
+    let snapshot = tokio::select! {
+        snapshot = timeout(PATIENCE, calls) => snapshot.unwrap(),
+        () = serve => unreachable!("it serves for ever"),
+    };
+    let [named, numbered] = snapshot.endpoints.as_slice() else {
+        panic!("{snapshot:?}")
+    };
+    let (named, numbered) = if named.connections > 0 {
+        (numbered, named)
+    } else {
+        (named, numbered)
+    };
+    assert_eq!((named.connections, numbered.connections), (0, 1), "{snapshot:?}");
+    assert!(named.address.starts_with("localhost"), "{snapshot:?}");
+    assert!(
+        named.failure.as_ref().unwrap().contains("certificate"),
+        "{named:?}"
+    );
+}
+
+#[tokio::test]
 async fn https_without_an_authority_is_refused_when_built() {
     let error = Channel::to("https://localhost:1").build().unwrap_err();
     assert!(error.to_string().contains("authority"), "{error}");

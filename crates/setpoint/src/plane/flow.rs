@@ -1,11 +1,11 @@
-//! One flow control for both fronts: one receive budget, one list of connections.
+//! One flow control for both fronts and the way to a cluster: one receive budget, one list of connections.
 
 use setpoint_flow::Flow;
 use setpoint_telemetry::Metrics;
 
-use super::{PlaneError, PlaneOptions};
+use super::{Engine, PlaneError, PlaneOptions};
 
-/// Gives both fronts the same one.
+/// Gives both fronts, and the engine if it is elsewhere, the same one.
 pub(super) fn apply(options: &mut PlaneOptions, metrics: &Metrics) -> Result<(), PlaneError> {
     let flow = Flow::new(options.flow);
     flow.register_metrics(metrics)
@@ -13,6 +13,9 @@ pub(super) fn apply(options: &mut PlaneOptions, metrics: &Metrics) -> Result<(),
             part: "the metrics of connections",
             detail: error.to_string(),
         })?;
+    if let Engine::Cluster(cluster) = &mut options.engine {
+        cluster.flow = Some(flow.clone());
+    }
     options.etcd.flow = flow.clone();
     options.api.flow = Some(flow.clone());
     options.api_front.flow = flow;

@@ -88,6 +88,7 @@ impl Plane {
                 .unwrap_or_default(),
         };
         let metrics = Metrics::new();
+        flow::apply(&mut options, &metrics)?;
         let (log, store) = open_log(&options, &metrics).await?;
         let Certificates {
             etcd_tls,
@@ -108,7 +109,6 @@ impl Plane {
             TaskGroup::new(&Stop::new()),
         );
         limits::apply(&mut options, &metrics, &etcd_front)?;
-        flow::apply(&mut options, &metrics)?;
         let (report, ended) = watch::channel(None);
         let api_options = setpoint_apiserver::Options {
             root_ca: Some(pki.ca_pem().into()),

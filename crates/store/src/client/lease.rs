@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use setpoint_base::Stop;
+use setpoint_flow::channel::CallOptions;
 use setpoint_proto::etcdserverpb as pb;
 use setpoint_proto::etcdserverpb::lease_client::LeaseClient;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use tonic::{Request, Status};
+use tonic::Status;
 
 use super::call::Kind;
 use super::error::ClientError;
+use super::link::{left, signed};
 use super::{Client, Links};
 
 /// After a renewal that failed.
@@ -136,9 +138,13 @@ async fn keep(links: &Links, id: i64, ttl: Duration) {
 async fn renew(links: &Links, id: i64) -> Result<pb::LeaseKeepAliveResponse, ClientError> {
     // Renewing twice is renewing: it may be tried again.
     links
-        .call(Kind::Read, move |channel, metadata| async move {
-            let mut request = Request::new(tokio_stream::once(pb::LeaseKeepAliveRequest { id }));
-            *request.metadata_mut() = metadata;
+        .call(Kind::Read, move |channel, metadata, until| async move {
+            let options = CallOptions::new().timeout(left(until));
+            let request = signed(
+                tokio_stream::once(pb::LeaseKeepAliveRequest { id }),
+                metadata,
+                options,
+            );
             let mut answers = LeaseClient::new(channel)
                 .lease_keep_alive(request)
                 .await?

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use parking_lot::Mutex;
+use setpoint_flow::Channel;
+use setpoint_flow::channel::{CallOptions, ChannelError};
 use setpoint_proto::etcdserverpb::{AuthenticateRequest, AuthenticateResponse};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
@@ -40,10 +41,10 @@ struct Token {
     value: Option<MetadataValue<Ascii>>,
 }
 
+#[derive(Default)]
 struct Link {
-    endpoint: Endpoint,
     /// For unary calls; streams have connections of their own.
-    channel: tokio::sync::Mutex<Option<Channel>>,
+    channel: Mutex<Option<Channel>>,
     resting: Mutex<Option<Instant>>,
 }
 
@@ -56,18 +57,13 @@ pub(crate) struct NotConnected(pub(crate) String);
 pub(crate) struct Dead;
 
 impl Links {
-    pub(crate) fn new(options: ClientOptions) -> Result<Self, ClientError> {
+    pub(crate) fn new(mut options: ClientOptions) -> Result<Self, ClientError> {
         options
             .validate()
             .map_err(|problems| ClientError::Options(problems.join("; ")))?;
-        let link = |text: &String| {
-            Ok(Link {
-                endpoint: options.endpoint(text)?,
-                channel: tokio::sync::Mutex::new(None),
-                resting: Mutex::new(None),
-            })
-        };
-        let endpoints = options.endpoints.iter().map(link).collect::<Result<_, _>>()?;
+        // One budget for all of them, at least.
+        options.flow.get_or_insert_default();
+        let endpoints = options.endpoints.iter().map(|_| Link::default()).collect();
         Ok(Self {
             endpoints,
             turn: AtomicUsize::new(0),
@@ -112,39 +108,48 @@ impl Links {
         *self.endpoints[index].resting.lock() = Some(Instant::now() + REST);
     }
 
-    /// A connection of its own.
-    pub(crate) async fn connect(&self, index: usize) -> Result<Channel, NotConnected> {
-        let link = &self.endpoints[index];
-        let result = match timeout(self.options.connect_timeout, link.endpoint.connect()).await {
-            Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(error)) => Err(setpoint_base::Chain(&error).to_string()),
-            Err(_) => Err("not connected in time".to_owned()),
-        };
-        result.map_err(|why| {
+    /// A channel to an endpoint for a stream that has it for itself. It connects by itself.
+    pub(crate) fn connect(&self, index: usize, what: &str) -> Result<Channel, NotConnected> {
+        let endpoint = &self.options.endpoints[index];
+        let builder = self.options.channel(endpoint, what);
+        let not_built = |why: String| {
             self.rest(index);
-            NotConnected(format!("{}: {why}", link.endpoint.uri()))
-        })
+            NotConnected(why)
+        };
+        let builder = builder.map_err(|error| not_built(error.to_string()))?;
+        builder.build().map_err(|error| not_built(error.to_string()))
     }
 
-    /// The shared connection for unary calls.
-    pub(crate) async fn channel(&self, index: usize) -> Result<Channel, NotConnected> {
-        let mut slot = self.endpoints[index].channel.lock().await;
+    /// The channel that unary calls to an endpoint share.
+    pub(crate) fn channel(&self, index: usize) -> Result<Channel, NotConnected> {
+        let mut slot = self.endpoints[index].channel.lock();
         if let Some(channel) = &*slot {
             return Ok(channel.clone());
         }
-        let channel = self.connect(index).await?;
+        let channel = self.connect(index, "etcd calls")?;
         *slot = Some(channel.clone());
         Ok(channel)
     }
 
-    /// The shared connection is no good: the next call makes another.
-    pub(crate) async fn discard(&self, index: usize) {
+    /// The channel's connection is dead and does not know it: the next call makes another.
+    pub(crate) fn discard(&self, index: usize, dead: &Channel) {
         self.rest(index);
-        *self.endpoints[index].channel.lock().await = None;
+        let mut slot = self.endpoints[index].channel.lock();
+        if slot.as_ref().is_some_and(|channel| channel.is_same(dead)) {
+            *slot = None;
+        }
     }
 
     /// Puts the token into a request's metadata, if the client has a user; says which token it is.
-    pub(crate) async fn sign(&self, channel: &Channel, metadata: &mut MetadataMap) -> Result<u64, Status> {
+    ///
+    /// # Errors
+    /// No token was got by `until`.
+    pub(crate) async fn sign(
+        &self,
+        channel: &Channel,
+        metadata: &mut MetadataMap,
+        until: Instant,
+    ) -> Result<u64, Status> {
         if self.options.credentials.is_none() {
             return Ok(0);
         }
@@ -154,10 +159,11 @@ impl Links {
         };
         let (number, value) = match known {
             Some(known) => known,
-            None => match self.authenticate(channel).await {
+            None => match timeout_at(until, self.authenticate(channel, until)).await {
                 // Nobody needs a name yet.
-                Err(status) if status.message() == AUTH_NOT_ENABLED => return Ok(0),
-                authenticated => authenticated?,
+                Ok(Err(status)) if status.message() == AUTH_NOT_ENABLED => return Ok(0),
+                Ok(authenticated) => authenticated?,
+                Err(_) => return Err(Status::unavailable("no token in time")),
             },
         };
         metadata.insert("token", value);
@@ -177,7 +183,11 @@ impl Links {
         self.token.lock().value = None;
     }
 
-    async fn authenticate(&self, channel: &Channel) -> Result<(u64, MetadataValue<Ascii>), Status> {
+    async fn authenticate(
+        &self,
+        channel: &Channel,
+        until: Instant,
+    ) -> Result<(u64, MetadataValue<Ascii>), Status> {
         let _one_at_a_time = self.authenticating.lock().await;
         {
             let token = self.token.lock();
@@ -192,7 +202,8 @@ impl Links {
             name: credentials.user.clone(),
             password: credentials.password.clone(),
         };
-        let answer: AuthenticateResponse = unary(channel, AUTHENTICATE, request, MetadataMap::new()).await?;
+        let answer: AuthenticateResponse =
+            unary(channel, AUTHENTICATE, request, MetadataMap::new(), until).await?;
         let value: MetadataValue<Ascii> = answer
             .token
             .parse()
@@ -224,50 +235,45 @@ impl Links {
 
     /// Asks for health: whatever the answer, it shows that somebody answers.
     pub(crate) async fn is_alive(&self, channel: &Channel) -> bool {
-        let call = unary::<(), ()>(channel, HEALTH, (), MetadataMap::new());
-        match timeout(self.options.probe_timeout, call).await {
-            Ok(Ok(())) => true,
-            Ok(Err(status)) => !is_transport(&status),
-            Err(_) => false,
+        let until = Instant::now() + self.options.probe_timeout;
+        match unary::<(), ()>(channel, HEALTH, (), MetadataMap::new(), until).await {
+            Ok(()) => true,
+            // The peer's own words, whatever they are.
+            Err(status) => ChannelError::of(&status).is_none(),
         }
     }
 }
 
-/// One unary call.
+/// One unary call, which ends by `until`.
 pub(crate) async fn unary<Q, A>(
     channel: &Channel,
     path: &'static str,
     request: Q,
     metadata: MetadataMap,
+    until: Instant,
 ) -> Result<A, Status>
 where
     Q: prost::Message + 'static,
     A: prost::Message + Default + 'static,
 {
     let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(usize::MAX);
-    grpc.ready()
-        .await
-        .map_err(|error| Status::from_error(error.into()))?;
-    let mut request = Request::new(request);
-    *request.metadata_mut() = metadata;
+    // A channel is always ready; this is tonic's formality.
+    grpc.ready().await?;
+    let request = signed(request, metadata, CallOptions::new().timeout(left(until)));
     let path = PathAndQuery::from_static(path);
     let answer = grpc.unary(request, path, ProstCodec::<Q, A>::default()).await?;
     Ok(answer.into_inner())
 }
 
-/// Whether the status was made on this side, because the connection failed.
-pub(crate) fn is_transport(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
+/// A request with its metadata and what it asks of the channel.
+pub(crate) fn signed<Q>(message: Q, metadata: MetadataMap, options: CallOptions) -> Request<Q> {
+    let mut request = Request::new(message);
+    *request.metadata_mut() = metadata;
+    request.extensions_mut().insert(options);
+    request
 }
 
-/// Whether the request certainly never left.
-pub(crate) fn was_never_sent(status: &Status) -> bool {
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        if error.is::<tonic::ConnectError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+/// How long it is until then.
+pub(crate) fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }

@@ -4,11 +4,26 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use setpoint_base::BackoffPolicy;
+use setpoint_flow::channel::{ChannelBuilder, ChannelOptions, ChannelTls};
+use setpoint_flow::core::keepalive::Pace;
+use setpoint_flow::{Channel, Flow};
 
 use super::core::backoff::ReconnectPolicy;
 use super::error::ClientError;
 use super::outage::Outages;
+
+/// The largest message in either direction, in bytes: that of clientv3, which is gRPC's.
+const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
+/// Calls that wait at a time for a connection, or for a stream on it.
+const WAITING_MAX: usize = 10_000;
+/// Between attempts to connect to one endpoint.
+const RECONNECT: BackoffPolicy = BackoffPolicy {
+    base: Duration::from_millis(25),
+    max: Duration::from_secs(1),
+    factor: 2.0,
+    jitter: 0.5,
+};
 
 /// Options of a [`super::Client`].
 #[derive(Clone, Debug)]
@@ -34,6 +49,8 @@ pub struct ClientOptions {
     pub give_up_after: Option<Duration>,
     /// Streams end at a member that has lost its leader, and go on at another (true).
     pub require_leader: bool,
+    /// The process's flow control, where connections are seen and share a receive budget (their own).
+    pub flow: Option<Flow>,
     /// Told whether anybody answers (nobody is).
     pub(crate) outages: Option<Arc<Outages>>,
 }
@@ -90,6 +107,7 @@ impl ClientOptions {
             reconnect: ReconnectPolicy::FAST,
             give_up_after: None,
             require_leader: true,
+            flow: None,
             outages: None,
         }
     }
@@ -104,7 +122,7 @@ impl ClientOptions {
             problems.push("no endpoints: name at least one, such as http://127.0.0.1:2379".to_owned());
         }
         for endpoint in &self.endpoints {
-            if let Err(error) = self.endpoint(endpoint) {
+            if let Err(error) = self.channel(endpoint, "") {
                 problems.push(error.to_string());
             }
         }
@@ -125,9 +143,9 @@ impl ClientOptions {
         }
     }
 
-    /// What tonic needs to know of an endpoint.
-    pub(crate) fn endpoint(&self, text: &str) -> Result<Endpoint, ClientError> {
-        let said = |what: String| ClientError::Options(what);
+    /// A channel to one endpoint, not built yet. `what` it is for is in its name.
+    pub(crate) fn channel(&self, text: &str, what: &str) -> Result<ChannelBuilder, ClientError> {
+        let said = |what: String| ClientError::Options(format!("endpoint {text}: {what}"));
         let url = if text.contains("://") {
             text.to_owned()
         } else if self.tls.is_some() {
@@ -135,42 +153,55 @@ impl ClientOptions {
         } else {
             format!("http://{text}")
         };
-        let secure = url.starts_with("https://");
-        if !secure && !url.starts_with("http://") {
-            return Err(said(format!(
-                "endpoint {text}: must begin with http:// or https://"
-            )));
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            return Err(said("must begin with http:// or https://".to_owned()));
         }
-        let endpoint =
-            Endpoint::from_shared(url).map_err(|error| said(format!("endpoint {text}: {error}")))?;
-        let endpoint = endpoint
-            .connect_timeout(self.connect_timeout)
-            .tcp_keepalive(Some(Duration::from_secs(5)))
-            .tcp_nodelay(true);
-        if !secure {
-            return Ok(endpoint);
+        let mut builder = Channel::to(&url)
+            .name(format!("{what} {url}"))
+            .options(self.channel_options());
+        if let Some(flow) = &self.flow {
+            builder = builder.flow(flow);
         }
-        let Some(tls) = &self.tls else {
-            return Err(said(format!(
-                "endpoint {text}: https needs the certificate of the authority that signed the server's"
-            )));
-        };
-        endpoint
-            .tls_config(tls.config())
-            .map_err(|error| said(format!("endpoint {text}: {error}")))
+        builder.check().map_err(|error| said(error.to_string()))?;
+        Ok(builder)
+    }
+
+    fn channel_options(&self) -> ChannelOptions {
+        let defaults = ChannelOptions::default();
+        ChannelOptions {
+            timeout: self.request_timeout,
+            timeout_max: self.request_timeout.max(defaults.timeout_max),
+            connect_timeout: self.connect_timeout,
+            reconnect: RECONNECT,
+            // etcd takes pings of idle connections for abuse.
+            keepalive: Pace {
+                idle: false,
+                ..defaults.keepalive
+            },
+            // Who waits with calls so that a crowd does not come back at once waits with connections as well.
+            eager: false,
+            // A probe has to go where the call went that it is about.
+            connections_max: 1,
+            queue_max: WAITING_MAX,
+            queue_timeout: self.request_timeout,
+            // Members have limits of their own, which only they know.
+            send_bytes_max: MESSAGE_BYTES_MAX,
+            receive_bytes_max: MESSAGE_BYTES_MAX,
+            // There is one endpoint: who calls chooses among several.
+            outlier: None,
+            tls: self.tls.as_ref().map(ClientTls::of_channel),
+            ..defaults
+        }
     }
 }
 
 impl ClientTls {
-    fn config(&self) -> ClientTlsConfig {
-        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.ca));
-        if let Some((certificate, key)) = &self.identity {
-            config = config.identity(Identity::from_pem(certificate, key));
+    fn of_channel(&self) -> ChannelTls {
+        ChannelTls::Pem {
+            ca: self.ca.clone(),
+            identity: self.identity.clone(),
+            server_name: self.server_name.clone(),
         }
-        if let Some(name) = &self.server_name {
-            config = config.domain_name(name);
-        }
-        config
     }
 }
 

@@ -211,6 +211,7 @@ fn client_options(options: &ClusterOptions) -> ClientOptions {
         user: user.clone(),
         password: password.clone(),
     });
+    client.flow.clone_from(&options.flow);
     client.request_timeout = options.attempt_timeout;
     client.connect_timeout = client.connect_timeout.min(options.attempt_timeout);
     client

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use setpoint_flow::Flow;
 
 /// Options of a log in an etcd cluster.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct ClusterOptions {
     pub attempt_timeout: Duration,
     /// How long a call is tried in all (10 s). Longer than an election: a member's death is not seen above.
     pub patience: Duration,
+    /// The process's flow control, where connections to members are seen and share a receive budget (their own).
+    pub flow: Option<Flow>,
 }
 
 impl ClusterOptions {
@@ -36,6 +39,7 @@ impl ClusterOptions {
             credentials: None,
             attempt_timeout: Duration::from_secs(3),
             patience: Duration::from_secs(10),
+            flow: None,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::support::TempDir;
 
 mod calls;
 mod chaos;
+mod fate;
 mod users;
 mod watching;
 

@@ -61,7 +61,7 @@ enum Place {
     /// A data directory.
     Dir(PathBuf),
     /// A cluster.
-    Cluster(ClusterOptions),
+    Cluster(Box<ClusterOptions>),
 }
 
 pub(super) fn run(args: &MigrateArgs) -> Result<(), Failure> {
@@ -144,7 +144,7 @@ impl MigrateArgs {
         if let Err(more) = options.validate() {
             problems.extend(more.into_iter().map(|problem| format!("{flag}: {problem}")));
         }
-        Place::Cluster(options)
+        Place::Cluster(Box::new(options))
     }
 }
 

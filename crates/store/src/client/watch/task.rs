@@ -4,24 +4,26 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use setpoint_base::Stop;
+use setpoint_flow::Channel;
+use setpoint_flow::channel::CallOptions;
 use setpoint_proto::etcdserverpb as pb;
 use setpoint_proto::etcdserverpb::watch_client::WatchClient;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status, Streaming};
 
 use super::{Desk, Inbox, Said};
 use crate::client::call::Kind;
 use crate::client::core::stream::{Config, Effect, Failure, Input, Stream, WatcherId};
 use crate::client::error::{ClientError, WatchError};
-use crate::client::link::{Links, NotConnected};
+use crate::client::link::{Links, NotConnected, signed};
 use crate::client::stats::StreamCounters;
 
 /// Requests handed to the transport and not taken by it; more wait in `outbox`, at most a few for each watcher.
@@ -263,8 +265,8 @@ impl Task {
         let (links, number) = (self.links.clone(), self.connection.number);
         self.jobs.push(Box::pin(async move {
             let index = links.pick();
-            let connected = links.connect(index).await;
-            let result = connected
+            let result = links
+                .connect(index, "etcd watch")
                 .map(|channel| (index, channel))
                 .map_err(|NotConnected(message)| Failure {
                     code: Code::Unavailable,
@@ -313,13 +315,14 @@ async fn open(
     channel: Channel,
     requests: mpsc::Receiver<pb::WatchRequest>,
 ) -> Result<Streaming<pb::WatchResponse>, Status> {
-    let mut request = Request::new(ReceiverStream::new(requests));
-    links.sign(&channel, request.metadata_mut()).await?;
+    let mut metadata = MetadataMap::new();
+    let until = Instant::now() + links.options.request_timeout;
+    links.sign(&channel, &mut metadata, until).await?;
     if links.options.require_leader {
-        request
-            .metadata_mut()
-            .insert("hasleader", MetadataValue::from_static("true"));
+        metadata.insert("hasleader", MetadataValue::from_static("true"));
     }
+    let lasting = CallOptions::new().long_stream(Duration::MAX);
+    let request = signed(ReceiverStream::new(requests), metadata, lasting);
     let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
     Ok(client.watch(request).await?.into_inner())
 }

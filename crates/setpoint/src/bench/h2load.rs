@@ -43,6 +43,8 @@ const FRAME_BYTES_MAX: usize = 16_384;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Watchers of a stream that are asked for before the first is there.
 const IN_FLIGHT: usize = 8;
+/// What one read takes at most: much of an answer, and little enough to stay in a core's cache.
+const READ_BYTES: usize = 128 << 10;
 /// We let the server send this much before it hears from us again.
 const OUR_WINDOW: u32 = 1 << 30;
 
@@ -98,6 +100,8 @@ pub(super) struct Connection {
     socket: TcpStream,
     out: Vec<u8>,
     input: Vec<u8>,
+    /// A DATA frame that has begun, with what is still to come of it.
+    data: Option<Head>,
     path: &'static str,
     authority: String,
     /// Whether the server's table has our headers.
@@ -137,7 +141,8 @@ impl Connection {
         Ok(Self {
             socket,
             out,
-            input: Vec::with_capacity(64 << 10),
+            input: Vec::with_capacity(READ_BYTES),
+            data: None,
             path,
             authority: address.to_string(),
             indexed: false,
@@ -203,8 +208,16 @@ impl Connection {
             bail!("the server closed the connection");
         }
         let input = std::mem::take(&mut self.input);
-        let mut rest = &input[..];
-        while let Some((head, payload, later)) = split_frame(rest) {
+        let mut rest = self.take_data(&input, &mut each);
+        while let Some((head, later)) = split_head(rest) {
+            if head.kind == DATA {
+                self.data = Some(head);
+                rest = self.take_data(later, &mut each);
+                continue;
+            }
+            let Some((payload, later)) = later.split_at_checked(head.len) else {
+                break;
+            };
             self.handle(head, payload, &mut each)?;
             rest = later;
         }
@@ -218,15 +231,28 @@ impl Connection {
         Ok(())
     }
 
+    /// Takes what is there of a DATA frame that has begun, so that no piece of one is moved to where its rest will be;
+    /// what comes behind it.
+    fn take_data<'a>(&mut self, input: &'a [u8], each: &mut impl FnMut(Happened<'_>)) -> &'a [u8] {
+        let Some(mut head) = self.data.take() else {
+            return input;
+        };
+        let (piece, later) = input.split_at(head.len.min(input.len()));
+        self.received += piece.len() as u32;
+        head.len -= piece.len();
+        if !piece.is_empty() {
+            each(Happened::Data(head.stream, piece));
+        }
+        if head.len > 0 {
+            self.data = Some(head);
+        } else if head.flags & END_STREAM != 0 {
+            each(Happened::Ended(head.stream, true));
+        }
+        later
+    }
+
     fn handle(&mut self, head: Head, payload: &[u8], each: &mut impl FnMut(Happened<'_>)) -> Result<()> {
         match head.kind {
-            DATA => {
-                self.received += payload.len() as u32;
-                each(Happened::Data(head.stream, payload));
-                if head.flags & END_STREAM != 0 {
-                    each(Happened::Ended(head.stream, true));
-                }
-            }
             HEADERS if head.flags & END_STREAM != 0 => each(Happened::Ended(head.stream, true)),
             RST_STREAM => each(Happened::Ended(head.stream, false)),
             SETTINGS if head.flags & ACK == 0 => frame(&mut self.out, SETTINGS, ACK, 0, &[]),
@@ -463,22 +489,22 @@ fn split_messages(bytes: &[u8], each: &mut impl FnMut(&[u8])) -> usize {
 
 #[derive(Clone, Copy)]
 struct Head {
+    /// Bytes that follow.
+    len: usize,
     kind: u8,
     flags: u8,
     stream: u32,
 }
 
-fn split_frame(input: &[u8]) -> Option<(Head, &[u8], &[u8])> {
-    let head = input.get(..FRAME_HEAD)?;
-    let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-    let payload = input.get(FRAME_HEAD..FRAME_HEAD + len)?;
-    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
+fn split_head(input: &[u8]) -> Option<(Head, &[u8])> {
+    let (head, later) = input.split_first_chunk::<FRAME_HEAD>()?;
     let parsed = Head {
+        len: u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize,
         kind: head[3],
         flags: head[4],
-        stream,
+        stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff,
     };
-    Some((parsed, payload, &input[FRAME_HEAD + len..]))
+    Some((parsed, later))
 }
 
 fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -526,6 +552,48 @@ mod tests {
             }
             assert_eq!(seen, messages, "in pieces of {piece}");
             assert!(buffer.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_are_understood_wherever_reads_cut_them() {
+        let mut said = Vec::new();
+        frame(&mut said, SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]);
+        frame(&mut said, HEADERS, END_HEADERS, 1, &[0x88]);
+        frame(&mut said, DATA, 0, 1, b"0123456789");
+        frame(&mut said, DATA, 0, 3, b"");
+        frame(&mut said, DATA, END_STREAM, 3, b"xyz");
+        frame(&mut said, HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]);
+        frame(&mut said, DATA, END_STREAM, 5, b"");
+        frame(&mut said, RST_STREAM, 0, 7, &[0, 0, 0, 2]);
+        for piece in [1, 2, 7, 9, 12, 1_000] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (mut data, mut ended) = (HashMap::<u32, Vec<u8>>::new(), Vec::new());
+            let speak = async {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                socket.set_nodelay(true).unwrap();
+                for piece in said.chunks(piece) {
+                    socket.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                socket
+            };
+            let listen = async {
+                let mut connection = Connection::open(address, "/").await.unwrap();
+                while ended.len() < 4 {
+                    let heard = connection.receive(|happened| match happened {
+                        Happened::Data(stream, bytes) => data.entry(stream).or_default().extend(bytes),
+                        Happened::Ended(stream, well) => ended.push((stream, well)),
+                    });
+                    heard.await.unwrap();
+                }
+                (connection.received, connection.input.len())
+            };
+            let (_socket, counted) = tokio::join!(speak, listen);
+            assert_eq!(ended, [(3, true), (1, true), (5, true), (7, false)], "{piece}");
+            assert_eq!((&data[&1][..], &data[&3][..]), (&b"0123456789"[..], &b"xyz"[..]));
+            assert_eq!(counted, (13, 0));
         }
     }
 }

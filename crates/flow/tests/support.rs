@@ -29,9 +29,9 @@ type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 impl Handler for Calls {
     type Call = Running;
 
-    fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Running {
+    fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Option<Running> {
         let pace = self.pace.clone();
-        Box::pin(answer(pace, request, respond))
+        Some(Box::pin(answer(pace, request, respond)))
     }
 }
 

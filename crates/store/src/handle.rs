@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::core::check;
 use crate::core::index::Version;
-use crate::engine::{self, Command, Engine, Found, Proposal, Reply, Rests, Scan, Shared};
+use crate::engine::{self, Command, Engine, Found, Given, Proposal, Reply, Rests, Scan, Shared, Taker};
 use crate::error::{Error, OpenError};
 use crate::options::Options;
 use crate::snapshot::{self, Dump, KvHash, Snapshot};
@@ -80,9 +80,18 @@ impl Store {
         engine::range(self.shared(), range)
     }
 
-    /// As [`Store::range`], unless keys and values together are larger than `bytes_max`.
-    pub(crate) fn range_within(&self, range: &Range, bytes_max: usize) -> Result<Option<RangeResult>, Error> {
-        engine::range_within(self.shared(), range, bytes_max)
+    /// A read of few keys for whoever makes an answer of them; see [`few`](engine::few).
+    pub(crate) fn few<T: Taker>(
+        &self,
+        range: &Range,
+        bytes_max: usize,
+        begin: impl FnOnce(i64) -> T,
+    ) -> Result<Option<(T, Given)>, Error> {
+        let given = engine::few(self.shared(), range, bytes_max, begin)?;
+        if given.is_some() {
+            self.shared().metrics.ranges.inc();
+        }
+        Ok(given)
     }
 
     /// Whether a range holds at most `few` keys now; cheap.

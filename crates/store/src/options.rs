@@ -10,8 +10,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Size of one log segment, in bytes (64 MiB, as etcd's WAL).
     pub segment_bytes: u64,
-    /// Recent log kept in memory for reads and watchers, in bytes (48 MiB: with it, a million keys of 64 B with 256 B each
-    /// stay below 250 MB).
+    /// Recent log kept in memory for reads and watchers, with the events that were made of it, in bytes (40 MiB: with it, a
+    /// million keys of 64 B with 256 B each stay below 250 MB).
     pub hot_bytes: usize,
     /// Largest request, in bytes (etcd's default is 1.5 MiB).
     pub request_bytes_max: usize,
@@ -43,7 +43,7 @@ impl Options {
         Self {
             dir: dir.into(),
             segment_bytes: 64 << 20,
-            hot_bytes: 48 << 20,
+            hot_bytes: 40 << 20,
             request_bytes_max: 1536 << 10,
             txn_ops_max: 128,
             proposals_max: 5_000,

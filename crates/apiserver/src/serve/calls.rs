@@ -61,7 +61,7 @@ where
 {
     type Call = Running;
 
-    fn begin(&mut self, request: Request<Receive>, mut respond: SendResponse<Bytes>) -> Running {
+    fn begin(&mut self, request: Request<Receive>, mut respond: SendResponse<Bytes>) -> Option<Running> {
         let (head, body) = request.into_parts();
         let body = ReceivedBody::new(body, &head.headers);
         let mut request = Request::from_parts(head, RequestBody::from(body));
@@ -84,7 +84,7 @@ where
         let task = self.front.streams.spawn(async move {
             cut.run_until_cancelled(call).await;
         });
-        Running(AbortOnDropHandle::new(task))
+        Some(Running(AbortOnDropHandle::new(task)))
     }
 }
 

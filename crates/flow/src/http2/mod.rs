@@ -63,8 +63,8 @@ pub trait Handler {
     /// A call in progress. Its connection polls it, and drops it at its end.
     type Call: Future<Output = ()>;
 
-    /// Begins a call.
-    fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Self::Call;
+    /// Begins a call; `None` when that was all of it.
+    fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Option<Self::Call>;
 }
 
 /// A PING into silence, and the end of who does not answer.

@@ -29,7 +29,8 @@ const HANDED_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Pace {
     pub(super) gauges: Arc<Gauges>,
-    pub(super) flow: Flow,
+    /// By a count of the connection's own: the one of all connections would be fought over by all cores, with every call.
+    pub(super) flow: Arc<Flow>,
 }
 
 impl Pace {
@@ -38,7 +39,7 @@ impl Pace {
     pub fn of(live: &Live) -> Self {
         Self {
             gauges: live.gauges().clone(),
-            flow: live.flow().clone(),
+            flow: Arc::new(live.flow().clone()),
         }
     }
 

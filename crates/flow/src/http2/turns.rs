@@ -143,16 +143,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         loop {
             match self.protocol.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    begun = true;
                     if self.calls.len() >= self.calls_max {
                         // Calls that were reset are still being dropped: the client makes them faster than that.
                         self.refuse(h2::Reason::ENHANCE_YOUR_CALM);
+                        begun = true;
                         continue;
                     }
                     let request = request.map(|body| Receive::new(body, self.pace.clone()));
-                    let call = self.handler.begin(request, respond);
-                    self.calls.push(call);
-                    self.unasked = true;
+                    // One that is over has said all already, and is not asked again.
+                    if let Some(call) = self.handler.begin(request, respond) {
+                        self.calls.push(call);
+                        (begun, self.unasked) = (true, true);
+                    }
                     self.live.streams_total.fetch_add(1, Ordering::Relaxed);
                     if self.cork.is_full() {
                         // What calls say when they begin waits to be written: the others begin afterwards.

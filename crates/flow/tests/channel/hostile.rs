@@ -250,8 +250,8 @@ struct Answers;
 impl Handler for Answers {
     type Call = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-    fn begin(&mut self, _: Request<Receive>, mut respond: SendResponse<Bytes>) -> Self::Call {
-        Box::pin(async move {
+    fn begin(&mut self, _: Request<Receive>, mut respond: SendResponse<Bytes>) -> Option<Self::Call> {
+        Some(Box::pin(async move {
             sleep(ms(30)).await;
             let head = Response::builder().header("content-type", "application/grpc");
             let Ok(mut stream) = respond.send_response(head.body(()).unwrap(), false) else {
@@ -261,7 +261,7 @@ impl Handler for Answers {
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", HeaderValue::from_static("0"));
             let _ = stream.send_trailers(trailers);
-        })
+        }))
     }
 }
 

@@ -57,6 +57,13 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// Whether somebody has asked for its events.
+    pub(crate) fn is_made(&self) -> bool {
+        self.events.get().is_some()
+    }
+}
+
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Batch({}..={})", self.first, self.last)

@@ -1,9 +1,9 @@
 //! The ordered index: key → versions → place in the log.
 //!
-//! Keys live in sorted pages of at most 128; beside the pages runs an array with the number of live keys of
-//! each page, so that `count` over a range at the latest revision adds up small numbers instead of
-//! walking keys. The newest version of a key lies in the entry itself; older ones in a vector that most
-//! keys never need.
+//! Keys live in sorted pages of at most 128; beside the pages run a key at which each begins, so that few places are
+//! looked at on the way to a page, and the number of live keys of each, so that `count` over a range at the latest
+//! revision adds up small numbers instead of walking keys. Versions that are not a key's newest lie apart, as most keys
+//! have none.
 //!
 //! Worked example, one key put at 2, put at 5, deleted at 7, put at 9 (t = tombstone):
 //!
@@ -17,13 +17,9 @@
 //!
 //! No I/O, no locks; the engine puts one read-write lock around it.
 
+use super::fences::Fences;
+use super::page::Page;
 use crate::types::KeyRange;
-
-/// Most keys in a page.
-const PAGE: usize = 128;
-/// Room that a page gets when it is full but not full-grown: pages of keys that come in no order are three quarters
-/// full on average, and room for a whole page in each of them would be a third of the index.
-const GROWTH: usize = PAGE / 8;
 
 /// Where a value lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,67 +53,11 @@ impl Version {
     }
 }
 
-struct Entry {
-    key: Box<[u8]>,
-    newest: Version,
-    /// Oldest first.
-    #[allow(
-        clippy::box_collection,
-        reason = "eight bytes in the many entries that have none"
-    )]
-    older: Option<Box<Vec<Version>>>,
-}
-
-impl Entry {
-    fn at(&self, revision: i64) -> Option<&Version> {
-        if self.newest.modified <= revision {
-            return (!self.newest.is_tombstone()).then_some(&self.newest);
-        }
-        let older = self.older.as_deref()?;
-        let n = older.partition_point(|version| version.modified <= revision);
-        older[..n].last().filter(|version| !version.is_tombstone())
-    }
-
-    /// Versions that are not the newest, and tombstones: what pruning may find.
-    fn stale(&self) -> u32 {
-        let older = self.older.as_ref().map_or(0, |older| older.len() as u32);
-        older + u32::from(self.newest.is_tombstone())
-    }
-
-    /// Drops what no read at or above `floor` can see; returns whether anything is left.
-    fn prune(&mut self, floor: i64, dropped: &mut dyn FnMut(&[u8], &Version)) -> bool {
-        if let Some(older) = self.older.as_deref_mut() {
-            let visible = if self.newest.modified <= floor {
-                older.len()
-            } else {
-                let n = older.partition_point(|version| version.modified <= floor);
-                match n.checked_sub(1) {
-                    Some(last) if older[last].is_tombstone() && older[last].modified < floor => n,
-                    Some(last) => last,
-                    None => 0,
-                }
-            };
-            for version in older.drain(..visible) {
-                dropped(&self.key, &version);
-            }
-            if older.is_empty() {
-                self.older = None;
-            } else if older.capacity() > 4 * older.len() {
-                older.shrink_to_fit();
-            }
-        }
-        let gone = self.newest.is_tombstone() && self.newest.modified < floor;
-        if gone {
-            dropped(&self.key, &self.newest);
-        }
-        !gone
-    }
-}
-
 /// The index.
 #[derive(Default)]
 pub(crate) struct Index {
-    pages: Vec<Vec<Entry>>,
+    pages: Vec<Page>,
+    fences: Fences,
     /// Per page: keys whose newest version is not a tombstone.
     live: Vec<u32>,
     /// Per page: what pruning may find.
@@ -149,9 +89,8 @@ impl Index {
 
     /// The version of `key` that a read at `revision` sees.
     pub(crate) fn get(&self, key: &[u8], revision: i64) -> Option<&Version> {
-        self.find(key)
-            .ok()
-            .and_then(|slot| self.pages[slot.page][slot.entry].at(revision))
+        let slot = self.find(key).ok()?;
+        self.pages[slot.page].at(slot.entry, revision)
     }
 
     /// Where `key` is, if it is there.
@@ -161,35 +100,25 @@ impl Index {
 
     /// As [`Index::get`], of the key that is there; not for a place from before the index changed.
     pub(crate) fn get_at(&self, near: Near, revision: i64) -> Option<&Version> {
-        self.pages.get(near.0.page)?.get(near.0.entry)?.at(revision)
+        let (page, entry) = self.there(near)?;
+        page.at(entry, revision)
+    }
+
+    fn there(&self, Near(slot): Near) -> Option<(&Page, usize)> {
+        let page = self.pages.get(slot.page)?;
+        (slot.entry < page.len()).then_some((page, slot.entry))
     }
 
     /// The version that was made exactly at `revision`, tombstones too.
     pub(crate) fn exact_mut(&mut self, key: &[u8], revision: i64) -> Option<&mut Version> {
         let slot = self.find(key).ok()?;
-        let entry = &mut self.pages[slot.page][slot.entry];
-        if entry.newest.modified == revision {
-            return Some(&mut entry.newest);
-        }
-        let older = entry.older.as_deref_mut()?;
-        let at = older
-            .binary_search_by_key(&revision, |version| version.modified)
-            .ok()?;
-        older.get_mut(at)
+        self.pages[slot.page].exact_mut(slot.entry, revision)
     }
 
     /// See [`Index::exact_mut`].
     pub(crate) fn exact(&self, key: &[u8], revision: i64) -> Option<&Version> {
         let slot = self.find(key).ok()?;
-        let entry = &self.pages[slot.page][slot.entry];
-        if entry.newest.modified == revision {
-            return Some(&entry.newest);
-        }
-        let older = entry.older.as_deref()?;
-        let at = older
-            .binary_search_by_key(&revision, |version| version.modified)
-            .ok()?;
-        older.get(at)
+        self.pages[slot.page].exact(slot.entry, revision)
     }
 
     /// Adds a version that is newer than all of its key. A tombstone of an unknown key is kept, too:
@@ -202,31 +131,16 @@ impl Index {
     pub(crate) fn apply_near(&mut self, key: &[u8], version: Version, near: Option<Near>) {
         match self.find_near(key, near) {
             Ok(slot) => self.add_version(slot, version),
-            Err(slot) => self.insert(
-                slot,
-                Entry {
-                    key: key.into(),
-                    newest: version,
-                    older: None,
-                },
-            ),
+            Err(slot) => self.insert(slot, key, version, &[]),
         }
     }
 
     fn add_version(&mut self, slot: Slot, version: Version) {
-        let entry = &mut self.pages[slot.page][slot.entry];
-        debug_assert!(
-            version.modified > entry.newest.modified,
-            "revisions of a key only grow"
-        );
-        let was_live = !entry.newest.is_tombstone();
-        let stale_before = entry.stale();
-        let previous = std::mem::replace(&mut entry.newest, version);
-        entry
-            .older
-            .get_or_insert_with(|| Box::new(Vec::with_capacity(1)))
-            .push(previous);
-        self.stale[slot.page] += entry.stale() - stale_before;
+        let page = &mut self.pages[slot.page];
+        let was_live = !page.newest(slot.entry).is_tombstone();
+        page.add(slot.entry, version);
+        // One more is not the newest; a tombstone among them counted already.
+        self.stale[slot.page] += u32::from(was_live) + u32::from(version.is_tombstone());
         self.count_live(slot.page, was_live, !version.is_tombstone());
     }
 
@@ -244,40 +158,54 @@ impl Index {
         }
     }
 
-    fn insert(&mut self, mut slot: Slot, entry: Entry) {
-        if self.pages.is_empty() {
-            self.add_page(0, Vec::with_capacity(PAGE));
-        }
-        if self.pages[slot.page].len() == PAGE {
-            slot = self.split(slot);
-        }
-        let live = !entry.newest.is_tombstone();
-        self.stale[slot.page] += entry.stale();
-        let page = &mut self.pages[slot.page];
-        if page.len() == page.capacity() {
-            page.reserve_exact(GROWTH);
-        }
-        page.insert(slot.entry, entry);
+    fn insert(&mut self, slot: Slot, key: &[u8], newest: Version, older: &[Version]) {
+        let slot = self.room(slot, key);
+        let live = !newest.is_tombstone();
+        self.stale[slot.page] += older.len() as u32 + u32::from(!live);
+        self.pages[slot.page].insert(slot.entry, key, newest, older);
         self.count_live(slot.page, false, live);
     }
 
-    /// Makes room in a full page. An insert at the very end starts a new page instead of halving, so that
+    /// Makes room for a key where it belongs. An insert at the very end starts a new page instead of halving, so that
     /// keys that arrive in order leave full pages behind.
+    fn room(&mut self, mut slot: Slot, key: &[u8]) -> Slot {
+        if self.pages.is_empty() {
+            self.add_page(0, Page::default());
+        }
+        while !self.pages[slot.page].fits(key.len()) {
+            let len = self.pages[slot.page].len();
+            if slot.entry == len && (slot.page + 1 == self.pages.len() || len == 1) {
+                let mut page = Page::default();
+                page.expect_all(key.len());
+                self.fences.insert(slot.page + 1, key);
+                self.add_page(slot.page + 1, page);
+                return Slot {
+                    page: slot.page + 1,
+                    entry: 0,
+                };
+            }
+            if len == 1 {
+                // In front of one that leaves no room for another.
+                self.fences.insert(slot.page + 1, self.pages[slot.page].key(0));
+                self.add_page(slot.page, Page::default());
+                return slot;
+            }
+            slot = self.split(slot);
+        }
+        slot
+    }
+
+    /// Halves a page.
     fn split(&mut self, slot: Slot) -> Slot {
-        let cut = if slot.entry == PAGE && slot.page + 1 == self.pages.len() {
-            PAGE
-        } else {
-            PAGE / 2
-        };
-        let mut right = Vec::with_capacity(PAGE - cut + GROWTH);
-        right.extend(self.pages[slot.page].drain(cut..));
-        self.pages[slot.page].shrink_to(cut + GROWTH);
-        let (live, stale) = weigh(&right);
+        let cut = self.pages[slot.page].len() / 2;
+        let right = self.pages[slot.page].split_off(cut);
+        let (live, stale) = right.weigh();
         self.live[slot.page] -= live;
         self.stale[slot.page] -= stale;
         self.live_total -= u64::from(live);
+        self.fences.insert(slot.page + 1, right.key(0));
         self.add_page(slot.page + 1, right);
-        if slot.entry > cut || cut == PAGE {
+        if slot.entry > cut {
             Slot {
                 page: slot.page + 1,
                 entry: slot.entry - cut,
@@ -287,12 +215,19 @@ impl Index {
         }
     }
 
-    fn add_page(&mut self, at: usize, page: Vec<Entry>) {
-        let (live, stale) = weigh(&page);
+    fn add_page(&mut self, at: usize, page: Page) {
+        let (live, stale) = page.weigh();
         self.pages.insert(at, page);
         self.live.insert(at, live);
         self.stale.insert(at, stale);
         self.live_total += u64::from(live);
+    }
+
+    fn remove_page(&mut self, at: usize) {
+        self.pages.remove(at);
+        self.fences.remove(at);
+        self.live.remove(at);
+        self.stale.remove(at);
     }
 
     /// Adds a key with all its versions, oldest first, after every key there is.
@@ -300,42 +235,31 @@ impl Index {
         let Some((newest, older)) = versions.split_last() else {
             return false;
         };
-        let last = self.pages.last().and_then(|page| page.last());
-        if last.is_some_and(|last| &*last.key >= key) {
+        let page = self.pages.len().saturating_sub(1);
+        let entry = self.pages.last().map_or(0, Page::len);
+        if entry > 0 && self.pages[page].key(entry - 1) >= key {
             return false;
         }
-        let older = (!older.is_empty()).then(|| Box::new(older.to_vec()));
-        let entry = Entry {
-            key: key.into(),
-            newest: *newest,
-            older,
-        };
-        let page = self.pages.len().saturating_sub(1);
-        let slot = Slot {
-            page,
-            entry: self.pages.last().map_or(0, Vec::len),
-        };
-        self.insert(slot, entry);
+        self.insert(Slot { page, entry }, key, *newest, older);
         true
     }
 
     fn find_near(&self, key: &[u8], near: Option<Near>) -> Result<Slot, Slot> {
-        let entry = near.and_then(|Near(slot)| Some((slot, self.pages.get(slot.page)?.get(slot.entry)?)));
-        match entry {
-            Some((slot, entry)) if *entry.key == *key => Ok(slot),
-            _ => self.find(key),
+        if let Some(near) = near
+            && let Some((page, entry)) = self.there(near)
+            && page.key(entry) == key
+        {
+            return Ok(near.0);
         }
+        self.find(key)
     }
 
     fn find(&self, key: &[u8]) -> Result<Slot, Slot> {
-        let page = self
-            .pages
-            .partition_point(|page| &*page[0].key <= key)
-            .saturating_sub(1);
+        let page = self.fences.page_of(key);
         let Some(entries) = self.pages.get(page) else {
             return Err(Slot { page: 0, entry: 0 });
         };
-        match entries.binary_search_by(|entry| (*entry.key).cmp(key)) {
+        match entries.find(key) {
             Ok(entry) => Ok(Slot { page, entry }),
             Err(entry) => Err(Slot { page, entry }),
         }
@@ -388,11 +312,9 @@ impl Index {
     pub(crate) fn count(&self, range: &KeyRange) -> u64 {
         let (from, to) = self.bounds(range);
         let part = |page: usize, from: usize, to: usize| {
-            let entries = &self.pages[page][from..to];
-            entries
-                .iter()
-                .filter(|entry| !entry.newest.is_tombstone())
-                .count() as u64
+            let page = &self.pages[page];
+            let live = |n: &usize| !page.newest(*n).is_tombstone();
+            (from..to).filter(live).count() as u64
         };
         if from >= to {
             0
@@ -421,16 +343,16 @@ impl Index {
     ) -> impl Iterator<Item = (&'a [u8], &'a Version)> + use<'a> {
         let (from, to) = self.bounds(range);
         self.entries(from, to)
-            .filter_map(move |entry| Some((&*entry.key, entry.at(revision)?)))
+            .filter_map(move |(page, n)| Some((page.key(n), page.at(n, revision)?)))
     }
 
-    fn entries(&self, mut from: Slot, to: Slot) -> impl Iterator<Item = &Entry> {
+    fn entries(&self, mut from: Slot, to: Slot) -> impl Iterator<Item = (&Page, usize)> {
         std::iter::from_fn(move || {
             if from >= to {
                 return None;
             }
             let page = &self.pages[from.page];
-            let entry = &page[from.entry];
+            let entry = from.entry;
             from.entry += 1;
             if from.entry == page.len() {
                 from = Slot {
@@ -438,7 +360,7 @@ impl Index {
                     entry: 0,
                 };
             }
-            Some(entry)
+            Some((page, entry))
         })
     }
 
@@ -462,16 +384,15 @@ impl Index {
             entry: 0,
         };
         let (mut last, mut visited) = (None, 0);
-        for entry in self.entries(from, end) {
-            let older = entry.older.as_deref().map_or(&[][..], |older| older);
-            visit(&entry.key, older, &entry.newest);
-            last = Some(entry);
-            visited += older.len() + 1;
+        for (page, n) in self.entries(from, end) {
+            visit(page.key(n), page.older(n), page.newest(n));
+            last = Some((page, n));
+            visited += page.older(n).len() + 1;
             if visited >= max {
                 break;
             }
         }
-        last.map(|entry| entry.key.clone())
+        last.map(|(page, n)| page.key(n).into())
     }
 
     /// Looks at about `max` versions, or one page of keys, beginning with the page of `from`, and prunes them; returns the
@@ -487,30 +408,22 @@ impl Index {
         let mut looked = 0;
         while page < self.pages.len() {
             if looked >= max {
-                return Some(self.pages[page][0].key.clone());
+                return Some(self.pages[page].key(0).into());
             }
             if self.stale[page] == 0 {
                 page += 1;
                 continue;
             }
             looked += self.pages[page].len() + self.stale[page] as usize;
-            self.pages[page].retain_mut(|entry| entry.prune(floor, dropped));
-            if self.pages[page].is_empty() {
-                self.pages.remove(page);
-                self.live.remove(page);
-                self.stale.remove(page);
+            if self.pages[page].prune(floor, dropped) {
+                self.remove_page(page);
             } else {
-                (self.live[page], self.stale[page]) = weigh(&self.pages[page]);
+                (self.live[page], self.stale[page]) = self.pages[page].weigh();
                 page += 1;
             }
         }
         None
     }
-}
-
-fn weigh(page: &[Entry]) -> (u32, u32) {
-    let live = page.iter().filter(|entry| !entry.newest.is_tombstone()).count() as u32;
-    (live, page.iter().map(Entry::stale).sum())
 }
 
 #[cfg(test)]

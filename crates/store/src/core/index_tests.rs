@@ -35,8 +35,16 @@ fn version(modified: i64, live: bool) -> Version {
     }
 }
 
+/// Keys of which some are the beginning of others, some are long, and some fill a page by themselves.
 fn key(n: u16) -> Vec<u8> {
-    format!("/k/{n}").into_bytes()
+    let mut key = format!("/k/{}", n / 4).into_bytes();
+    match n % 4 {
+        0 => (),
+        1 => key.push(0),
+        2 => key.extend([0, 0, 1]),
+        _ => key.extend(vec![b'y'; if n % 64 == 3 { 40_000 } else { 3_000 }]),
+    }
+    key
 }
 
 #[derive(Clone, Debug)]
@@ -191,4 +199,35 @@ fn a_deleted_key_disappears_once_the_floor_has_passed_its_tombstone() {
     let mut dropped = Vec::new();
     index.prune(None, 4, 1, &mut |_, version| dropped.push(version.modified));
     assert_eq!((dropped, index.pages.len()), (vec![2, 3], 0));
+}
+
+#[test]
+fn keys_are_found_in_whatever_order_they_came() {
+    let keys = 2_000_u64;
+    for step in [1, 7, 1_999, 1_234_567] {
+        for name in [
+            |n: u64| format!("same/{n:06}"),
+            |n: u64| format!("{n}"),
+            |n: u64| format!("{:x}/{n}", n % 16),
+        ] {
+            let mut index = Index::default();
+            let numbers = || (0..keys).map(|n| n * step % keys);
+            for (at, n) in (2..).zip(numbers()) {
+                index.apply(name(n).as_bytes(), version(at, true));
+            }
+            for (at, n) in (2..).zip(numbers()) {
+                let key = name(n);
+                let found = index
+                    .get(key.as_bytes(), i64::MAX)
+                    .map(|version| version.modified);
+                assert_eq!(found, Some(at), "{key}");
+                assert!(index.get(format!("{key}~").as_bytes(), i64::MAX).is_none());
+            }
+            let all: Vec<_> = index
+                .scan(&KeyRange::From(Bytes::new()), i64::MAX)
+                .map(|(key, _)| key)
+                .collect();
+            assert!(all.is_sorted() && all.len() as u64 == index.live());
+        }
+    }
 }

@@ -2,15 +2,18 @@
 //!
 //! - `sequencer`: the one thread that writes. Evaluates, encodes, syncs, publishes, acknowledges.
 //!   `rests`: whether what a proposal was checked against is still so when its turn comes.
-//! - `reader`: reads on the caller's thread, under short read locks; `scan`: wide ones, piece by piece.
+//! - `reader`: reads on the caller's thread, under short read locks; `scan`: wide ones, piece by piece. `give`: keys and
+//!   values where they lie, for whoever makes an answer of them; `kvs` makes a list.
 //! - `history`: events for watchers that lag.
 //! - `room`: quota and alarms.
 //! - `ticker`: ended leases, and the next segment.
 //! - `janitor`: prunes the index, writes checkpoints; `clean` gives space back.
 
 mod clean;
+mod give;
 mod history;
 mod janitor;
+mod kvs;
 mod open;
 mod publish;
 mod queue;
@@ -22,9 +25,11 @@ mod sequencer;
 mod shared;
 mod ticker;
 
+pub(crate) use give::{Given, Read, Taker, Value, few};
+pub(crate) use kvs::Kvs;
 pub(crate) use open::{Engine, open};
 pub(crate) use queue::{Command, Proposal, Reply};
-pub(crate) use reader::{holds_few, range, range_within, read_only_txn};
+pub(crate) use reader::{holds_few, range, read_only_txn};
 pub(crate) use rests::{Found, MayWrite, Rests};
 pub(crate) use scan::Scan;
 pub(crate) use shared::{Pin, Shared, Tip};

@@ -69,13 +69,15 @@ pub(crate) fn publish(shared: &Arc<Shared>, mut commits: Vec<Commit>, appended: 
             .mark(commit.revision, appended.base + commit.start);
     }
     let offset = u64::from(appended.base) + bytes.len() as u64;
-    let events = commits.iter().map(|commit| commit.writes.len()).sum();
+    let writes = || commits.iter().flat_map(|commit| &commit.writes);
     shared.hot.push(HotBatch {
         file,
         start: appended.base,
         bytes,
         batch: batch.clone(),
-        events,
+        events: writes().count(),
+        prevs: writes().filter(|write| write.prev.is_some()).count(),
+        watched: shared.feed.watchers() > 0,
     });
     apply(shared, &commits, &appended.segment);
     {

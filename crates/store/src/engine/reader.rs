@@ -1,42 +1,38 @@
 //! Reads, on the caller's thread.
 //!
-//! A long range takes the index's read lock for 512 keys at a time and goes on at the same revision, which
-//! is pinned meanwhile: the writer waits for one step at most, and the reader still sees one moment.
+//! A range of few keys in their own order is read under one lock (`give`). A long one, or one in another order, takes the
+//! index's read lock for 512 keys at a time and goes on at the same revision, which is pinned meanwhile: the writer waits
+//! for one step at most, and the reader still sees one moment.
 
 use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
 
+use super::give::few;
+use super::kvs::Kvs;
 use super::shared::Shared;
-use crate::core::check;
 use crate::core::eval::{Eval, READ_BYTES_MAX, read_revision};
-use crate::core::index::{Index, Location};
+use crate::core::index::Index;
 use crate::core::overlay::Overlay;
-use crate::core::select::{Found, Values, finish, wanted, weight};
+use crate::core::select::{Found, finish, wanted};
 use crate::error::Error;
 use crate::plant::{self, Plant};
 use crate::point::{self, Point};
-use crate::types::{KeyRange, Range, RangeResult, Txn, TxnResult};
+use crate::types::{KeyRange, Range, RangeResult, Revision, Txn, TxnResult};
 
 /// Keys looked up under one lock.
 pub(super) const STEP: usize = 512;
 
 /// Serves a read at the newest durable state.
 pub(crate) fn range(shared: &Shared, range: &Range) -> Result<RangeResult, Error> {
-    let result = range_within(shared, range, usize::MAX)?;
-    Ok(result.expect("no answer is larger than that"))
-}
-
-/// Serves a read, unless keys and values together are larger than `bytes_max`: no value is read then.
-pub(crate) fn range_within(
-    shared: &Shared,
-    range: &Range,
-    bytes_max: usize,
-) -> Result<Option<RangeResult>, Error> {
-    check::range(range)?;
     shared.metrics.ranges.inc();
-    if let KeyRange::Key(key) = &range.keys {
-        return one(shared, range, key, bytes_max);
+    if let Some((taken, given)) = few(shared, range, usize::MAX, |_| Kvs::default())? {
+        return Ok(RangeResult {
+            revision: Revision(given.revision),
+            kvs: taken.kvs,
+            more: given.more,
+            count: given.count,
+        });
     }
     let index = shared.index.read();
     let current = shared.committed();
@@ -53,58 +49,16 @@ pub(crate) fn range_within(
         drop(index);
         point::hit(Point::ReadLocated);
         let count = count.unwrap_or(found.len() as i64);
-        if weight(range, &found) > bytes_max {
-            return Ok(None);
-        }
-        return finish(range, found, count, current, &values).map(Some);
+        return finish(range, found, count, current, &values);
     }
     let _pin = shared.pin(revision);
     drop(index);
     drop(values);
     walk_on(shared, range, revision, &mut found, &mut count, wanted);
-    if weight(range, &found) > bytes_max {
-        return Ok(None);
-    }
     // Values are looked for under the table as it is now; the pin keeps their versions in the index, but a
     // rewrite may have moved them meanwhile.
     let values = relocate(shared, &mut found);
-    finish(range, found, count.unwrap_or_default(), current, &values).map(Some)
-}
-
-/// Serves a read of one key: it is looked up once, and neither walked to nor copied. As a rule its value is in memory;
-/// only otherwise the files are asked for.
-fn one(shared: &Shared, range: &Range, key: &Bytes, bytes_max: usize) -> Result<Option<RangeResult>, Error> {
-    let index = shared.index.read();
-    let current = shared.committed();
-    let revision = read_revision(range, current, shared.floor())?.unwrap_or(current);
-    let version = index.get(key, revision).copied();
-    let value = version
-        .filter(|_| !range.count_only)
-        .and_then(|version| shared.hot.get(version.at));
-    let values = value.is_none().then(|| shared.values());
-    drop(index);
-    point::hit(Point::ReadLocated);
-    let found = version.map(|version| Found {
-        key: key.clone(),
-        version,
-        value,
-    });
-    let found: Vec<Found> = found.into_iter().collect();
-    if weight(range, &found) > bytes_max {
-        return Ok(None);
-    }
-    let count = found.len() as i64;
-    let values = values.as_ref().map_or(&AtHand as &dyn Values, |values| values);
-    finish(range, found, count, current, values).map(Some)
-}
-
-/// Where values come from that have been read already: from nowhere.
-struct AtHand;
-
-impl Values for AtHand {
-    fn value(&self, _: Location) -> Result<Bytes, Error> {
-        Err(Error::Read("a value that was read is missing".to_owned()))
-    }
+    finish(range, found, count.unwrap_or_default(), current, &values)
 }
 
 /// Whether a range of many keys holds few of them now.

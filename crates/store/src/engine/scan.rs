@@ -12,14 +12,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::vec::IntoIter;
 
-use super::reader::{Copies, STEP, after, relocate};
-use super::shared::{LogValues, Pin, Shared};
+use super::give::{Giver, Most, Taker, step};
+use super::reader::{STEP, after, relocate};
+use super::shared::{Pin, Shared};
 use crate::core::check;
 use crate::core::eval::read_revision;
 use crate::core::index::Version;
 use crate::core::select::{Found, RESULT_BYTES_MAX, passes, sort, weight};
 use crate::error::Error;
-use crate::types::{KeyRange, KeyValue, Range, Revision, SortTarget};
+use crate::types::{KeyRange, Range, Revision, SortTarget};
 
 /// What the first pass finds out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,38 +98,34 @@ impl Scan {
         self.left
     }
 
-    /// The second pass: the next keys, at most `keys_max` (at least 1) of them, and no more after `bytes_max` bytes of
-    /// values. Nothing at the end.
+    /// The second pass: gives the next keys, at most `keys_max` (at least 1) of them, and no more after `bytes_max` bytes
+    /// of values. Nothing at the end.
     ///
     /// # Errors
     /// [`Error::Read`] when a value does not read back.
-    pub(crate) fn next(&mut self, keys_max: usize, bytes_max: usize) -> Result<Vec<KeyValue>, Error> {
-        let keys_max = keys_max.max(1).min(self.left);
-        if keys_max == 0 {
-            return Ok(Vec::new());
-        }
+    pub(crate) fn give(
+        &mut self,
+        keys_max: usize,
+        bytes_max: usize,
+        taker: &mut impl Taker,
+    ) -> Result<(), Error> {
+        let mut most = Most {
+            keys: keys_max.max(1).min(self.left),
+            bytes: bytes_max.max(1),
+        };
         let shared = Arc::clone(self.pin.shared());
-        let mut piece = Piece {
-            found: Vec::new(),
-            keys_max,
-            bytes_left: bytes_max,
-        };
-        let values = match &mut self.rest {
-            Rest::List(list) => {
-                piece.take(list);
-                relocate(&shared, &mut piece.found)
-            }
-            Rest::Walk(rest) => piece.walk(&shared, &self.range, self.pin.revision(), rest),
-        };
-        if piece.found.is_empty() {
-            return Err(Error::Read("a pinned revision lost keys".to_owned()));
+        while !most.is_reached() && self.left > 0 {
+            let given = match &mut self.rest {
+                Rest::List(list) => give_listed(&shared, &self.range, list, &mut most, taker)?,
+                Rest::Walk(None) => return Err(Error::Read("a pinned revision lost keys".to_owned())),
+                Rest::Walk(rest) => {
+                    let revision = self.pin.revision();
+                    step(&shared, &self.range, revision, rest, &mut most, taker)?
+                }
+            };
+            self.left -= given;
         }
-        self.left -= piece.found.len();
-        let found = piece.found.into_iter();
-        if self.range.keys_only {
-            return Ok(found.map(|found| found.into_key(&self.range)).collect());
-        }
-        found.map(|found| found.into_kv(&values)).collect()
+        Ok(())
     }
 
     /// Walks the range; goes on counting behind the limit, unless the count is known.
@@ -214,61 +211,29 @@ impl Scan {
     }
 }
 
-/// A piece of an answer in the making.
-struct Piece {
-    found: Vec<Found>,
-    keys_max: usize,
-    bytes_left: usize,
-}
-
-impl Piece {
-    /// Takes a key; whether there is room for another.
-    fn push(&mut self, found: Found) -> bool {
-        self.bytes_left = self.bytes_left.saturating_sub(found.version.at.len as usize);
-        self.found.push(found);
-        self.found.len() < self.keys_max && self.bytes_left > 0
+/// Gives the next keys of a list.
+fn give_listed(
+    shared: &Shared,
+    range: &Range,
+    list: &mut IntoIter<Found>,
+    most: &mut Most,
+    taker: &mut impl Taker,
+) -> Result<usize, Error> {
+    let mut found = Vec::new();
+    while !most.is_reached() && found.len() < STEP {
+        let Some(next) = list.next() else { break };
+        most.keys -= 1;
+        most.bytes = most.bytes.saturating_sub(next.version.at.len as usize);
+        found.push(next);
     }
-
-    fn take(&mut self, list: &mut IntoIter<Found>) {
-        while let Some(found) = list.next()
-            && self.push(found)
-        {}
+    let index = shared.index.read();
+    let mut giver = Giver::new(shared, range);
+    for (left, found) in (0..found.len()).rev().zip(&found) {
+        // It may lie in another file by now; its version is pinned.
+        let version = index.exact(&found.key, found.version.modified);
+        giver.give(&found.key, version.unwrap_or(&found.version), left, taker);
     }
-
-    /// Takes the next keys of a walk, under one lock if they lie close together.
-    fn walk<'a>(
-        &mut self,
-        shared: &'a Shared,
-        range: &Range,
-        revision: i64,
-        rest: &mut Option<KeyRange>,
-    ) -> LogValues<'a> {
-        loop {
-            let index = shared.index.read();
-            // Under the same lock as the places found, which stay readable with it.
-            let values = shared.values();
-            let Some(keys) = rest.take() else {
-                return values;
-            };
-            let (mut seen, mut last, mut full) = (0, None, false);
-            let mut copies = Copies::default();
-            for (key, version) in index.scan(&keys, revision) {
-                if seen == STEP || full {
-                    *rest = last.and_then(|last: &[u8]| after(&keys, last));
-                    break;
-                }
-                seen += 1;
-                last = Some(key);
-                full = passes(range, version)
-                    && !self.push(Found {
-                        key: copies.of(key),
-                        version: *version,
-                        value: None,
-                    });
-            }
-            if !self.found.is_empty() {
-                return values;
-            }
-        }
-    }
+    drop(index);
+    giver.end(taker)?;
+    Ok(found.len())
 }

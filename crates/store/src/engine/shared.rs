@@ -264,18 +264,24 @@ impl Shared {
         if let Some(bytes) = self.hot.get(at) {
             return Ok(bytes);
         }
+        let mut bytes = vec![0; at.len as usize];
+        self.read_into(table, at, &mut bytes)?;
+        Ok(bytes.into())
+    }
+
+    /// Reads one value from its file to where it is wanted.
+    pub(crate) fn read_into(&self, table: &Table, at: Location, room: &mut [u8]) -> Result<(), Error> {
         let Some(segment) = table.by_number.get(&at.file) else {
             return Err(Error::Read(format!("file {} of the log is not open", at.file)));
         };
-        let mut bytes = vec![0; at.len as usize];
         segment
             .file
-            .read_exact_at(&mut bytes, u64::from(at.offset))
+            .read_exact_at(room, u64::from(at.offset))
             .map_err(|error| self.damage(segment, at.offset, &error))?;
-        if crc32c::crc32c(&bytes) != at.crc {
+        if crc32c::crc32c(room) != at.crc {
             return Err(self.damage(segment, at.offset, &"the value does not match its checksum"));
         }
-        Ok(bytes.into())
+        Ok(())
     }
 }
 

@@ -49,14 +49,14 @@ pub(super) struct Call {
 /// A call's future, polled by its connection's task.
 pub(super) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Starts a call. What comes back is polled by the connection's task.
+/// Starts a call. What comes back is polled by the connection's task; nothing, if the call is over.
 pub(super) fn begin(
     shared: &Arc<Shared>,
     client: &Client,
     request: Request<Receive>,
     respond: SendResponse<Bytes>,
     stop: &Stop,
-) -> Running {
+) -> Option<Running> {
     let (head, body) = request.into_parts();
     let mut sink = Http2::new(respond, client.pace.clone());
     let grpc = head
@@ -65,37 +65,41 @@ pub(super) fn begin(
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if !(grpc && client.serves.grpc()) {
         let (shared, client, stop) = (shared.clone(), client.clone(), stop.clone());
-        return Box::pin(async move {
+        return Some(Box::pin(async move {
             let response = web::respond(&shared, &client, &head, Body::Http2(body), &stop).await;
             web::send(&shared, response, sink).await;
-        });
+        }));
     }
     let method = Method::of(head.uri.path());
     let Some(method) = method else {
         sink.fail(&unknown(head.uri.path()));
-        return over();
+        return None;
     };
     if let Err(status) = admit(shared, client, method, &head.headers) {
         sink.fail(&status);
-        return over();
+        return None;
     }
-    let mut inbound = Inbound::new(shared.clone(), method, Source::Http2(body));
     count(shared, client, method, &head.headers);
+    let inbound;
     if method == Method::Range && quick::suits(shared, client, &head.headers) {
-        match quick::range(shared, inbound, sink) {
-            Quick::Over => return over(),
-            Quick::Running(call) => return call,
+        match quick::range(shared, body, sink) {
+            Quick::Over => return None,
+            Quick::Running(call) => return Some(call),
             Quick::No(rest, back) => (inbound, sink) = (rest, back),
         }
+    } else {
+        inbound = Inbound::new(shared.clone(), method, Source::Http2(body));
     }
     let outbound = Outbound::new(shared.clone(), method, Sink::Http2(sink));
     let user = client.common_name.as_ref();
-    Call::start(shared, method, &head.headers, user, (inbound, outbound), stop)
-}
-
-/// Of a call that is over already.
-fn over() -> Running {
-    Box::pin(std::future::ready(()))
+    Some(Call::start(
+        shared,
+        method,
+        &head.headers,
+        user,
+        (inbound, outbound),
+        stop,
+    ))
 }
 
 /// Starts a call that came as JSON. A client's certificate names no user here, as in etcd.

@@ -194,7 +194,7 @@ struct Calls {
 impl Handler for Calls {
     type Call = Running;
 
-    fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Running {
+    fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Option<Running> {
         call::begin(&self.shared, &self.client, request, respond, &self.stop)
     }
 }

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::FutureExt;
 use setpoint_flow::http2::Receive;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
@@ -27,6 +27,37 @@ pub(super) enum Source {
     Http2(Receive),
     /// JSON, made into framed messages.
     Gateway(Box<Requests>),
+}
+
+/// What has been read of a call's messages.
+pub(super) enum Begun {
+    Nothing,
+    /// The first message.
+    Message(Bytes),
+    /// Its beginning, or more than it.
+    Part(Bytes),
+}
+
+impl Begun {
+    /// What has arrived of a call, without waiting: the usual request is a message that fills one frame.
+    pub(super) fn read(shared: &Shared, method: Method, body: &mut Receive) -> Self {
+        let data = body.poll_data(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Some(Ok(chunk))) = data else {
+            // Who waits for it will see, errors too.
+            return Self::Nothing;
+        };
+        body.release(chunk.len());
+        shared.metrics.received_bytes.inc_by(chunk.len() as u64);
+        let Some(([0, length @ ..], rest)) = chunk.split_first_chunk::<FRAME_BYTES>() else {
+            return Self::Part(chunk);
+        };
+        let len = u32::from_be_bytes(*length) as usize;
+        if rest.len() != len || len > shared.options.message_bytes_max() {
+            return Self::Part(chunk);
+        }
+        shared.metrics.received(method);
+        Self::Message(chunk.slice(FRAME_BYTES..))
+    }
 }
 
 /// The messages a client sends.
@@ -57,14 +88,19 @@ impl Inbound {
         }
     }
 
-    /// The next message, or what is wrong with it, if all of it has arrived.
-    pub(super) fn at_hand(&mut self) -> Option<Result<Bytes, Status>> {
-        self.message().now_or_never()?.transpose()
-    }
-
-    /// Takes a message back, to be read again.
-    pub(super) fn unread(&mut self, message: Bytes) {
-        self.unread = Some(message);
+    /// The messages of a call of which this much was read and not used: a message, or bytes that are not a whole one.
+    pub(super) fn behind(shared: Arc<Shared>, method: Method, body: Receive, read: Begun) -> Self {
+        let mut inbound = Self::new(shared, method, Source::Http2(body));
+        match read {
+            Begun::Nothing => (),
+            Begun::Message(message) => inbound.unread = Some(message),
+            Begun::Part(bytes) => {
+                inbound.waiting.extend_from_slice(&bytes);
+                // Counted is what matters here: above the budget the next bytes are refused.
+                let _ = inbound.count();
+            }
+        }
+        inbound
     }
 
     /// The next message, `None` once the client has said all. Cancel-safe.

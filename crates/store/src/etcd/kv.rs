@@ -10,10 +10,13 @@ use tonic::Status;
 
 use super::auth::Access;
 use super::convert;
+use super::listing::Listing;
 use super::server::Shared;
 use super::status::{self, status as of};
 use super::wire::{self, Reply};
 use super::{txn, wide};
+use crate::core::select::is_plain;
+use crate::engine::Given;
 use crate::types::{KeyRange, Range, RangeResult, Revision};
 
 /// A read that may return more keys than this leaves the worker thread, so that no other call waits for it.
@@ -49,21 +52,34 @@ pub(super) fn range_at_hand(shared: &Shared, request: Bytes) -> Option<Result<Re
 
 /// The answer of a read of few keys.
 fn now(shared: &Shared, range: &Range) -> Option<Result<Reply, Status>> {
-    let reply = |result: RangeResult| wire::range(&shared.header(result.revision), result);
-    if range.count_only || matches!(range.keys, KeyRange::Key(_)) {
-        let result = shared.store.range(range).map_err(|error| of(&error));
-        return Some(result.and_then(|result| {
-            let room = shared.room_now(size(&result))?;
-            Ok(held(reply(result)?, room))
-        }));
-    }
-    if !of_few(shared, range) {
+    let one = matches!(range.keys, KeyRange::Key(_));
+    if !(range.count_only || one || of_few(shared, range)) {
         return None;
     }
-    match shared.store.range_within(range, INLINE_BYTES_MAX) {
-        Ok(result) => result.map(reply),
+    let bytes_max = if one { usize::MAX } else { INLINE_BYTES_MAX };
+    let begin = |revision| Listing::begin(shared.header(Revision(revision)));
+    match shared.store.few(range, bytes_max, begin) {
+        Ok(Some((listing, given))) => Some(listing.whole(shared.header(Revision(given.revision)), given)),
+        // A count of the past, or keys that have to be put in order first.
+        Ok(None) if range.count_only || !is_plain(range) => ordered(shared, range),
+        Ok(None) => None,
         Err(error) => Some(Err(of(&error))),
     }
+}
+
+/// The same, from a list.
+fn ordered(shared: &Shared, range: &Range) -> Option<Result<Reply, Status>> {
+    let result = match shared.store.range(range) {
+        Ok(result) if size(&result) > INLINE_BYTES_MAX => return None,
+        Ok(result) => result,
+        Err(error) => return Some(Err(of(&error))),
+    };
+    let given = Given {
+        revision: result.revision.0,
+        more: result.more,
+        count: result.count,
+    };
+    Some(Listing::of(shared.header(result.revision), &result.kvs, given))
 }
 
 fn held(reply: Reply, room: Option<OwnedSemaphorePermit>) -> Reply {

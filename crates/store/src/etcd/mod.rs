@@ -12,7 +12,7 @@
 //! - `kv`, `txn`, `watch`, `lease`, `maintenance`: the services. `convert`: requests to store types.
 //! - `lock`, `election`: waiting for others; `contest` is what they share, `waits` who may wait and what is taken back.
 //!   `health`: gRPC's own health service.
-//! - `wide`: ranges of many keys, read as they are sent. `snapshot`: what reads the whole log.
+//! - `wide`: ranges of many keys, read as they are sent. `listing`: the answer of a range, made where its keys are. `snapshot`: what reads the whole log.
 //! - `auth`: who calls, and what they may do. `cluster`: one member, which takes no others.
 //! - `wire`: answers to bytes, without copying large values. `gather`: many watch answers into few frames. `status`: errors to etcd's codes and texts.
 //! - `web`: HTTP that is not gRPC. `gateway`: the same calls as JSON. `http`: `/health`, `/livez`, `/readyz`,
@@ -38,6 +38,7 @@ mod inbound;
 mod kv;
 mod lease;
 mod listen;
+mod listing;
 mod lock;
 mod maintenance;
 mod method;

@@ -2,6 +2,7 @@
 //!
 //! gRPC's status comes in the trailers, or alone in the headers when nothing was said before.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,7 +119,7 @@ impl Outbound {
         };
         let sent = match reply {
             Reply::Whole(message) => self.send_whole(message, stall).await,
-            Reply::Parts(parts) => self.send_parts(parts, stall).await,
+            Reply::Pieces(pieces) => self.send_pieces(pieces, _room.is_some(), stall).await,
             Reply::Wide(wide) => self.send_wide(*wide, stall).await,
             Reply::Held(..) => Err(Gone),
         };
@@ -143,7 +144,40 @@ impl Outbound {
         timeout(stall, self.send(message)).await.unwrap_or(Err(Gone))
     }
 
-    async fn send_parts(&mut self, parts: impl Iterator<Item = Bytes>, stall: Duration) -> Result<(), Gone> {
+    /// Hands over as many pieces as the client takes at once.
+    pub(super) fn hand_pieces(&mut self, pieces: &mut VecDeque<Bytes>) -> Result<(), Gone> {
+        while let Some(piece) = pieces.front()
+            && let Sink::Http2(sink) = &mut self.sink
+            && sink.hand_if_room(piece)?
+        {
+            if let Some(piece) = pieces.pop_front() {
+                self.count(&piece);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends pieces. What waits for the client takes room, if none is `held`: many like it may.
+    async fn send_pieces(
+        &mut self,
+        mut pieces: VecDeque<Bytes>,
+        held: bool,
+        stall: Duration,
+    ) -> Result<(), Gone> {
+        self.hand_pieces(&mut pieces)?;
+        let mut _room = None;
+        if !held && !pieces.is_empty() {
+            let left = pieces.iter().map(Bytes::len).sum();
+            _room = self.shared.room_to_wait(left).ok_or(Gone)?;
+        }
+        self.send_parts(pieces, stall).await
+    }
+
+    async fn send_parts(
+        &mut self,
+        parts: impl IntoIterator<Item = Bytes>,
+        stall: Duration,
+    ) -> Result<(), Gone> {
         for part in parts {
             timeout(stall, self.send(part)).await.unwrap_or(Err(Gone))?;
         }
@@ -163,7 +197,7 @@ impl Outbound {
         }
     }
 
-    fn abandon(self) {
+    pub(super) fn abandon(self) {
         match self.sink {
             Sink::Http2(sink) => sink.abandon(),
             Sink::Gateway(sink) => sink.end(Err(Status::internal("the answer could not be completed"))),

@@ -4,19 +4,23 @@
 //! place among the connection's calls is made for it. Whatever is unusual about a call sends it the long way, with what
 //! has been read of it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::HeaderMap;
+use setpoint_flow::http2::Receive;
 use tonic::{Code, Status};
 
 use super::call::{Running, is_text};
 use super::connection::Client;
-use super::inbound::Inbound;
+use super::inbound::{Begun, Inbound};
 use super::kv;
 use super::method::Method;
 use super::outbound::{Gone, Http2, Outbound, Sink};
 use super::server::Shared;
+use super::status;
 use super::wire::Reply;
 
 /// What came of it.
@@ -40,17 +44,15 @@ pub(super) fn suits(shared: &Shared, client: &Client, headers: &HeaderMap) -> bo
 }
 
 /// Answers a Range, if that can be done at once.
-pub(super) fn range(shared: &Arc<Shared>, mut inbound: Inbound, mut sink: Http2) -> Quick {
-    let answer = match inbound.at_hand() {
-        None => return Quick::No(inbound, sink),
-        Some(Err(status)) => Err(status),
-        Some(Ok(request)) => match kv::range_at_hand(shared, request.clone()) {
-            Some(answer) => answer,
-            None => {
-                inbound.unread(request);
-                return Quick::No(inbound, sink);
-            }
-        },
+pub(super) fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) -> Quick {
+    let begun = Begun::read(shared, Method::Range, &mut body);
+    let answer = match &begun {
+        Begun::Message(request) => kv::range_at_hand(shared, request.clone()),
+        Begun::Nothing | Begun::Part(_) => None,
+    };
+    let Some(answer) = answer else {
+        let inbound = Inbound::behind(shared.clone(), Method::Range, body, begun);
+        return Quick::No(inbound, sink);
     };
     let metrics = &shared.metrics;
     metrics.began(Method::Range);
@@ -74,8 +76,37 @@ pub(super) fn range(shared: &Arc<Shared>, mut inbound: Inbound, mut sink: Http2)
                 return Quick::Over;
             }
         },
+        Ok(Reply::Pieces(pieces)) => return in_pieces(shared, sink, pieces),
         Ok(reply) => reply,
     };
     let outbound = Outbound::new(shared.clone(), Method::Range, Sink::Http2(sink));
+    Quick::Running(Box::pin(outbound.reply(reply)))
+}
+
+/// What the client takes at once is handed over before the next call begins; the rest takes room, or the call fails.
+fn in_pieces(shared: &Arc<Shared>, sink: Http2, mut pieces: VecDeque<Bytes>) -> Quick {
+    let all = pieces.len();
+    let mut outbound = Outbound::new(shared.clone(), Method::Range, Sink::Http2(sink));
+    if outbound.hand_pieces(&mut pieces).is_err() {
+        outbound.abandon();
+        return Quick::Over;
+    }
+    if pieces.is_empty() {
+        outbound.succeed();
+        return Quick::Over;
+    }
+    let untouched = pieces.len() == all;
+    let reply = match shared.room_to_wait(pieces.iter().map(Bytes::len).sum()) {
+        Some(Some(room)) => Reply::Held(Box::new(Reply::Pieces(pieces)), room),
+        Some(None) => Reply::Pieces(pieces),
+        None if untouched => {
+            outbound.fail(&status::overloaded());
+            return Quick::Over;
+        }
+        None => {
+            outbound.abandon();
+            return Quick::Over;
+        }
+    };
     Quick::Running(Box::pin(outbound.reply(reply)))
 }

@@ -82,16 +82,7 @@ impl Shared {
         self.room.clone().acquire_many_owned(units).await.ok()
     }
 
-    /// Takes room for an answer of few keys, which is in memory already, or refuses it.
-    pub(super) fn room_now(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
-        let Some(units) = self.room_units(bytes).and_then(|units| u32::try_from(units).ok()) else {
-            return Ok(None);
-        };
-        let room = self.room_of_few.clone().try_acquire_many_owned(units);
-        room.map(Some).map_err(|_| status::overloaded())
-    }
-
-    /// Room for an answer that waits for its client, if it is not very small; `None` when there is none.
+    /// Room for an answer of few keys that waits for its client, if it is not very small; `None` when there is none.
     pub(super) fn room_to_wait(&self, bytes: usize) -> Option<Option<OwnedSemaphorePermit>> {
         if bytes <= SMALL_BYTES {
             return Some(None);

@@ -1,34 +1,36 @@
 //! Ranges of many keys, read from the log as the client takes them.
 //!
 //! A unary answer has to say how long it is before its first key, so its length is measured in a first pass over the
-//! index; the values are read in a second one, about a mebibyte at a time. However much is asked for, and by however
-//! old a client, memory holds one such piece per answer. An answer takes the room for its pieces when it begins and
-//! keeps it to the end; all room together is
+//! index; the values are read in a second one, half a mebibyte at a time, and one such piece is read while the client
+//! takes the one before. However much is asked for, and by however old a client, memory holds two pieces per answer. An
+//! answer takes the room for them when it begins and keeps it to the end; all room together is
 //! [`FrontOptions::outbound_bytes_max`](super::FrontOptions::outbound_bytes_max). RangeStream is the same read in
 //! messages of its own.
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use setpoint_proto::etcdserverpb as pb;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::call::Call;
 use super::convert;
 use super::kv::FAILED;
+use super::listing::Listing;
 use super::outbound::Gone;
 use super::server::Shared;
 use super::status::status as of;
-use super::wire::{self, Around, RangeParts, Reply};
+use super::wire::{self, Around, Reply};
 use crate::Error;
 use crate::core::select::shows_leases;
-use crate::engine::Scan;
-use crate::types::{KeyValue, Range};
+use crate::engine::{Kvs, Scan, Taker};
+use crate::types::Range;
 
 /// Bytes of values read at a time.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 512 << 10;
 /// Keys read at a time.
 const PIECE_KEYS: usize = 4 << 10;
 /// Keys in the first part of a streamed range (etcd's `initialStreamChunkLimit`).
@@ -39,6 +41,8 @@ pub(super) struct Wide {
     reader: Reader,
     head: BytesMut,
     around: Around,
+    /// What is being read while the client takes what comes before it.
+    ahead: Option<JoinHandle<Result<(Scan, Listing), Error>>>,
 }
 
 /// Begins a unary range.
@@ -46,8 +50,13 @@ pub(super) async fn range(shared: &Arc<Shared>, range: Range) -> Result<Reply, S
     let (reader, kvs_len) = Reader::begin(shared, range).await?;
     let measure = reader.scan().measure();
     let around = Around::new(shared.header(measure.revision), measure.more, measure.count);
-    let (head, _) = around.begin(kvs_len)?;
-    Ok(Reply::Wide(Box::new(Wide { reader, head, around })))
+    let head = around.begin(kvs_len)?;
+    Ok(Reply::Wide(Box::new(Wide {
+        reader,
+        head,
+        around,
+        ahead: None,
+    })))
 }
 
 impl Wide {
@@ -55,14 +64,24 @@ impl Wide {
     ///
     /// # Errors
     /// A value does not read back: the answer cannot be ended well any more.
-    pub(super) async fn next(&mut self) -> Result<Option<RangeParts>, Status> {
-        if self.head.is_empty() && self.reader.scan().left() == 0 {
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Bytes>>, Status> {
+        let mut listing = if let Some(ahead) = self.ahead.take() {
+            let read = ahead.await.map_err(|_| Status::internal(FAILED))?;
+            let (scan, listing) = read.map_err(|error| of(&error))?;
+            self.reader.scan = Some(scan);
+            listing
+        } else if self.head.is_empty() && self.reader.scan().left() == 0 {
             return Ok(None);
+        } else {
+            let listing = Listing::behind(std::mem::take(&mut self.head));
+            self.reader.next(PIECE_KEYS, PIECE_BYTES, listing).await?
+        };
+        if self.reader.scan().left() == 0 {
+            listing.end(&self.around);
+        } else {
+            self.ahead = self.reader.ahead();
         }
-        let kvs = self.reader.next(PIECE_KEYS, PIECE_BYTES).await?;
-        let end = (self.reader.scan().left() == 0).then_some(self.around);
-        let head = std::mem::take(&mut self.head);
-        Ok(Some(RangeParts::new(head, kvs, end)))
+        Ok(Some(listing.into_pieces()))
     }
 }
 
@@ -71,7 +90,7 @@ struct Reader {
     shared: Arc<Shared>,
     /// Here, unless a thread has it.
     scan: Option<Scan>,
-    /// Room for one piece.
+    /// Room for two pieces.
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -90,7 +109,7 @@ impl Reader {
         let reader = Self {
             shared: shared.clone(),
             scan: Some(scan),
-            _room: shared.room(kvs_len.min(PIECE_BYTES)).await,
+            _room: shared.room(kvs_len.min(2 * PIECE_BYTES)).await,
         };
         Ok((reader, kvs_len))
     }
@@ -99,17 +118,36 @@ impl Reader {
         self.scan.as_ref().expect("a read that failed is not asked again")
     }
 
-    async fn next(&mut self, keys_max: usize, bytes_max: usize) -> Result<Vec<KeyValue>, Status> {
+    /// Has the next keys given to `taker`.
+    async fn next<T: Taker + Send + 'static>(
+        &mut self,
+        keys_max: usize,
+        bytes_max: usize,
+        mut taker: T,
+    ) -> Result<T, Status> {
         let Some(mut scan) = self.scan.take() else {
             return Err(Status::internal(FAILED));
         };
-        let (scan, kvs) = long(&self.shared, move || {
-            let kvs = scan.next(keys_max, bytes_max)?;
-            Ok((scan, kvs))
+        let (scan, taker) = long(&self.shared, move || {
+            scan.give(keys_max, bytes_max, &mut taker)?;
+            Ok((scan, taker))
         })
         .await?;
         self.scan = Some(scan);
-        Ok(kvs)
+        Ok(taker)
+    }
+
+    /// Begins to read the next piece, if another long read may run now.
+    fn ahead(&mut self) -> Option<JoinHandle<Result<(Scan, Listing), Error>>> {
+        let permit = self.shared.large_reads.clone().try_acquire_owned().ok()?;
+        let mut scan = self.scan.take()?;
+        Some(tokio::task::spawn_blocking(move || {
+            // Until it is read, not until the client wants it.
+            let _permit = permit;
+            let mut listing = Listing::default();
+            scan.give(PIECE_KEYS, PIECE_BYTES, &mut listing)?;
+            Ok((scan, listing))
+        }))
     }
 }
 
@@ -139,7 +177,7 @@ pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
     let measure = reader.scan().measure();
     let mut part_keys = FIRST_PART_KEYS;
     loop {
-        let kvs = reader.next(part_keys, bytes_max).await?;
+        let kvs = reader.next(part_keys, bytes_max, Kvs::default()).await?.kvs;
         let done = reader.scan().left() == 0;
         let bytes: usize = kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
         let message = pb::RangeStreamResponse {

@@ -5,6 +5,8 @@
 //! rest goes through `prost`. Field numbers are those of `setpoint-proto`'s `rpc.proto` and `kv.proto`; a test
 //! compares both encodings.
 
+use std::collections::VecDeque;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use setpoint_proto::etcdserverpb as pb;
@@ -12,16 +14,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
 use super::inbound::FRAME_BYTES;
+use super::listing::{MARGIN_BYTES, PIECE_BYTES};
 use super::wide::Wide;
 use crate::core::index::Version;
-use crate::types::{Event, EventKind, KeyValue, RangeResult};
+use crate::types::{Event, EventKind, KeyValue};
 
-/// Answers up to this size are one piece; larger ones leave in pieces of about this size.
-const PIECE_BYTES: usize = 48 << 10;
 /// Values from this size on are not copied into a piece.
 pub(super) const SHARE_BYTES: usize = 16 << 10;
-/// Bytes that a key-value pair takes beside its own fields, and its key beside a value that is shared.
-const KV_HEAD_BYTES_MAX: usize = 64;
 /// The largest message a Go server sends, and so the largest a client expects.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 /// Any constant does: there is one member, and it leads. A new etcd of one member is in term 2.
@@ -32,7 +31,7 @@ pub(super) enum Reply {
     /// One framed message.
     Whole(Bytes),
     /// One framed message in pieces.
-    Parts(Box<RangeParts>),
+    Pieces(VecDeque<Bytes>),
     /// One framed message, read as it is sent.
     Wide(Box<Wide>),
     /// A large one, with the room it takes until it has been sent.
@@ -59,6 +58,13 @@ fn frame(len: usize) -> BytesMut {
 pub(super) fn put_frame(out: &mut BytesMut, len: usize) {
     out.put_u8(0);
     out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+}
+
+/// Says how long the message is whose header was written without knowing it.
+pub(super) fn set_frame(framed: &mut BytesMut, len: usize) {
+    if let Some(place) = framed.get_mut(1..FRAME_BYTES) {
+        place.copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+    }
 }
 
 fn varint_len(value: u64) -> usize {
@@ -100,21 +106,66 @@ fn put_delimiter(out: &mut BytesMut, field: u8, len: usize) {
     put_varint(out, len as u64);
 }
 
-fn bytes_len(bytes: &Bytes) -> usize {
-    if bytes.is_empty() {
-        0
-    } else {
-        delimited_len(bytes.len())
+/// Bytes of a field of so many bytes; nothing when it is empty.
+fn bytes_len(len: usize) -> usize {
+    if len == 0 { 0 } else { delimited_len(len) }
+}
+
+/// A key-value pair without the bytes of its value.
+pub(super) struct Fields<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) create: i64,
+    pub(super) modified: i64,
+    pub(super) version: i64,
+    pub(super) value_len: usize,
+    /// 0 is none.
+    pub(super) lease: i64,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn of(kv: &'a KeyValue) -> Self {
+        Self {
+            key: &kv.key,
+            create: kv.create_revision.0,
+            modified: kv.mod_revision.0,
+            version: kv.version,
+            value_len: kv.value.len(),
+            lease: lease(kv),
+        }
+    }
+
+    /// Bytes of the pair.
+    pub(super) fn len(&self) -> usize {
+        bytes_len(self.key.len())
+            + int_len(self.create)
+            + int_len(self.modified)
+            + int_len(self.version)
+            + bytes_len(self.value_len)
+            + int_len(self.lease)
+    }
+
+    /// All of it, which takes `len` bytes as a `field`, up to where the value's bytes follow. It is two tags and two
+    /// numbers, then four of each: never more than fit.
+    pub(super) fn put_head(&self, out: &mut BytesMut, field: u8, len: usize) {
+        let mut small = Small::new();
+        small.delimiter(field, len);
+        if !self.key.is_empty() {
+            small.delimiter(1, self.key.len());
+            small.flush(out);
+            out.extend_from_slice(self.key);
+        }
+        small.int(2, self.create);
+        small.int(3, self.modified);
+        small.int(4, self.version);
+        if self.value_len > 0 {
+            small.delimiter(5, self.value_len);
+        }
+        small.flush(out);
     }
 }
 
 fn kv_len(kv: &KeyValue) -> usize {
-    bytes_len(&kv.key)
-        + int_len(kv.create_revision.0)
-        + int_len(kv.mod_revision.0)
-        + int_len(kv.version)
-        + bytes_len(&kv.value)
-        + int_len(lease(kv))
+    Fields::of(kv).len()
 }
 
 fn lease(kv: &KeyValue) -> i64 {
@@ -166,34 +217,11 @@ impl Small {
     }
 }
 
-/// All of `kv`, which takes `len` bytes as a `field`, up to where the value's bytes follow. It is two tags and two numbers,
-/// then four of each: never more than fit.
-fn put_kv_head(out: &mut BytesMut, field: u8, kv: &KeyValue, len: usize) {
-    let mut small = Small::new();
-    small.delimiter(field, len);
-    if !kv.key.is_empty() {
-        small.delimiter(1, kv.key.len());
-        small.flush(out);
-        out.extend_from_slice(&kv.key);
-    }
-    small.int(2, kv.create_revision.0);
-    small.int(3, kv.mod_revision.0);
-    small.int(4, kv.version);
-    if !kv.value.is_empty() {
-        small.delimiter(5, kv.value.len());
-    }
-    small.flush(out);
-}
-
 fn put_kv(out: &mut BytesMut, field: u8, kv: &KeyValue) {
-    put_kv_of(out, field, kv, kv_len(kv));
-}
-
-/// As [`put_kv`], where the length is known.
-fn put_kv_of(out: &mut BytesMut, field: u8, kv: &KeyValue, len: usize) {
-    put_kv_head(out, field, kv, len);
+    let fields = Fields::of(kv);
+    fields.put_head(out, field, fields.len());
     out.extend_from_slice(&kv.value);
-    put_int(out, 6, lease(kv));
+    put_int(out, 6, fields.lease);
 }
 
 /// Bytes of a response header.
@@ -232,11 +260,11 @@ impl Around {
         Self { header, more, count }
     }
 
-    /// Frame and header of a response whose keys take `kvs_len` bytes, and the length of the message.
+    /// The length of the message, if its keys take `kvs_len` bytes.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED when it is larger than a gRPC message may be.
-    pub(super) fn begin(&self, kvs_len: usize) -> Result<(BytesMut, usize), Status> {
+    pub(super) fn len(&self, kvs_len: usize) -> Result<usize, Status> {
         let tail_len = int_len(self.more.into()) + int_len(self.count);
         let len = delimited_len(self.header.encoded_len()) + kvs_len + tail_len;
         if len > MESSAGE_BYTES_MAX {
@@ -244,13 +272,22 @@ impl Around {
                 "grpc: trying to send message larger than max ({len} vs. {MESSAGE_BYTES_MAX})"
             )));
         }
-        let mut head = BytesMut::with_capacity((FRAME_BYTES + len).min(PIECE_BYTES + FRAME_BYTES));
-        put_frame(&mut head, len);
-        put_header(&mut head, &self.header);
-        Ok((head, len))
+        Ok(len)
     }
 
-    fn end(&self, out: &mut BytesMut) {
+    /// Frame and header of a response whose keys take `kvs_len` bytes, with room for the first of them.
+    ///
+    /// # Errors
+    /// As [`Around::len`].
+    pub(super) fn begin(&self, kvs_len: usize) -> Result<BytesMut, Status> {
+        let len = self.len(kvs_len)?;
+        let mut head = BytesMut::with_capacity((FRAME_BYTES + len + MARGIN_BYTES).min(PIECE_BYTES));
+        put_frame(&mut head, len);
+        put_header(&mut head, &self.header);
+        Ok(head)
+    }
+
+    pub(super) fn end(&self, out: &mut BytesMut) {
         put_int(out, 3, self.more.into());
         put_int(out, 4, self.count);
     }
@@ -261,98 +298,8 @@ impl Around {
 pub(super) fn listed_len(key_len: usize, version: &Version, (values, leases): (bool, bool)) -> usize {
     let value_len = if values { version.at.len as usize } else { 0 };
     let lease = if leases { version.lease } else { 0 };
-    let bytes_len = |len: usize| if len == 0 { 0 } else { delimited_len(len) };
     let numbers = [version.create, version.modified, version.version, lease];
     delimited_len(bytes_len(key_len) + bytes_len(value_len) + numbers.map(int_len).iter().sum::<usize>())
-}
-
-/// Frames a RangeResponse.
-///
-/// # Errors
-/// RESOURCE_EXHAUSTED when it is larger than a gRPC message may be.
-pub(super) fn range(header: &pb::ResponseHeader, result: RangeResult) -> Result<Reply, Status> {
-    let kvs_len: usize = result.kvs.iter().map(|kv| delimited_len(kv_len(kv))).sum();
-    let around = Around::new(*header, result.more, result.count);
-    let (mut head, len) = around.begin(kvs_len)?;
-    if len <= PIECE_BYTES {
-        for kv in &result.kvs {
-            put_kv(&mut head, 2, kv);
-        }
-        around.end(&mut head);
-        return Ok(Reply::Whole(head.freeze()));
-    }
-    Ok(Reply::Parts(Box::new(RangeParts::new(
-        head,
-        result.kvs,
-        Some(around),
-    ))))
-}
-
-/// The pieces of a large RangeResponse, or of some of its keys, made as the client reads them.
-pub(super) struct RangeParts {
-    kvs: std::vec::IntoIter<KeyValue>,
-    piece: BytesMut,
-    /// A value that leaves uncopied, and what follows it in its message.
-    large: Option<KeyValue>,
-    /// What comes behind the keys; nothing if more keys do.
-    end: Option<Around>,
-    done: bool,
-}
-
-impl RangeParts {
-    /// `head` precedes the keys.
-    pub(super) fn new(head: BytesMut, kvs: Vec<KeyValue>, end: Option<Around>) -> Self {
-        Self {
-            kvs: kvs.into_iter(),
-            piece: head,
-            large: None,
-            end,
-            done: false,
-        }
-    }
-}
-
-impl Iterator for RangeParts {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        if let Some(kv) = self.large.take() {
-            put_int(&mut self.piece, 6, lease(&kv));
-            return Some(kv.value);
-        }
-        while !self.done {
-            let Some(kv) = self.kvs.as_slice().first() else {
-                if let Some(end) = &self.end {
-                    end.end(&mut self.piece);
-                }
-                self.done = true;
-                break;
-            };
-            let (len, shared) = (kv_len(kv), kv.value.len() >= SHARE_BYTES);
-            let bytes = if shared { kv.key.len() } else { len } + KV_HEAD_BYTES_MAX;
-            // A piece that grew beyond its room would be copied.
-            if !self.piece.is_empty() && self.piece.len() + bytes > PIECE_BYTES {
-                break;
-            }
-            if self.piece.capacity() - self.piece.len() < bytes {
-                let room = PIECE_BYTES.saturating_sub(self.piece.len());
-                self.piece.reserve(room.max(bytes));
-            }
-            let Some(kv) = self.kvs.next() else {
-                break;
-            };
-            if shared {
-                put_kv_head(&mut self.piece, 2, &kv, len);
-                self.large = Some(kv);
-                break;
-            }
-            put_kv_of(&mut self.piece, 2, &kv, len);
-        }
-        if self.piece.is_empty() {
-            return None;
-        }
-        Some(std::mem::take(&mut self.piece).freeze())
-    }
 }
 
 /// The event as one `events` field of a WatchResponse, encoded once for all watchers that see it.
@@ -416,47 +363,6 @@ mod tests {
             revision: 128,
             raft_term: RAFT_TERM,
         }
-    }
-
-    fn joined(reply: Reply) -> Vec<u8> {
-        match reply {
-            Reply::Whole(bytes) => bytes.to_vec(),
-            Reply::Parts(parts) => parts.flatten().collect(),
-            Reply::Held(reply, _) => joined(*reply),
-            Reply::Wide(_) => unreachable!("a result at hand is not read again"),
-        }
-    }
-
-    #[track_caller]
-    fn check_range(kvs: Vec<KeyValue>, more: bool, count: i64) {
-        let expect = message(&pb::RangeResponse {
-            header: Some(header()),
-            kvs: kvs.iter().cloned().map(kv).collect(),
-            more,
-            count,
-        });
-        let result = RangeResult {
-            revision: Revision(128),
-            kvs,
-            more,
-            count,
-        };
-        assert!(joined(range(&header(), result).unwrap()) == expect);
-    }
-
-    #[test]
-    fn ranges_of_every_size_are_what_prost_would_write() {
-        check_range(vec![], false, 0);
-        check_range(vec![sample(0, 0), sample(1, -5)], true, 300);
-        check_range(vec![sample(127, 1), sample(128, 1), sample(16_384, 9)], false, 3);
-        // In pieces, with values that are shared and values that are not.
-        check_range(vec![sample(1_000, 3); 200], false, 200);
-        check_range(
-            vec![sample(SHARE_BYTES, 3), sample(10, 0), sample(400_000, 0)],
-            true,
-            9,
-        );
-        check_range(vec![sample(40_000, 0), sample(100_000, 7)], false, 2);
     }
 
     #[test]

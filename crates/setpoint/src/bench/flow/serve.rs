@@ -122,16 +122,20 @@ struct Handling(Pace);
 impl Handler for Handling {
     type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-    fn begin(&mut self, request: http::Request<Receive>, mut respond: SendResponse<Bytes>) -> Self::Call {
+    fn begin(
+        &mut self,
+        request: http::Request<Receive>,
+        mut respond: SendResponse<Bytes>,
+    ) -> Option<Self::Call> {
         let (head, body) = request.into_parts();
         let body = ReceivedBody::new(body, &head.headers);
         let answer = Calls.call(http::Request::from_parts(head, body));
         let pace = self.0.clone();
-        Box::pin(async move {
+        Some(Box::pin(async move {
             let Ok(answer) = answer.await;
             // Who has gone does not want to know.
             let _ = http2::send(&pace, &mut respond, answer).await;
-        })
+        }))
     }
 }
 

@@ -1,5 +1,5 @@
 //! What a channel costs beside tonic's own, against one server of the stock `h2` crate in this process, over the loopback.
-//! `cargo bench -p setpoint-flow --bench channel -- 1000000` makes so many calls with each.
+//! `cargo bench -p setpoint-flow --bench channel -- 1000000 --json FILE` makes so many calls with each.
 //!
 //! Printed: connecting until the first answer, a call's mean and 99th percentile, and what must not grow with the number
 //! of calls: connections, memory of the process, sockets in TIME_WAIT.
@@ -30,8 +30,13 @@ const CALLERS: usize = 64;
 const CONNECTS: usize = 300;
 
 fn main() {
-    let calls = std::env::args().skip(1).find_map(|arg| arg.parse().ok());
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let calls = args.iter().find_map(|arg| arg.parse().ok());
     let calls: usize = calls.unwrap_or(100_000);
+    let file = args
+        .iter()
+        .position(|arg| arg == "--json")
+        .and_then(|at| args.get(at + 1));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let accepted = Arc::new(AtomicUsize::new(0));
@@ -47,11 +52,22 @@ fn main() {
         ours.print("setpoint");
         theirs.print("tonic");
         println!(
-            "ratio     connect p99 {:.2}, call mean {:.2}, call p99 {:.2} (below 1 is better than tonic)",
+            "ratio     connect p99 {:.2}, call mean {:.2}, call p99 {:.2}, CPU {:.2} (below 1 is better than tonic)",
             ours.connect_p99 / theirs.connect_p99,
             ours.mean / theirs.mean,
             ours.p99 / theirs.p99,
+            ours.cpu / theirs.cpu,
         );
+        if let Some(file) = file {
+            let json = serde_json::json!({
+                "calls": calls,
+                "callers": CALLERS,
+                "connects": CONNECTS,
+                "setpoint": ours.json(),
+                "tonic": theirs.json(),
+            });
+            std::fs::write(file, format!("{json:#}\n")).expect("the file can be written");
+        }
         servers.shutdown().await;
     });
 }
@@ -60,6 +76,8 @@ struct Outcome {
     connect_p99: f64,
     mean: f64,
     p99: f64,
+    /// Of the whole process, the server's part included, for all calls.
+    cpu: f64,
     calls: usize,
     connections: usize,
     /// After a tenth of the calls, and at the end, in KiB.
@@ -69,14 +87,30 @@ struct Outcome {
 }
 
 impl Outcome {
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "connect_p99_seconds": self.connect_p99,
+            "call_mean_seconds": self.mean,
+            "call_p99_seconds": self.p99,
+            "cpu_seconds": self.cpu,
+            "connections": self.connections,
+            "reuse_per_cent": 100.0 * (1.0 - self.connections as f64 / self.calls as f64),
+            "rss_kib_after_a_tenth": self.memory.0,
+            "rss_kib_at_the_end": self.memory.1,
+            "time_wait_before": self.time_wait.0,
+            "time_wait_after": self.time_wait.1,
+        })
+    }
+
     fn print(&self, name: &str) {
         let reuse = 100.0 * (1.0 - self.connections as f64 / self.calls as f64);
         println!(
-            "{name:9} connect p99 {:.2} ms, call mean {:.3} ms, p99 {:.3} ms; {} connections (reuse {reuse:.3} %), \
-             {} -> {} KiB, TIME_WAIT {} -> {}",
+            "{name:9} connect p99 {:.2} ms, call mean {:.3} ms, p99 {:.3} ms, {:.1} us of CPU; {} connections \
+             (reuse {reuse:.3} %), {} -> {} KiB, TIME_WAIT {} -> {}",
             self.connect_p99 * 1e3,
             self.mean * 1e3,
             self.p99 * 1e3,
+            1e6 * self.cpu / self.calls as f64,
             self.connections,
             self.memory.0,
             self.memory.1,
@@ -142,7 +176,7 @@ where
     call().await.expect("an answer");
     let connections = accepted.load(Ordering::Relaxed) - 1;
     let waiting = time_wait();
-    let mut took = Vec::with_capacity(calls);
+    let (mut took, cpu) = (Vec::with_capacity(calls), cpu_seconds());
     took.extend(run(calls / 10, &call).await);
     let early = memory();
     took.extend(run(calls - calls / 10, &call).await);
@@ -150,6 +184,7 @@ where
         connect_p99: percentile(connects),
         mean: took.iter().map(Duration::as_secs_f64).sum::<f64>() / took.len() as f64,
         p99: percentile(took),
+        cpu: cpu_seconds() - cpu,
         calls,
         connections: accepted.load(Ordering::Relaxed) - connections,
         memory: (early, memory()),
@@ -184,6 +219,12 @@ fn memory() -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok())
         .unwrap_or(0)
+}
+
+/// Processor time that this process has had.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Sockets of the machine that are in TIME_WAIT.

@@ -18,11 +18,12 @@ use super::hub::Hub;
 use super::lease::Lease;
 use super::replay::{Part, Replay};
 use crate::core::retry::{Failure, Pushback};
+use crate::http2::{Expected, Pace, Receive};
 
 /// What an attempt came to, if it came to something.
 pub(super) struct Answer {
     pub(super) head: http::response::Parts,
-    pub(super) body: RecvStream,
+    pub(super) body: Receive,
     pub(super) lease: Lease,
     pub(super) pump: Pump,
 }
@@ -101,9 +102,11 @@ pub(super) async fn attempt(
         Err(error) => return Err(never_left(&mut lease, error.to_string())),
     };
     drop(send);
+    let pace = &lease.link.pace;
+    let expected = Expected::new(&stream, pace.clone());
     let mut response = std::pin::pin!(response);
     let mut sending: Option<Sending> =
-        (!body.is_empty()).then(|| Box::pin(transmit(stream, body.clone())) as Sending);
+        (!body.is_empty()).then(|| Box::pin(transmit(stream, body.clone(), pace.clone())) as Sending);
     let response: Response<RecvStream> = loop {
         tokio::select! {
             biased;
@@ -126,7 +129,7 @@ pub(super) async fn attempt(
     let (head, stream) = response.into_parts();
     judge(Answer {
         head,
-        body: stream,
+        body: expected.receive(stream),
         lease,
         pump,
     })
@@ -164,7 +167,7 @@ fn pump(hub: &Hub, sending: Sending) -> Pump {
 }
 
 /// Sends a body. The stream is reset if the body fails; the peer may have had enough before its end.
-async fn transmit(mut stream: SendStream<Bytes>, body: Replay) -> Result<(), Status> {
+async fn transmit(mut stream: SendStream<Bytes>, body: Replay, pace: Pace) -> Result<(), Status> {
     for index in 0.. {
         let part = match std::future::poll_fn(|cx| body.poll_part(cx, index)).await {
             Ok(part) => part,
@@ -174,7 +177,7 @@ async fn transmit(mut stream: SendStream<Bytes>, body: Replay) -> Result<(), Sta
             }
         };
         let sent = match part {
-            Part::Data(data, last) => send_chunk(&mut stream, data, last)
+            Part::Data(data, last) => send_chunk(&mut stream, data, last, &pace)
                 .await
                 .map(|more| more && !last),
             Part::End(Some(trailers)) => stream.send_trailers(trailers).map(|()| false),
@@ -189,20 +192,21 @@ async fn transmit(mut stream: SendStream<Bytes>, body: Replay) -> Result<(), Sta
 }
 
 /// Sends a chunk as the peer makes room. False: it wants no more.
-async fn send_chunk(stream: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<bool, h2::Error> {
+async fn send_chunk(
+    stream: &mut SendStream<Bytes>,
+    mut data: Bytes,
+    last: bool,
+    pace: &Pace,
+) -> Result<bool, h2::Error> {
     if data.is_empty() {
         stream.send_data(data, last)?;
         return Ok(true);
     }
     stream.reserve_capacity(data.len());
     while !data.is_empty() {
-        let mut room = stream.capacity();
-        if room == 0 {
-            room = match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
-                Some(room) => room?,
-                None => return Ok(false),
-            };
-        }
+        let Some(room) = pace.credit(stream).await else {
+            return Ok(false);
+        };
         let chunk = data.split_to(room.min(data.len()));
         stream.send_data(chunk, last && data.is_empty())?;
     }

@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
@@ -17,6 +16,7 @@ use super::attempt::Pump;
 use super::error::{ChannelError, of_stream};
 use super::lease::Lease;
 use crate::core::message::{Messages, Violation};
+use crate::http2::Receive;
 
 /// The body of an answer. Dropping it before its end cancels the call. By default there is nothing in it.
 #[derive(Default)]
@@ -24,7 +24,7 @@ pub struct ResponseBody(Option<Box<Open>>);
 
 /// A body that has not ended.
 struct Open {
-    stream: RecvStream,
+    stream: Receive,
     lease: Lease,
     pump: Pump,
     deadline: Deadline,
@@ -64,7 +64,7 @@ impl fmt::Debug for ResponseBody {
 
 impl ResponseBody {
     pub(super) fn new(
-        stream: RecvStream,
+        stream: Receive,
         lease: Lease,
         pump: Pump,
         deadline: Deadline,
@@ -160,8 +160,8 @@ impl Open {
                 },
             })?;
         }
-        // The caller has it, so the peer may send more: this is refused only for a stream that is over.
-        let _ = self.stream.flow_control().release_capacity(data.len());
+        // The caller has it, so the peer may send more.
+        self.stream.release(data.len());
         Ok(Frame::data(data))
     }
 

@@ -19,7 +19,6 @@ use tokio_rustls::TlsConnector;
 
 use super::options::{ChannelOptions, ChannelTls};
 use super::target::{Address, Place, Security, Target};
-use crate::gauges::Gauges;
 
 /// A byte stream to a peer.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -183,11 +182,10 @@ impl LastRead {
 pub(super) struct Watched {
     inner: Box<dyn ByteStream>,
     last_read: LastRead,
-    gauges: Arc<Gauges>,
 }
 
 impl Watched {
-    pub(super) fn new(inner: Box<dyn ByteStream>, gauges: Arc<Gauges>) -> (Self, LastRead) {
+    pub(super) fn new(inner: Box<dyn ByteStream>) -> (Self, LastRead) {
         let last_read = LastRead {
             began: Instant::now(),
             micros: Arc::default(),
@@ -195,7 +193,6 @@ impl Watched {
         let watched = Self {
             inner,
             last_read: last_read.clone(),
-            gauges,
         };
         (watched, last_read)
     }
@@ -209,10 +206,8 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        let read = buf.filled().len() - before;
-        if read > 0 {
+        if buf.filled().len() > before {
             self.last_read.now();
-            self.gauges.in_bytes.fetch_add(read as u64, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }
@@ -220,23 +215,7 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.gauges.out_bytes.fetch_add(written as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        self.gauges.out_bytes.fetch_add(written as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

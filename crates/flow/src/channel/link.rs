@@ -16,16 +16,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::client::{Builder, Connection, SendRequest};
-use h2::{Ping, PingPong, Reason};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::dial::{ByteStream, LastRead, Watched};
 use super::options::ChannelOptions;
+use crate::core::grants::Role;
 use crate::core::keepalive::{Keepalive, Pace, Step};
 use crate::flow::Live;
 use crate::gauges::Gauges;
+use crate::http2::{self, ANNOUNCED, Controller, Cork, Pinger};
 
 /// A connection that lived for so long was one.
 const PROBATION: Duration = Duration::from_secs(1);
@@ -45,12 +47,29 @@ pub(super) struct Link {
     proven: AtomicBool,
     /// The last round trip of a PING, in microseconds.
     rtt_micros: AtomicU64,
+    /// What is counted of it, and the way there for calls.
     gauges: Arc<Gauges>,
+    pub(super) pace: http2::Pace,
     /// Why it is gone, in our words.
     why: Mutex<Option<Arc<str>>>,
 }
 
 impl Link {
+    fn new(send: SendRequest<Bytes>, live: &Live, now: Instant) -> Self {
+        Self {
+            send: Mutex::new(Some(send)),
+            in_flight: AtomicUsize::new(0),
+            limit: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            opened: now,
+            proven: AtomicBool::new(false),
+            rtt_micros: AtomicU64::new(0),
+            gauges: Arc::clone(live.gauges()),
+            pace: http2::Pace::of(live),
+            why: Mutex::new(None),
+        }
+    }
+
     /// Takes a slot, if the peer allows one more stream.
     pub(super) fn take_slot(&self, streams_max: usize) -> bool {
         if self.draining.load(Ordering::Relaxed) {
@@ -155,11 +174,12 @@ pub(super) struct Ended {
 
 /// What moves a connection's bytes.
 pub(super) struct Driver {
-    connection: Connection<Watched, Bytes>,
+    connection: Connection<Cork<Watched>, Bytes>,
+    cork: Cork<Watched>,
     pub(super) link: Arc<Link>,
-    _live: Live,
-    pings: PingPong,
-    pinged: Option<Instant>,
+    live: Live,
+    pinger: Pinger,
+    windows: Controller,
     keepalive: Keepalive,
     last_read: LastRead,
     timer: Pin<Box<Sleep>>,
@@ -167,6 +187,8 @@ pub(super) struct Driver {
     /// The round trip of the first ping.
     pub(super) rtt: Option<Duration>,
     told_draining: bool,
+    /// The protocol has something to say for which there was no room.
+    unsaid: bool,
 }
 
 impl Driver {
@@ -178,47 +200,39 @@ impl Driver {
         live: Live,
     ) -> io::Result<Self> {
         live.speaks("h2");
-        let (stream, last_read) = Watched::new(stream, Arc::clone(live.gauges()));
+        let (stream, last_read) = Watched::new(stream);
+        let cork = Cork::new(stream, Bytes::new());
+        let windows = Controller::new(&live);
+        cork.govern(Role::Client, Arc::clone(live.gauges()));
+        // Nothing is written by this but into the cork.
         let (send, mut connection) = Builder::new()
-            .initial_window_size(options.stream_window_bytes)
-            .initial_connection_window_size(options.connection_window_bytes)
+            .initial_window_size(ANNOUNCED)
+            .initial_connection_window_size(ANNOUNCED)
             .max_header_list_size(options.header_list_bytes_max)
             .enable_push(false)
             .initial_max_send_streams(0)
-            .handshake::<_, Bytes>(stream)
+            .handshake::<_, Bytes>(cork.clone())
             .await
             .map_err(into_io)?;
-        let pings = connection
-            .ping_pong()
-            .ok_or_else(|| io::Error::other("pings are taken"))?;
+        let pinger = Pinger::new(connection.ping_pong());
         let now = Instant::now();
         let mut driver = Self {
             connection,
-            link: Arc::new(Link {
-                send: Mutex::new(Some(send)),
-                in_flight: AtomicUsize::new(0),
-                limit: AtomicUsize::new(0),
-                draining: AtomicBool::new(false),
-                opened: now,
-                proven: AtomicBool::new(false),
-                rtt_micros: AtomicU64::new(0),
-                gauges: Arc::clone(live.gauges()),
-                why: Mutex::new(None),
-            }),
-            _live: live,
-            pings,
-            pinged: None,
+            cork,
+            link: Arc::new(Link::new(send, &live, now)),
+            live,
+            pinger,
+            windows,
             keepalive: Keepalive::new(pace),
             last_read,
             timer: Box::pin(sleep_until(now)),
             idle_since: None,
             rtt: None,
             told_draining: false,
+            unsaid: false,
         };
         // Its time is the connect timeout, not the keepalive's.
-        if driver.pings.send_ping(Ping::opaque()).is_ok() {
-            driver.pinged = Some(now);
-        }
+        driver.pinger.send(http2::Reason::KeepAlive, now);
         std::future::poll_fn(|cx| driver.poll_up(cx)).await?;
         Ok(driver)
     }
@@ -239,10 +253,27 @@ impl Driver {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
+    /// One turn: what the protocol says goes out together at its end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        self.live.gauges().credit.begin_turn(cx.waker());
+        let event = self.turn(cx);
+        self.live.gauges().credit.end_turn();
+        match self.cork.poll_drain(cx) {
+            Poll::Ready(Err(error)) if !matches!(event, Poll::Ready(Event::Ended(_))) => {
+                Poll::Ready(Event::Ended(self.lost(error.to_string().into())))
+            }
+            Poll::Ready(Ok(())) if std::mem::take(&mut self.unsaid) => {
+                cx.waker().wake_by_ref();
+                event
+            }
+            // A peer that takes nothing is found by the keepalive.
+            _ => event,
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
-            if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
-                let ended = self.ended(result.err().as_ref());
+            if let Some(ended) = self.poll_protocol(cx) {
                 return Poll::Ready(Event::Ended(ended));
             }
             if let Some(event) = self.look_around(cx) {
@@ -255,18 +286,55 @@ impl Driver {
         }
     }
 
-    /// What may have changed with what was read.
-    fn look_around(&mut self, cx: &mut Context<'_>) -> Option<Event> {
-        while let Poll::Ready(Ok(_)) = self.pings.poll_pong(cx) {
-            self.keepalive.answered();
-            if let Some(pinged) = self.pinged.take() {
-                let rtt = pinged.elapsed();
-                self.rtt.get_or_insert(rtt);
-                // Less than a microsecond is known, too.
-                let micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
-                self.link.rtt_micros.store(micros, Ordering::Relaxed);
+    /// Reads and writes, and brings the windows up to date; the connection's end, if it has come.
+    fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
+                return Some(self.ended(result.err().as_ref()));
+            }
+            if self.account() {
+                return Some(self.overrun());
+            }
+            let asked = self.pinger.flying_since();
+            let say = self.windows.turn(&mut self.connection, &mut self.pinger, cx);
+            if let Some(asked) = asked
+                && self.pinger.flying_since() != Some(asked)
+            {
+                self.answered(asked.elapsed());
+            }
+            if !say {
+                return None;
+            }
+            if self.cork.is_full() {
+                self.unsaid = true;
+                return None;
             }
         }
+    }
+
+    /// Counts what came and went. Whether the peer has sent more than it was let.
+    fn account(&self) -> bool {
+        let gauges = self.live.gauges();
+        let overrun = self.cork.wire(|wire| {
+            let (received, sent) = (&wire.received, &wire.sent);
+            gauges.in_bytes.store(received.bytes, Ordering::Relaxed);
+            gauges.out_bytes.store(sent.bytes, Ordering::Relaxed);
+            gauges.may_send(received.connection_credit, sent.data_bytes);
+            wire.overrun
+        });
+        overrun == Some(true)
+    }
+
+    fn answered(&mut self, rtt: Duration) {
+        self.keepalive.answered();
+        self.rtt.get_or_insert(rtt);
+        // Less than a microsecond is known, too.
+        let micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.link.rtt_micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// What may have changed with what was read.
+    fn look_around(&mut self, cx: &mut Context<'_>) -> Option<Event> {
         if !self.told_draining {
             let mut send = self.link.send.lock();
             if let Some(Poll::Ready(Err(error))) = send.as_mut().map(|send| send.poll_ready(cx)) {
@@ -283,11 +351,14 @@ impl Driver {
         (limit > before).then_some(Event::Roomier)
     }
 
-    /// The timer has fired.
+    /// The timer has fired. The protocol is polled after it, which says what there is to say.
     fn tick(&mut self) -> Option<Event> {
         let now = Instant::now();
+        self.windows.rest(&mut self.connection, now);
         let busy = self.link.in_flight() > 0;
-        let step = self.keepalive.step(self.last_read.at(), busy, now);
+        // A connection that is to end may wait for a peer that does not take its farewell.
+        let asks = busy || self.link.is_draining();
+        let step = self.keepalive.step(self.last_read.at(), asks, now);
         let until = match step {
             Step::Wait(until) => until,
             Step::Ping => {
@@ -295,23 +366,15 @@ impl Driver {
                 now
             }
             Step::Dead => {
-                let why = "no answer to a ping".into();
-                *self.link.why.lock() = Some(Arc::clone(&why));
-                self.link.retire();
-                let drained = self.told_draining;
-                return Some(Event::Ended(Ended {
-                    why,
-                    dead: true,
-                    calm: false,
-                    drained,
-                }));
+                let ended = self.lost("no answer to a ping".into());
+                return Some(Event::Ended(Ended { dead: true, ..ended }));
             }
         };
+        let rest_at = self.windows.rest_at().unwrap_or(until);
         // Now and then in any case: the keepalive's waits can be long.
         let soonest = now + Duration::from_millis(1);
-        self.timer
-            .as_mut()
-            .reset(until.min(now + LOOK_ROUND).max(soonest));
+        let until = until.min(rest_at).min(now + LOOK_ROUND).max(soonest);
+        self.timer.as_mut().reset(until);
         if busy {
             self.idle_since = None;
             return None;
@@ -320,26 +383,41 @@ impl Driver {
         Some(Event::Idle(now - since))
     }
 
+    /// Asks the peer. One ping at a time: if one is on its way to measure the link, its answer is a sign of life as well.
     fn ping(&mut self, now: Instant) {
-        // It is refused only while one is on its way.
-        if self.pings.send_ping(Ping::opaque()).is_ok() {
-            self.pinged = Some(now);
+        if self.pinger.send(http2::Reason::KeepAlive, now) {
+            let metrics = self.live.flow().metrics();
+            metrics.pinged(self.live.front, http2::Reason::KeepAlive.name());
         }
         self.keepalive.sent(now);
     }
 
     fn ended(&self, error: Option<&h2::Error>) -> Ended {
-        let why: Arc<str> = match error {
+        let why = match error {
             None => "closed by the peer".into(),
             Some(error) => error.to_string().into(),
         };
+        let calm = error.and_then(h2::Error::reason) == Some(Reason::ENHANCE_YOUR_CALM);
+        Ended {
+            calm,
+            ..self.lost(why)
+        }
+    }
+
+    /// The peer takes the windows for larger than they are: nothing more of it is of use.
+    fn overrun(&self) -> Ended {
+        self.live.flow().metrics().cut(self.live.front, "flow_control");
+        self.lost("the peer sent more than it was let".into())
+    }
+
+    /// The connection is no more, for this reason.
+    fn lost(&self, why: Arc<str>) -> Ended {
         *self.link.why.lock() = Some(Arc::clone(&why));
         self.link.retire();
-        let calm = error.and_then(h2::Error::reason) == Some(Reason::ENHANCE_YOUR_CALM);
         Ended {
             why,
             dead: false,
-            calm,
+            calm: false,
             drained: self.told_draining,
         }
     }

@@ -51,10 +51,6 @@ pub struct ChannelOptions {
     pub header_list_bytes_max: u32,
     /// Bodies up to so many bytes are kept until the answer begins, for another attempt (256 KiB).
     pub replay_bytes_max: usize,
-    /// Receive window of a stream, in bytes (1 MiB).
-    pub stream_window_bytes: u32,
-    /// Receive window of a connection, in bytes (4 MiB).
-    pub connection_window_bytes: u32,
     /// How often names are looked up again (30 s); sooner, and at most once a second, when a connection fails.
     pub resolve_interval: Duration,
     /// Endpoints used of those that a resolver finds (256).
@@ -152,8 +148,6 @@ impl Default for ChannelOptions {
             receive_bytes_max: 4 << 20,
             header_list_bytes_max: 16 << 10,
             replay_bytes_max: 256 << 10,
-            stream_window_bytes: 1 << 20,
-            connection_window_bytes: 4 << 20,
             resolve_interval: Duration::from_secs(30),
             endpoints_max: 256,
             latency_decay: Duration::from_secs(10),
@@ -220,14 +214,6 @@ impl ChannelOptions {
                 "connections_max is {most}, but there are to be {least} connections"
             ));
         }
-        for (name, bytes) in [
-            ("stream_window_bytes", self.stream_window_bytes),
-            ("connection_window_bytes", self.connection_window_bytes),
-        ] {
-            if !(65_535..=(1 << 31) - 1).contains(&bytes) {
-                problems.push(format!("{name} is {bytes}: HTTP/2 allows 65535 to 2147483647"));
-            }
-        }
         if self.replay_bytes_max > REPLAY_BYTES_LIMIT {
             problems.push(format!(
                 "replay_bytes_max is over {REPLAY_BYTES_LIMIT}: it is held for each call"
@@ -286,7 +272,6 @@ mod tests {
         let wrong = ChannelOptions {
             timeout: Duration::ZERO,
             connections: 9,
-            stream_window_bytes: 1,
             replay_bytes_max: usize::MAX,
             methods: vec![
                 retry(1, 2.0),
@@ -302,6 +287,6 @@ mod tests {
             ..ChannelOptions::default()
         };
         let problems = wrong.validate().unwrap_err();
-        assert_eq!(problems.len(), 7, "{problems:#?}");
+        assert_eq!(problems.len(), 6, "{problems:#?}");
     }
 }

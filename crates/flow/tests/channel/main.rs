@@ -9,3 +9,4 @@ mod links;
 mod network;
 mod peer;
 mod retries;
+mod windows;

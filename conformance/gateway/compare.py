@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 
+import websockets
+
 CHOSEN = {"cluster_id", "member_id", "raft_term", "dbSize", "dbSizeInUse", "raftIndex", "raftAppliedIndex", "leader",
           "dbSizeQuota", "hash", "token"}
 # Places of values: (path, body); a body that is not a string is sent as JSON.
@@ -265,6 +267,9 @@ def main(setpoint, etcd, ctl):
                     failed += etcdctl(ctl, folder, ours) + etcdctl(ctl, folder, theirs)
                 else:
                     failed += metric_names(folder, ours, theirs)
+                    different, talks = websockets.compare(ours, theirs, masked)
+                    print(f"WebSockets: {talks} talks, {different} went differently")
+                    failed += different
             finally:
                 for process, _ in running:
                     process.terminate()

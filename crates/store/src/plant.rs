@@ -30,6 +30,8 @@ pub enum Plant {
     TornCheckpoint,
     /// A rewritten segment lacks a deletion.
     LostDeletion,
+    /// A rewritten segment lacks a deletion below the compaction floor, though an older segment has the key.
+    ForgottenDeletion,
     /// A read shows the state one revision ago.
     StaleRead,
 }
@@ -37,7 +39,7 @@ pub enum Plant {
 #[cfg(feature = "simulation")]
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::LostWrite,
         Self::SkippedSync,
         Self::ReorderedEvent,
@@ -48,6 +50,7 @@ impl Plant {
         Self::RevivedLease,
         Self::TornCheckpoint,
         Self::LostDeletion,
+        Self::ForgottenDeletion,
         Self::StaleRead,
     ];
 }

@@ -292,7 +292,7 @@ impl Keep for Reachable<'_> {
             return true;
         }
         if matches!(op, OpRef::Delete { .. }) && self.speaks_of_older(revision) {
-            return true;
+            return !plant::has(Plant::ForgottenDeletion);
         }
         let index = self.shared.index.read();
         index

@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use http::Request;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use setpoint_base::Stop;
 use setpoint_flow::http2::{
     self, Cork, Drained, Handler, Http2Options, PREFACE, Pace, Receive, Stall, drain,
@@ -151,11 +152,18 @@ async fn sniff(socket: &mut Socket) -> Option<(bool, Bytes)> {
 
 async fn serve_http1(shared: Arc<Shared>, client: Client, cork: Cork<Socket>, live: Live, stop: Stop) {
     live.speaks("http/1.1");
+    let opening = Mutex::new(None);
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
-        let (head, body) = request.into_parts();
-        let (shared, client, stop) = (&shared, &client, &stop);
+        let (mut head, body) = request.into_parts();
+        let (shared, client, stop, opening) = (&shared, &client, &stop, &opening);
         async move {
-            let response = web::respond(shared, client, &head, Body::Http1(body), stop).await;
+            let response = match web::upgrade(shared, client, &mut head) {
+                Some((response, opens)) => {
+                    *opening.lock() = opens;
+                    response
+                }
+                None => web::respond(shared, client, &head, Body::Http1(body), stop).await,
+            };
             Ok::<_, std::convert::Infallible>(response)
         }
     });
@@ -165,17 +173,32 @@ async fn serve_http1(shared: Arc<Shared>, client: Client, cork: Cork<Socket>, li
             .timer(hyper_util::rt::TokioTimer::new())
             .header_read_timeout(shared.options.hello_timeout)
             .serve_connection(io, service)
+            .with_upgrades()
     );
     let mut stopped = pin!(stop.cancelled());
     let mut draining = false;
-    let mut stall = Stall::new(shared.options.stall_timeout);
-    poll_fn(|cx| {
+    let served = poll_fn(|cx| {
         if !draining && stopped.as_mut().poll(cx).is_ready() {
             draining = true;
             connection.as_mut().graceful_shutdown();
         }
-        let ended = connection.as_mut().poll(cx).is_ready();
-        match drain(&cork, &mut stall, cx) {
+        connection.as_mut().poll(cx)
+    });
+    drive(&shared, &cork, served).await;
+    let opening = opening.lock().take();
+    if let Some(opening) = opening {
+        drive(&shared, &cork, opening.serve(&shared, &client, &stop)).await;
+    }
+}
+
+/// Runs to the end, and writes what is said after each turn; stops when the client does not read.
+async fn drive<T>(shared: &Shared, cork: &Cork<Socket>, run: impl Future<Output = T>) {
+    let mut run = pin!(run);
+    let mut ended = false;
+    let mut stall = Stall::new(shared.options.stall_timeout);
+    poll_fn(|cx| {
+        ended = ended || run.as_mut().poll(cx).is_ready();
+        match drain(cork, &mut stall, cx) {
             Drained::All if !ended => Poll::Pending,
             Drained::Waits => Poll::Pending,
             Drained::All | Drained::Stalled | Drained::Broken => Poll::Ready(()),

@@ -1,7 +1,7 @@
 //! `/debug/pprof/`: profiles for Go's `pprof`, where they are switched on.
 //!
-//! Paths and texts are those of Go's `net/http/pprof`. There is a CPU profile; what describes Go's own runtime
-//! (goroutines, its heap, its blocking) is answered with a sentence that says so.
+//! Paths and texts are those of Go's `net/http/pprof`. There is a CPU profile; what there is not (a heap's, and what
+//! describes Go's own runtime) is answered with a sentence that says why, and where else to look.
 
 use std::fmt;
 use std::time::Duration;
@@ -42,7 +42,10 @@ pub(super) async fn respond(
     match name.trim_start_matches('/') {
         "" => text(
             StatusCode::OK,
-            format!("{PREFIX}/\n\ncmdline\nprofile?seconds=N  what the processors do for so long\nsymbol\n"),
+            format!(
+                "{PREFIX}/\n\ncmdline\nprofile?seconds=N  what the processors do for so long\nsymbol\n\n\
+                 allocs, block, goroutine, heap, mutex, threadcreate, trace: absent, each says why\n"
+            ),
         ),
         "cmdline" => text(StatusCode::OK, command_line.join("\0")),
         // No: the profile has its names with it.
@@ -53,14 +56,33 @@ pub(super) async fn respond(
             Ok(time) => profile(profiler, time).await,
             Err(problem) => failed(StatusCode::BAD_REQUEST, &problem),
         },
-        name @ ("heap" | "allocs" | "goroutine" | "threadcreate" | "block" | "mutex" | "trace") => failed(
-            StatusCode::NOT_IMPLEMENTED,
-            &format!(
-                "there is no {name} profile here: it would describe Go's runtime; see profile, and process_* in /metrics"
+        name => match absent(name) {
+            Some(why) => failed(
+                StatusCode::NOT_IMPLEMENTED,
+                &format!("there is no {name} profile here: {why}"),
             ),
-        ),
-        name => failed(StatusCode::NOT_FOUND, &format!("Unknown profile {name:?}")),
+            None => failed(StatusCode::NOT_FOUND, &format!("Unknown profile {name:?}")),
+        },
     }
+}
+
+/// Why there is no profile of that name, if Go has one.
+fn absent(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "heap" | "allocs" => {
+            "the allocator does not note who asks for memory, as that would cost every request; process_resident_memory_bytes in \
+             /metrics says how much there is, the store's metrics what it holds, and heaptrack or `perf record -e page-faults` who \
+             asked for it"
+        }
+        "goroutine" | "threadcreate" => {
+            "there are no goroutines; process_* in /metrics count threads and files, and a debugger shows stacks"
+        }
+        "block" | "mutex" => {
+            "locks are not measured; profile shows who waits while it spins, /metrics how long calls take"
+        }
+        "trace" => "Go's tracer is not here; calls can be followed with OpenTelemetry",
+        _ => return None,
+    })
 }
 
 fn seconds(query: &str) -> Result<Duration, String> {
@@ -110,6 +132,42 @@ mod tests {
     fn only_paths_below_are_meant() {
         assert!(is_meant("/debug/pprof") && is_meant("/debug/pprof/heap"));
         assert!(!is_meant("/debug/pproffer") && !is_meant("/debug/vars"));
+    }
+
+    #[derive(Debug)]
+    struct Idle;
+
+    impl Profiler for Idle {
+        fn cpu(&self, _: Duration) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+            Box::pin(async { Err("not now".to_owned()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_there_is_not_is_listed_and_says_why() {
+        let ask = async |path: &str| {
+            let uri = format!("{PREFIX}/{path}").parse::<Uri>().unwrap();
+            let response = respond(&Idle, &Method::GET, &uri, &[]).await;
+            let text = String::from_utf8(response.body().to_vec()).unwrap();
+            (response.status().as_u16(), text)
+        };
+        let (status, index) = ask("").await;
+        assert_eq!(status, 200);
+        for name in [
+            "heap",
+            "allocs",
+            "goroutine",
+            "threadcreate",
+            "block",
+            "mutex",
+            "trace",
+        ] {
+            assert!(index.contains(name));
+            let (status, why) = ask(name).await;
+            assert!(status == 501 && why.contains(name) && why.len() > 60, "{why}");
+        }
+        assert_eq!(ask("nope").await.0, 404);
+        assert_eq!(ask("profile").await.0, 500);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tonic::Status;
 use super::auth::Auth;
 use super::connection;
 use super::convert::touches;
+use super::gateway::websocket::OPEN_MAX;
 use super::listen::{Incoming, Listener, accept};
 use super::metrics::FrontMetrics;
 use super::options::FrontOptions;
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     /// The same for answers of few keys, so that wide ones do not crowd them out.
     room_of_few: Arc<Semaphore>,
     connections: AtomicUsize,
+    /// Who may have a WebSocket.
+    pub(super) websockets: Arc<Semaphore>,
     /// Who waits for locks and leadership.
     pub(super) waits: Waits,
     /// Meets clients of secure listeners.
@@ -160,6 +163,7 @@ impl Front {
             room: room(&options),
             room_of_few: room(&options),
             connections: AtomicUsize::new(0),
+            websockets: Arc::new(Semaphore::new(OPEN_MAX)),
             waits: Waits::new(options.waits_max),
             tls: None,
             options,

@@ -16,12 +16,13 @@ use http_body_util::BodyExt;
 use setpoint_base::Stop;
 use setpoint_flow::http2::Receive;
 use setpoint_flow::page;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::connection::Client;
 use super::debug;
+use super::gateway::websocket::{self, Opening};
 use super::gateway::{self, Lines};
 use super::http as plain;
 use super::listen::Serves;
@@ -40,9 +41,18 @@ const BUSY: &str = "too many requests\n";
 pub(super) enum Body {
     Http1(hyper::body::Incoming),
     Http2(Receive),
+    /// What came as messages, a line each.
+    Messages(mpsc::Receiver<Bytes>),
 }
 
 impl Body {
+    /// Nothing more is asked for.
+    pub(super) fn leave(&mut self) {
+        if let Self::Messages(messages) = self {
+            messages.close();
+        }
+    }
+
     /// The next bytes; `None` after the last.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Status> {
         let gone = || Status::cancelled("context canceled");
@@ -66,6 +76,7 @@ impl Body {
                 Some(Err(_)) => Err(gone()),
                 None => Ok(None),
             },
+            Self::Messages(messages) => Ok(messages.recv().await),
         }
     }
 }
@@ -119,6 +130,31 @@ impl http_body::Body for AnswerBody {
     }
 }
 
+fn is_gateways(client: &Client, path: &str) -> bool {
+    client.serves != Serves::Metrics && (path.starts_with("/v3/") || path.starts_with("/v3beta/"))
+}
+
+/// Refuses who believes that its certificate says who it is.
+fn not_by_certificate(shared: &Shared, client: &Client) -> Option<Response<AnswerBody>> {
+    let believes = client.common_name.is_some() && shared.auth.is_on();
+    believes.then(|| {
+        plain::text(StatusCode::BAD_REQUEST, NO_USER.to_owned()).map(|body| AnswerBody::full(body, None))
+    })
+}
+
+/// Answers a request for a WebSocket; `None` where there are none.
+pub(super) fn upgrade(
+    shared: &Shared,
+    client: &Client,
+    head: &mut Parts,
+) -> Option<(Response<AnswerBody>, Option<Opening>)> {
+    let asked = is_gateways(client, head.uri.path()) && websocket::is_asked(&head.headers);
+    asked.then(|| match not_by_certificate(shared, client) {
+        Some(refused) => (refused, None),
+        None => websocket::accept(shared, head),
+    })
+}
+
 /// Answers a request that is not gRPC.
 pub(super) async fn respond(
     shared: &Arc<Shared>,
@@ -130,11 +166,10 @@ pub(super) async fn respond(
     let path = head.uri.path();
     let mut response = if head.method == Method::OPTIONS {
         Response::new(AnswerBody::full("", None))
-    } else if client.serves != Serves::Metrics && (path.starts_with("/v3/") || path.starts_with("/v3beta/")) {
-        if client.common_name.is_some() && shared.auth.is_on() {
-            plain::text(StatusCode::BAD_REQUEST, NO_USER.to_owned()).map(|body| AnswerBody::full(body, None))
-        } else {
-            gateway::respond(shared, client, head, body, stop).await
+    } else if is_gateways(client, path) {
+        match not_by_certificate(shared, client) {
+            Some(refused) => refused,
+            None => gateway::respond(shared, client, head, body, stop).await,
         }
     } else {
         let mut response = match &shared.options.profiler {

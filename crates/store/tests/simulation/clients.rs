@@ -180,7 +180,15 @@ pub(super) struct Inventor {
     pub(super) values: u64,
     /// Whether to throw everything away now and then, so that whole segments die.
     pub(super) wasteful: bool,
+    /// How many of [`HOARD`] keys were written, where that is done at first: they keep the oldest segment alive, while
+    /// those after it die and are rewritten.
+    pub(super) hoard: Option<u8>,
 }
+
+/// Keys of a hoard: most of a segment.
+const HOARD: u8 = 18;
+/// Of these so many are deleted later, and never written again.
+const DOOMED: u8 = 4;
 
 impl Inventor {
     /// A request of somebody who knows of revisions up to `known`.
@@ -193,6 +201,9 @@ impl Inventor {
                 Request::One(Step::Delete(Keys { start, end }))
             };
         }
+        if let Some(hoarded) = self.hoard {
+            return self.hoarding(rng, known, hoarded);
+        }
         match rng.u8(..40) {
             0..=13 => Request::One(self.put(rng)),
             14..=16 => Request::One(Step::Delete(keys(rng))),
@@ -203,6 +214,24 @@ impl Inventor {
             35..=36 => Request::Grant(rng.i64(1..4)),
             37..=38 => Request::KeepAlive(rng.i64(1..4)),
             _ => Request::Revoke(rng.i64(1..4)),
+        }
+    }
+
+    fn hoarding(&mut self, rng: &mut fastrand::Rng, known: i64, hoarded: u8) -> Request {
+        let of_hoard = |n: u8| format!("hoard/{n:02}").into_bytes();
+        if hoarded < HOARD {
+            self.hoard = Some(hoarded + 1);
+            return Request::One(Step::Put(of_hoard(hoarded), self.value(700), 0));
+        }
+        match rng.u8(..12) {
+            0..=5 => {
+                let len = rng.usize(..1_200);
+                Request::One(Step::Put(key(rng), self.value(len), 0))
+            }
+            6 => Request::One(Step::Delete(Keys::one(&of_hoard(rng.u8(..DOOMED))))),
+            7..=8 => Request::Compact(known),
+            9 => Request::One(Step::Range(keys(rng), None)),
+            _ => self.txn(rng, known),
         }
     }
 
@@ -231,17 +260,23 @@ impl Inventor {
     }
 
     fn put(&mut self, rng: &mut fastrand::Rng) -> Step {
-        self.values += 1;
-        let mut value = self.values.to_string().into_bytes();
         let len = if self.wasteful || rng.u8(..6) == 0 {
             // Three of them fit into a request.
             rng.usize(..1_200)
         } else {
             rng.usize(..60)
         };
-        value.resize(value.len() + len, b'.');
+        let value = self.value(len);
         let lease = if rng.u8(..6) == 0 { rng.i64(1..4) } else { 0 };
         Step::Put(key(rng), value, lease)
+    }
+
+    /// A value that no other request has, with so many bytes beside.
+    fn value(&mut self, len: usize) -> Vec<u8> {
+        self.values += 1;
+        let mut value = self.values.to_string().into_bytes();
+        value.resize(value.len() + len, b'.');
+        value
     }
 }
 

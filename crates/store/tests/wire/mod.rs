@@ -34,6 +34,7 @@ mod tls;
 mod traps;
 mod waiting;
 mod watch;
+mod websocket;
 mod wide;
 
 /// A front on a port of its own.

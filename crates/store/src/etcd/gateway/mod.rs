@@ -10,14 +10,14 @@
 //!
 //! - `routes`: paths to calls. `json`: messages from and to JSON. `requests`: a body cut into objects.
 //! - `exchange`: a call in progress. `answer`: what the client reads of it.
-//!
-//! Absent: websockets.
+//! - `websocket`: the same for browsers, a message a line.
 
 mod answer;
 mod exchange;
 mod json;
 mod requests;
 mod routes;
+pub(super) mod websocket;
 
 use std::sync::Arc;
 

@@ -18,6 +18,12 @@ use super::json::Call;
 /// Most objects, lists and members in one request.
 const PARTS_MAX: usize = 100_000;
 
+/// Bytes of the largest request: base64 is a third larger than what it says; names and digits are little beside a large
+/// value.
+pub(super) fn bytes_max(shared: &Shared) -> usize {
+    shared.options.message_bytes_max() / 3 * 4 + (64 << 10)
+}
+
 /// The requests of a call.
 pub(in super::super) struct Requests {
     shared: Arc<Shared>,
@@ -84,7 +90,9 @@ impl Requests {
 
     fn made(&mut self, object: &[u8]) -> Result<Option<Bytes>, Status> {
         self.begun = true;
-        self.over = !self.many;
+        if !self.many {
+            self.end();
+        }
         match self.call.request(object) {
             Ok(framed) => Ok(Some(framed)),
             Err(status) => self.broken(status),
@@ -93,12 +101,17 @@ impl Requests {
 
     /// What is no request ends a stream of them, and fails a call of one.
     fn broken(&mut self, status: Status) -> Result<Option<Bytes>, Status> {
-        self.over = true;
+        self.end();
         if self.many && self.begun {
             Ok(None)
         } else {
             Err(status)
         }
+    }
+
+    fn end(&mut self) {
+        self.over = true;
+        self.body.leave();
     }
 
     fn take(&mut self, end: usize) -> Bytes {
@@ -110,10 +123,9 @@ impl Requests {
         object
     }
 
-    /// Base64 is a third larger than what it says; names and digits are little beside a large value.
     fn count(&mut self, len: usize) -> Result<(), Status> {
         let message_max = self.shared.options.message_bytes_max();
-        let max = message_max / 3 * 4 + (64 << 10);
+        let max = bytes_max(&self.shared);
         if self.waiting.len() + len > max {
             return Err(Status::resource_exhausted(format!(
                 "grpc: received message larger than max ({} vs. {message_max})",

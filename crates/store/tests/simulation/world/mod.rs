@@ -57,6 +57,7 @@ pub(super) struct World {
     orphans: RefCell<Vec<Orphan>>,
     watching: Vec<RefCell<Watching>>,
     inventor: RefCell<Inventor>,
+    hoards: bool,
     history: RefCell<History>,
     /// What the log said, each revision as soon as it was visible.
     log: RefCell<Model>,
@@ -78,6 +79,11 @@ pub(super) struct World {
     /// Whether the disk may fail in this life.
     faulty: Cell<bool>,
     digest: RefCell<DefaultHasher>,
+}
+
+/// Whether in this seed the oldest segment stays alive while later ones are rewritten (`Inventor::hoard`).
+fn hoards(seed: u64) -> bool {
+    seed % 8 == 5
 }
 
 impl World {
@@ -131,8 +137,10 @@ impl World {
                 .collect(),
             inventor: RefCell::new(Inventor {
                 values: 0,
-                wasteful: rng.u8(..4) == 0,
+                wasteful: rng.u8(..4) == 0 && !hoards(seed),
+                hoard: hoards(seed).then_some(0),
             }),
+            hoards: hoards(seed),
             history: RefCell::default(),
             log: RefCell::default(),
             known: Cell::new((1, -1)),
@@ -275,7 +283,8 @@ impl World {
             ..Options::new(PathBuf::from("/data"))
         };
         let disk = self.disk.borrow().clone();
-        if self.chance(|rng| rng.u8(..6) == 0) {
+        let without = if self.hoards { 3 } else { 1 };
+        if self.chance(|rng| rng.u8(..6) < without) {
             // The log alone says everything; often there is no checkpoint yet, or the power is off.
             let _ = disk.remove(&PathBuf::from("/data/checkpoint"));
         }

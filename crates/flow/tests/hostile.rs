@@ -1,8 +1,10 @@
 //! Peers that mean harm: each gets the protocol's error for itself alone, is counted, and costs bounded memory.
 
+use std::time::Duration;
+
 use h2::Reason;
 use setpoint_flow::Flow;
-use setpoint_flow::http2::{End, Http2Options};
+use setpoint_flow::http2::{End, Http2Options, KeepAlive};
 
 use super::support::raw::*;
 use super::support::*;
@@ -46,6 +48,176 @@ async fn calls_that_are_reset_at_once_are_bounded() {
     let (server, end) = flooded(&flood).await;
     assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
     server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+}
+
+/// A flood on a connection that has a call open, whose body has not ended: how the connection ended, or that another call was
+/// served after it, if it does not have to end.
+async fn flood_beside_a_call(flood: &[u8], ends: bool) -> (Server, Option<End>) {
+    let (mut server, socket) = Server::plain();
+    let mut peer = RawPeer::greet(socket, 65_535).await;
+    peer.say(&frame(HEADERS, END_HEADERS, 1, &head("/hold"))).await;
+    peer.flood(flood).await;
+    peer.flood(&call(1_000_001, "/9")).await;
+    while let Some((kind, _, stream, data)) = peer.next().await {
+        if (kind, stream) == (DATA, 1_000_001) {
+            assert_eq!(data, [7; 9]);
+            if !ends {
+                return (server, None);
+            }
+        }
+    }
+    let end = server.end().await;
+    (server, Some(end))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_frames_of_any_kind_is_refused_or_does_no_harm() {
+    let many = |frame: Vec<u8>| frame.repeat(40_000);
+    let calls = || (1..40_000).flat_map(|n| call(2 * n + 1, "/hold")).collect();
+    let cut = |reason| format!("flow_connections_cut_total{{front=\"test\",reason=\"{reason}\"}} 1");
+    let frames = |kind| format!("flow_frames_received_total{{front=\"test\",kind=\"{kind}\"}}");
+    for (what, flood, comes, counted) in [
+        (
+            "DATA without data",
+            many(frame(DATA, 0, 1, &[])),
+            Some(Reason::ENHANCE_YOUR_CALM),
+            cut("calm"),
+        ),
+        ("HEADERS", calls(), Some(Reason::ENHANCE_YOUR_CALM), cut("calm")),
+        (
+            "PRIORITY",
+            many(frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7])),
+            Some(Reason::ENHANCE_YOUR_CALM),
+            cut("calm"),
+        ),
+        (
+            "RST_STREAM of a call that has ended",
+            many(frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())),
+            None,
+            frames("RST_STREAM"),
+        ),
+        (
+            "RST_STREAM of a call that never was",
+            frame(RST_STREAM, 0, 99, &8_u32.to_be_bytes()),
+            Some(Reason::PROTOCOL_ERROR),
+            cut("protocol"),
+        ),
+        (
+            "SETTINGS that acknowledge",
+            many(frame(SETTINGS, ACK, 0, &[])),
+            Some(Reason::PROTOCOL_ERROR),
+            cut("protocol"),
+        ),
+        (
+            "PUSH_PROMISE",
+            frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2, 0x82]),
+            Some(Reason::PROTOCOL_ERROR),
+            cut("protocol"),
+        ),
+        (
+            "PING that answer",
+            many(frame(PING, ACK, 0, &[1; 8])),
+            Some(Reason::ENHANCE_YOUR_CALM),
+            cut("calm"),
+        ),
+        (
+            "WINDOW_UPDATE of all",
+            many(update(0, 1)),
+            None,
+            frames("WINDOW_UPDATE"),
+        ),
+        (
+            "WINDOW_UPDATE of a call",
+            many(update(1, 1)),
+            None,
+            frames("WINDOW_UPDATE"),
+        ),
+        (
+            "CONTINUATION of nothing",
+            many(frame(CONTINUATION, 0, 1, &[])),
+            Some(Reason::PROTOCOL_ERROR),
+            cut("protocol"),
+        ),
+    ] {
+        let (server, end) = flood_beside_a_call(&flood, comes.is_some()).await;
+        assert_eq!(end, comes.map(End::Refused), "{what}");
+        server.counted(&counted);
+        match server.flow.snapshot().connections.first() {
+            Some(connection) => assert!(connection.unread_bytes <= 65_535, "{what}: {connection:?}"),
+            None => assert!(end.is_some(), "{what}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_farewells_ends_the_connection() {
+    let farewell = [&0_u32.to_be_bytes()[..], &0_u32.to_be_bytes()].concat();
+    let (server, end) = flooded(&frame(GOAWAY, 0, 0, &farewell).repeat(40_000)).await;
+    assert!(
+        matches!(end, End::Closed | End::Gone | End::Refused(_)),
+        "{end:?}"
+    );
+    assert!(server.flow.snapshot().connections.is_empty());
+}
+
+/// 8 KB that are 16 MB once the table of headers has been asked.
+#[tokio::test(start_paused = true)]
+async fn headers_that_grow_when_they_are_read_are_not_grown() {
+    let mut bomb = head("/hold");
+    // Into the table: "x" with 3,900 bytes (a prefix of 7 bits, then the rest).
+    bomb.extend_from_slice(&[0x40, 1, b'x', 0x7f, 0xbd, 0x1d]);
+    bomb.extend_from_slice(&[b'a'; 3_900]);
+    // And 4,000 times out of it.
+    bomb.extend_from_slice(&[0xbe; 4_000]);
+    let bomb = frame(HEADERS, END_HEADERS | END_STREAM, 3, &bomb);
+    let (server, end) = flood_beside_a_call(&bomb, true).await;
+    assert_eq!(end, Some(End::Refused(Reason::ENHANCE_YOUR_CALM)));
+    server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_closes_its_half_is_answered_or_let_go_and_leaves_nothing_behind() {
+    for said in [
+        call(1, "/9"),
+        call(1, "/hold"),
+        frame(HEADERS, END_HEADERS, 1, &head("/sink")),
+        // A frame that never ends.
+        frame(HEADERS, END_HEADERS, 1, &head("/sink"))[..12].to_vec(),
+    ] {
+        let (mut server, socket) = Server::plain();
+        let mut peer = RawPeer::greet(socket, 65_535).await;
+        peer.say(&said).await;
+        peer.half_close().await;
+        while peer.next().await.is_some() {}
+        let end = server.end().await;
+        assert!(
+            !matches!(end, End::Stalled | End::Silent),
+            "{end:?}: not waited for"
+        );
+        assert!(server.flow.snapshot().connections.is_empty());
+    }
+}
+
+/// A machine that slept: an hour has gone by at once.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_cuts_nobody_who_answers() {
+    let options = Http2Options {
+        keep_alive: Some(KeepAlive {
+            interval: Duration::from_secs(30),
+            timeout: Duration::from_secs(15),
+        }),
+        ..Http2Options::default()
+    };
+    let (server, socket) = Server::start(Flow::default(), options);
+    let client = Client::over(socket).await;
+    for _ in 0..5 {
+        let answer = in_time(client.upload("/sink", 3 << 20)).await.unwrap();
+        assert_eq!(answer, (3 << 20).to_string());
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+    }
+    let connection = server.connection();
+    assert!(connection.unread_bytes < 1 << 20, "{connection:?}");
+    assert!(!server.metrics.encode().contains("flow_connections_cut_total{"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -212,7 +212,9 @@ pub(crate) mod raw {
     pub(crate) const PRIORITY: u8 = 2;
     pub(crate) const RST_STREAM: u8 = 3;
     pub(crate) const SETTINGS: u8 = 4;
+    pub(crate) const PUSH_PROMISE: u8 = 5;
     pub(crate) const PING: u8 = 6;
+    pub(crate) const GOAWAY: u8 = 7;
     pub(crate) const WINDOW_UPDATE: u8 = 8;
     pub(crate) const CONTINUATION: u8 = 9;
     pub(crate) const END_STREAM: u8 = 1;
@@ -274,6 +276,11 @@ pub(crate) mod raw {
 
         pub(crate) async fn say(&mut self, bytes: &[u8]) {
             self.socket.write_all(bytes).await.unwrap();
+        }
+
+        /// Says that nothing more will be said, and reads on.
+        pub(crate) async fn half_close(&mut self) {
+            self.socket.shutdown().await.unwrap();
         }
 
         /// Says it while reading away what is answered; whether all was taken.

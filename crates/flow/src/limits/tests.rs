@@ -279,3 +279,21 @@ fn classes_are_those_of_the_file_or_the_built_in_ones() {
         assert_eq!(class(classes, method), expect, "{classes} {method}");
     }
 }
+
+#[test]
+fn a_clock_that_jumps_gives_nobody_more_than_a_burst() {
+    let limits = limits(vec![rule("r", Per::Connection, "10/s", 5)]);
+    let (scope, now) = (Scope::default(), Instant::now() + Duration::from_secs(1_000));
+    let ask = ask("m", "p");
+    assert_eq!(admitted(&limits, &ask, &scope, now, 100), 5);
+    // Back, further back, and forth by years: nothing extra, and nobody waits for years.
+    for (at, expect) in [
+        (now - Duration::from_millis(50), 0),
+        (now - Duration::from_secs(3), 0),
+        (now + Duration::from_secs(3 << 30), 5),
+    ] {
+        assert_eq!(admitted(&limits, &ask, &scope, at, 100), expect, "{:?}", at - now);
+        let refused = limits.admit(&ask, &scope, at).unwrap_err();
+        assert!(refused.retry_after <= Duration::from_secs(4), "{refused:?}");
+    }
+}

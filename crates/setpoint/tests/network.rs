@@ -99,6 +99,7 @@ fn flow_control_is_measured_over_links_that_bound_it() {
         "flow",
         "--quick",
         "--scenario=grid",
+        "--direction=both",
         "--contender=setpoint,tonic-default,grpc-go-bdp",
         "--grpc-go=/nonexistent/flowpeer",
         "--allow-load",
@@ -114,16 +115,86 @@ fn flow_control_is_measured_over_links_that_bound_it() {
     let report: Value = serde_json::from_str(&text).expect("a JSON report");
     assert_eq!(report["skipped"][0][0], "grpc-go-bdp", "{text}");
     let cells = report["grid"].as_array().unwrap();
-    assert_eq!(cells.len(), 4, "two links for each of two contenders: {text}");
+    assert_eq!(
+        cells.len(),
+        8,
+        "two links for each of two contenders, both ways: {text}"
+    );
+    assert!(cells.iter().any(|cell| cell["direction"] == "down"));
     for cell in cells {
         let percent = cell["steady_percent"].as_f64().unwrap();
         // No more than the link, and something, on however busy a machine.
         assert!(percent > 0.0 && percent < 115.0, "{cell}");
         assert!(cell["series"].as_array().unwrap().len() > 10, "{cell}");
     }
-    let drawn = std::fs::read_to_string(dir.path().join("flow-grid.svg")).unwrap();
-    assert!(
-        drawn.contains("tonic-default") && drawn.contains("1000 Mbit/s, 30 ms"),
-        "{drawn}"
+    for file in ["flow-grid.svg", "flow-grid-down.svg"] {
+        let drawn = std::fs::read_to_string(dir.path().join(file)).unwrap();
+        assert!(
+            drawn.contains("tonic-default") && drawn.contains("1000 Mbit/s, 30 ms"),
+            "{drawn}"
+        );
+    }
+}
+
+#[test]
+fn what_limits_do_under_overload_and_what_channels_cost_is_measured() {
+    let output = end(bench(&[
+        "flow",
+        "--quick",
+        "--scenario=overload,channels",
+        "--limit=gradient2",
+        "--seconds=6",
+        "--contender=setpoint",
+        "--calls=1000",
+        "--allow-load",
+        "--json",
+    ]));
+    let (text, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
     );
+    assert!(output.status.success(), "{text}{stderr}");
+    assert!(stderr.contains("overload, gradient2 ..."), "progress: {stderr}");
+    let report: Value = serde_json::from_str(&text).expect("a JSON report");
+    let overload = &report["overload"][0];
+    assert!(overload["peak"][0].as_f64().unwrap() > 0.0, "{overload}");
+    assert!(
+        overload["refused"].as_u64().unwrap() > 0,
+        "three times the load: {overload}"
+    );
+    assert!(overload["served"].as_u64().unwrap() > 0, "{overload}");
+    let channel = &report["channels"][0];
+    assert_eq!(
+        (&channel["calls"], &channel["connections"]),
+        (&1_000.into(), &1.into())
+    );
+}
+
+#[test]
+fn an_upload_that_ends_early_fails_the_run_and_the_rest_is_printed() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = setpoint::envtest::TempDir::new().unwrap();
+    // It says that it listens, and nobody does.
+    let fake = dir.path().join("peer");
+    std::fs::write(&fake, "#!/bin/sh\necho listening 127.0.0.1:1\ncat\n").unwrap();
+    std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = end(bench(&[
+        "flow",
+        "--quick",
+        "--scenario=step",
+        "--contender=setpoint,grpc-go-bdp",
+        "--allow-load",
+        "--json",
+        "--grpc-go",
+        &fake.to_string_lossy(),
+    ]));
+    let (text, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(1), "{text}{stderr}");
+    assert!(stderr.contains("not measured: step up, grpc-go-bdp"), "{stderr}");
+    let report: Value = serde_json::from_str(&text).expect("a JSON report");
+    assert_eq!(report["step"].as_array().unwrap().len(), 1, "{text}");
+    assert_eq!(report["failed"][0][0], "step up, grpc-go-bdp", "{text}");
 }

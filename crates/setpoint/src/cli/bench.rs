@@ -27,7 +27,7 @@ enum What {
     Store(StoreBenchArgs),
     /// Measure a Kubernetes API server
     Api(ApiBenchArgs),
-    /// Measure how well flow control fills a link: ours, tonic's, grpc-go's
+    /// Measure flow control: links filled, limits under overload, channels; ours, tonic's, grpc-go's
     Flow(FlowArgs),
     /// Carry connections over a bad network: slow, narrow, uneven, frozen, cut
     Proxy(ProxyArgs),
@@ -37,7 +37,10 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let result = match &args.what {
         What::Store(args) => store::run(args),
         What::Api(args) => api::run(args),
-        What::Flow(args) => return until_signal(2, |stop| flow::run(args, stop)),
+        What::Flow(args) => {
+            args.check().map_err(Failure::Usage)?;
+            return until_signal(2, |stop| flow::run(args, stop));
+        }
         What::Proxy(args) => {
             args.setting().map_err(Failure::Usage)?;
             return until_signal(1, |stop| proxy::run(args, stop));

@@ -19,8 +19,9 @@ use crate::bench::machine;
 
 /// How long a server may take to listen, or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What a server says first.
+/// What a server says first, and a client.
 const LISTENING: &str = "listening ";
+const FETCHING: &str = "fetching ";
 /// What ours says of itself now and then.
 const ESTIMATE: &str = "estimate ";
 
@@ -64,8 +65,35 @@ impl Contender {
         }
     }
 
+    /// Whether there is a client of it that downloads.
+    pub(super) fn has_client(self) -> bool {
+        self != Self::Fixed
+    }
+
+    /// Whether it has a channel that is measured by itself.
+    pub(super) fn has_channel(self) -> bool {
+        matches!(self, Self::Setpoint | Self::TonicDefault)
+    }
+
+    /// How its client is started, but for the address at the end, which is what it is to read from; `None` where there
+    /// is none.
+    pub(super) fn client(self, grpc_go: &Path) -> Option<Start> {
+        let arguments: &[&str] = match self {
+            Self::Setpoint | Self::TonicDefault | Self::TonicAdaptive => {
+                return Start::this(&["bench", "flow", "--fetch", self.name(), "--from"]).ok();
+            }
+            Self::Fixed => return None,
+            Self::GrpcGoStatic => &["-windows", "static", "-fetch"],
+            Self::GrpcGoBdp => &["-windows", "bdp", "-fetch"],
+        };
+        grpc_go.is_file().then(|| Start {
+            program: grpc_go.to_path_buf(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+        })
+    }
+
     /// How its server is started; `None` where there is none.
-    pub(super) fn command(self, grpc_go: &Path) -> Option<Start> {
+    pub(super) fn server(self, grpc_go: &Path) -> Option<Start> {
         let arguments: &[&str] = match self {
             Self::GrpcGoStatic => &["-windows", "static"],
             Self::GrpcGoBdp => &["-windows", "bdp"],
@@ -83,9 +111,25 @@ impl Contender {
 }
 
 /// A program and its arguments.
+#[derive(Clone)]
 pub(super) struct Start {
     program: PathBuf,
     arguments: Vec<String>,
+}
+
+impl Start {
+    /// This program again.
+    pub(super) fn this(arguments: &[&str]) -> Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe().context("find this program")?,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    pub(super) fn with_argument(mut self, argument: String) -> Self {
+        self.arguments.push(argument);
+        self
+    }
 }
 
 /// What our own server estimates of a connection.
@@ -99,8 +143,9 @@ pub(super) struct Estimate {
     pub(super) window_bytes: u64,
 }
 
-/// A server that runs.
+/// A server, or a client, that runs.
 pub(super) struct Peer {
+    /// Where it listens, or what it reads from.
     pub(super) addr: SocketAddr,
     /// What it last said of itself.
     pub(super) estimate: Arc<Mutex<Option<Estimate>>>,
@@ -123,7 +168,8 @@ impl Peer {
             .with_context(|| format!("{name} did not listen in time"))?
             .with_context(|| format!("read from {name}"))?
             .unwrap_or_default();
-        let Some(addr) = first.strip_prefix(LISTENING).and_then(|addr| addr.parse().ok()) else {
+        let greeting = first.strip_prefix(LISTENING).or(first.strip_prefix(FETCHING));
+        let Some(addr) = greeting.and_then(|addr| addr.parse().ok()) else {
             bail!("{name} said {first:?} instead of where it listens");
         };
         let estimate = Arc::new(Mutex::new(None));
@@ -166,6 +212,11 @@ impl Peer {
 /// Says where a server listens.
 pub(super) fn say_listening(addr: SocketAddr) -> Result<()> {
     say(&format!("{LISTENING}{addr}"))
+}
+
+/// Says what a client reads from.
+pub(super) fn say_fetching(addr: SocketAddr) -> Result<()> {
+    say(&format!("{FETCHING}{addr}"))
 }
 
 /// Says what a server thinks of its link.

@@ -73,7 +73,7 @@ async fn fair(contender: Contender, start: &Start, time: Duration) -> Result<Fai
     let beside = calls(&bench, time).await;
     let beside_percent = share(total(&counts) - before, started.elapsed());
     uploads.shutdown(GRACE).await;
-    bench.stop().await;
+    bench.stop().await?;
     Ok(Fair {
         contender,
         link_mbit: LINK_MBIT,
@@ -107,7 +107,7 @@ async fn equal(start: &Start, setting: Setting, time: Duration) -> Result<(f64, 
         .collect();
     let took = started.elapsed();
     uploads.shutdown(GRACE).await;
-    bench.stop().await;
+    bench.stop().await?;
     Ok((jain(&sent), share(sent.iter().sum::<f64>() as u64, took)))
 }
 

@@ -8,7 +8,8 @@ use setpoint_base::{Stop, TaskGroup};
 use setpoint_flow::impair::Setting;
 
 use super::contender::{Contender, Start};
-use super::meter::Trace;
+use super::download::Download;
+use super::meter::{Trace, Way};
 use super::{Bench, GRACE, bounded};
 
 /// Megabits per second and round trips in milliseconds.
@@ -23,13 +24,14 @@ const WINDOW_MIN: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Cell {
     pub(super) contender: Contender,
+    pub(super) direction: Way,
     pub(super) link_mbit: u64,
     pub(super) rtt_ms: u64,
     /// Share of the link over the last 40 % of the time, in percent.
     pub(super) steady_percent: f64,
     /// Round trips until 90 % of the link was reached; none if it never was.
     pub(super) filled_after_rtts: Option<f64>,
-    /// CPU seconds of the server for each GB.
+    /// CPU seconds of the contender for each GB.
     pub(super) server_cpu_per_gb: Option<f64>,
     /// Milliseconds between the values of `series`.
     pub(super) step_ms: u64,
@@ -40,46 +42,86 @@ pub(super) struct Cell {
 pub(super) async fn measure(
     contender: Contender,
     start: &Start,
+    way: Way,
     quick: bool,
     cells: &mut Vec<Cell>,
 ) -> Result<()> {
     for link_mbit in RATES {
         for rtt_ms in ROUND_TRIPS {
             if !quick || rtt_ms == 30 {
-                cells.push(bounded(cell(contender, start, link_mbit, rtt_ms)).await?);
+                let round_trip = Duration::from_millis(rtt_ms);
+                let link = Link {
+                    link_mbit,
+                    round_trip,
+                };
+                let (trace, cpu) = match way {
+                    Way::Up => bounded(link.upload(start)).await?,
+                    Way::Down => bounded(link.download(start)).await?,
+                };
+                cells.push(link.cell(contender, way, &trace, cpu));
             }
         }
     }
     Ok(())
 }
 
-async fn cell(contender: Contender, start: &Start, link_mbit: u64, rtt_ms: u64) -> Result<Cell> {
-    let round_trip = Duration::from_millis(rtt_ms);
-    let setting = Setting::symmetric(round_trip, Some(link_mbit * 1_000_000));
-    let bench = Bench::start(start, setting).await?;
-    let before = bench.peer.cpu_seconds();
-    let uploads = TaskGroup::new(&Stop::new());
-    bench.sender.upload(&uploads).await?;
-    let time = Duration::from_millis(1_500) + round_trip * 20;
-    let trace = Trace::watch(&bench.proxy, time).await;
-    let cpu = before.zip(bench.peer.cpu_seconds()).map(|(from, to)| to - from);
-    uploads.shutdown(GRACE).await;
-    bench.stop().await;
-    let end = trace.length();
-    let link = link_mbit as f64;
-    let window = round_trip.max(WINDOW_MIN);
-    let step_ms = (rtt_ms / 4).clamp(20, 50);
-    let gigabytes = trace.mbit(Duration::ZERO, end) * end.as_secs_f64() / 8e3;
-    Ok(Cell {
-        contender,
-        link_mbit,
-        rtt_ms,
-        steady_percent: trace.mbit(end.mul_f64(0.6), end) / link * 100.0,
-        filled_after_rtts: trace
-            .reaches(link * FILLED, window)
-            .map(|at| at.as_secs_f64() / round_trip.as_secs_f64()),
-        server_cpu_per_gb: cpu.map(|cpu| cpu / gigabytes.max(1e-9)),
-        step_ms,
-        series: trace.series(Duration::from_millis(step_ms)),
-    })
+/// The link of a cell.
+#[derive(Clone, Copy)]
+struct Link {
+    link_mbit: u64,
+    round_trip: Duration,
+}
+
+impl Link {
+    fn setting(self) -> Setting {
+        Setting::symmetric(self.round_trip, Some(self.link_mbit * 1_000_000))
+    }
+
+    fn time(self) -> Duration {
+        Duration::from_millis(1_500) + self.round_trip * 20
+    }
+
+    /// What passed, and CPU seconds of the contender.
+    async fn upload(self, start: &Start) -> Result<(Trace, Option<f64>)> {
+        let bench = Bench::start(start, self.setting()).await?;
+        let before = bench.peer.cpu_seconds();
+        let uploads = TaskGroup::new(&Stop::new());
+        bench.sender.upload(&uploads).await?;
+        let trace = Trace::watch(&bench.proxy, Way::Up, self.time()).await;
+        let cpu = before.zip(bench.peer.cpu_seconds()).map(|(from, to)| to - from);
+        uploads.shutdown(GRACE).await;
+        bench.stop().await?;
+        Ok((trace, cpu))
+    }
+
+    async fn download(self, start: &Start) -> Result<(Trace, Option<f64>)> {
+        let bench = Download::start(start, self.setting()).await?;
+        let before = bench.peer.cpu_seconds();
+        let trace = Trace::watch(&bench.proxy, Way::Down, self.time()).await;
+        let cpu = before.zip(bench.peer.cpu_seconds()).map(|(from, to)| to - from);
+        bench.stop().await?;
+        Ok((trace, cpu))
+    }
+
+    fn cell(self, contender: Contender, direction: Way, trace: &Trace, cpu: Option<f64>) -> Cell {
+        let end = trace.length();
+        let link = self.link_mbit as f64;
+        let window = self.round_trip.max(WINDOW_MIN);
+        let rtt_ms = self.round_trip.as_millis() as u64;
+        let step_ms = (rtt_ms / 4).clamp(20, 50);
+        let gigabytes = trace.mbit(Duration::ZERO, end) * end.as_secs_f64() / 8e3;
+        Cell {
+            contender,
+            direction,
+            link_mbit: self.link_mbit,
+            rtt_ms,
+            steady_percent: trace.mbit(end.mul_f64(0.6), end) / link * 100.0,
+            filled_after_rtts: trace
+                .reaches(link * FILLED, window)
+                .map(|at| at.as_secs_f64() / self.round_trip.as_secs_f64()),
+            server_cpu_per_gb: cpu.map(|cpu| cpu / gigabytes.max(1e-9)),
+            step_ms,
+            series: trace.series(Duration::from_millis(step_ms)),
+        }
+    }
 }

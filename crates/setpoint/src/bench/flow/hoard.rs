@@ -71,7 +71,7 @@ async fn hoard(contender: Contender, start: &Start, streams: usize) -> Result<Ho
     let sent: u64 = unread.iter().map(|sent| sent.load(Ordering::Relaxed)).sum();
     let opened = unread.len();
     uploads.shutdown(GRACE).await;
-    bench.stop().await;
+    bench.stop().await?;
     Ok(Hoard {
         contender,
         link_mbit: LINK_MBIT,
@@ -90,7 +90,7 @@ async fn solo(start: &Start, setting: Setting) -> Result<f64> {
     let live = bench.sender.upload(&uploads).await?;
     let mbit = rate(&live).await;
     uploads.shutdown(GRACE).await;
-    bench.stop().await;
+    bench.stop().await?;
     Ok(mbit)
 }
 

@@ -2,8 +2,29 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+use serde::Serialize;
 use setpoint_flow::impair::Proxy;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// Where the bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Way {
+    /// To the server: its windows decide
+    Up,
+    /// To the client: its windows decide
+    Down,
+}
+
+impl Way {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
 
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(5);
@@ -15,16 +36,20 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    /// Looks at what reaches the server for `time`.
-    pub(super) async fn watch(proxy: &Proxy, time: Duration) -> Self {
+    /// Looks at what reaches the receiver for `time`.
+    pub(super) async fn watch(proxy: &Proxy, way: Way, time: Duration) -> Self {
+        let passed = || match way {
+            Way::Up => proxy.traffic().up_bytes,
+            Way::Down => proxy.traffic().down_bytes,
+        };
         let start = Instant::now();
-        let before = proxy.traffic().up_bytes;
+        let before = passed();
         let mut ticks = interval(STEP);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut samples = vec![(Duration::ZERO, 0)];
         while start.elapsed() < time {
             ticks.tick().await;
-            samples.push((start.elapsed(), proxy.traffic().up_bytes - before));
+            samples.push((start.elapsed(), passed() - before));
         }
         Self { samples }
     }

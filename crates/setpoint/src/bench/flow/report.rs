@@ -4,15 +4,18 @@ use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::FlowArgs;
+use super::channels::{self, Channels};
 use super::chart::{Line, Panel, Sheet};
 use super::contender::Contender;
 use super::fair::Fair;
 use super::grid::Cell;
 use super::hoard::Hoard;
+use super::meter::Way;
+use super::overload::{self, Overload};
 use super::step::{LONG_MS, SHORT_MS, Step};
 use crate::bench::machine::Facts;
 
@@ -33,6 +36,10 @@ pub(super) struct Report {
     pub(super) step: Vec<Step>,
     pub(super) hoard: Vec<Hoard>,
     pub(super) fair: Vec<Fair>,
+    pub(super) overload: Vec<Overload>,
+    pub(super) channels: Vec<Channels>,
+    /// What could not be measured, and why.
+    failed: Vec<(String, String)>,
 }
 
 impl Report {
@@ -47,6 +54,9 @@ impl Report {
             step: Vec::new(),
             hoard: Vec::new(),
             fair: Vec::new(),
+            overload: Vec::new(),
+            channels: Vec::new(),
+            failed: Vec::new(),
         }
     }
 
@@ -59,6 +69,23 @@ impl Report {
             );
             self.skipped.push((contender, reason));
         }
+    }
+
+    /// Notes how a measurement ended.
+    pub(super) fn note(&mut self, what: String, ended: Result<()>) {
+        if let Err(error) = ended {
+            self.failed.push((what, format!("{error:#}")));
+        }
+    }
+
+    /// # Errors
+    /// Something could not be measured.
+    pub(super) fn verdict(&self) -> Result<()> {
+        let what: Vec<&str> = self.failed.iter().map(|(what, _)| what.as_str()).collect();
+        if !what.is_empty() {
+            bail!("not measured: {}", what.join("; "));
+        }
+        Ok(())
     }
 
     /// Prints and keeps what the arguments ask for.
@@ -98,34 +125,51 @@ impl Report {
         for (contender, why) in &self.skipped {
             writeln!(out, "skipped {}: {why}", contender.name())?;
         }
-        self.write_grid(out)?;
+        for (what, why) in &self.failed {
+            writeln!(out, "not measured: {what}: {why}")?;
+        }
+        self.write_grid(out, Way::Up)?;
+        self.write_grid(out, Way::Down)?;
         self.write_step(out)?;
         self.write_hoard(out)?;
-        self.write_fair(out)
+        self.write_fair(out)?;
+        overload::write(&self.overload, out)?;
+        channels::write(&self.channels, out)
     }
 
-    fn write_grid(&self, out: &mut String) -> fmt::Result {
-        if self.grid.is_empty() {
+    fn cells(&self, way: Way) -> Vec<&Cell> {
+        self.grid.iter().filter(|cell| cell.direction == way).collect()
+    }
+
+    fn write_grid(&self, out: &mut String, way: Way) -> fmt::Result {
+        let cells = self.cells(way);
+        if cells.is_empty() {
             return Ok(());
         }
         writeln!(
             out,
-            "\ngrid: % of the link in the end; round trips until 90 % (- is never)"
+            "\ngrid, {}: % of the link in the end; round trips until 90 % (- is never)",
+            match way {
+                Way::Up => "up to a server",
+                Way::Down => "down to a client",
+            }
         )?;
-        let names = contenders(&self.grid, |cell| cell.contender);
+        let names = contenders(&cells, |cell| cell.contender);
         write!(out, "{:<20}", "link")?;
         for name in &names {
             write!(out, " {:>18}", name.name())?;
         }
         writeln!(out, "   best")?;
-        for (link, rtt) in links(&self.grid) {
+        for (link, rtt) in links(&cells) {
             write!(out, "{link:>5} Mbit/s {rtt:>4} ms")?;
-            let row: Vec<&Cell> = self
-                .grid
-                .iter()
-                .filter(|cell| cell.link_mbit == link && cell.rtt_ms == rtt)
-                .collect();
-            for cell in &row {
+            let on = |cell: &&&Cell| (cell.link_mbit, cell.rtt_ms) == (link, rtt);
+            let row: Vec<&Cell> = cells.iter().filter(on).copied().collect();
+            for name in &names {
+                // One that failed on the way has no figure here.
+                let Some(cell) = row.iter().find(|cell| cell.contender == *name) else {
+                    write!(out, " {:>18}", "?")?;
+                    continue;
+                };
                 let filled = cell
                     .filled_after_rtts
                     .map_or("-".to_owned(), |n| format!("{n:.1}"));
@@ -239,40 +283,17 @@ impl Report {
 
     fn sheets(&self) -> Vec<(&'static str, Sheet)> {
         let mut sheets = Vec::new();
-        if !self.grid.is_empty() {
-            sheets.push(("grid", self.grid_sheet()));
+        for (name, way) in [("grid", Way::Up), ("grid-down", Way::Down)] {
+            let cells = self.cells(way);
+            if !cells.is_empty() {
+                sheets.push((name, grid_sheet(&cells, way)));
+            }
         }
         if !self.step.is_empty() {
             sheets.push(("step", self.step_sheet()));
         }
+        sheets.extend(overload::sheet(&self.overload).map(|sheet| ("overload", sheet)));
         sheets
-    }
-
-    fn grid_sheet(&self) -> Sheet {
-        let names = contenders(&self.grid, |cell| cell.contender);
-        let panels = links(&self.grid).into_iter().map(|(link, rtt)| {
-            let cells = self
-                .grid
-                .iter()
-                .filter(|cell| cell.link_mbit == link && cell.rtt_ms == rtt);
-            let lines: Vec<Line> = cells
-                .map(|cell| line(&names, cell.contender, &cell.series, cell.step_ms))
-                .collect();
-            let end = end_of(&lines);
-            Panel {
-                title: format!("{link} Mbit/s, {rtt} ms"),
-                labels: ("seconds", "Mbit/s"),
-                lines,
-                limit: vec![(0.0, link as f64), (end, link as f64)],
-            }
-        });
-        Sheet {
-            title: "One upload: throughput over time".to_owned(),
-            names: names.iter().map(|name| name.name().to_owned()).collect(),
-            limit: "link",
-            columns: 4,
-            panels: panels.collect(),
-        }
     }
 
     fn step_sheet(&self) -> Sheet {
@@ -317,6 +338,34 @@ impl Report {
             columns: 2,
             panels,
         }
+    }
+}
+
+/// Throughput over time on each link.
+fn grid_sheet(cells: &[&Cell], way: Way) -> Sheet {
+    let names = contenders(cells, |cell| cell.contender);
+    let panels = links(cells).into_iter().map(|(link, rtt)| {
+        let on = |cell: &&&Cell| (cell.link_mbit, cell.rtt_ms) == (link, rtt);
+        let of = |cell: &&Cell| line(&names, cell.contender, &cell.series, cell.step_ms);
+        let lines: Vec<Line> = cells.iter().filter(on).map(of).collect();
+        let end = end_of(&lines);
+        Panel {
+            title: format!("{link} Mbit/s, {rtt} ms"),
+            labels: ("seconds", "Mbit/s"),
+            lines,
+            limit: vec![(0.0, link as f64), (end, link as f64)],
+        }
+    });
+    let what = match way {
+        Way::Up => "upload",
+        Way::Down => "download",
+    };
+    Sheet {
+        title: format!("One {what}: throughput over time"),
+        names: names.iter().map(|name| name.name().to_owned()).collect(),
+        limit: "link",
+        columns: 4,
+        panels: panels.collect(),
     }
 }
 
@@ -366,7 +415,7 @@ fn contenders<T>(results: &[T], of: impl Fn(&T) -> Contender) -> Vec<Contender> 
 }
 
 /// The links that were measured, in order.
-fn links(cells: &[Cell]) -> Vec<(u64, u64)> {
+fn links(cells: &[&Cell]) -> Vec<(u64, u64)> {
     let mut links: Vec<_> = cells.iter().map(|cell| (cell.link_mbit, cell.rtt_ms)).collect();
     links.sort_unstable();
     links.dedup();

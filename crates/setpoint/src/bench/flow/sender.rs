@@ -11,6 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{Method, Request};
+use parking_lot::Mutex;
 use setpoint_base::TaskGroup;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
@@ -20,11 +21,11 @@ use super::serve::{ECHO, UPLOAD};
 /// Payload of a message of an upload, in bytes.
 const MESSAGE_BYTES: usize = 64 << 10;
 /// What a stream may have queued in this program; the link has its own buffers.
-const SEND_BUFFER_BYTES: usize = 1 << 20;
+pub(super) const SEND_BUFFER_BYTES: usize = 1 << 20;
 /// More streams than any scenario opens.
 const STREAMS_MAX: usize = 4_096;
 /// What the kernel queues: 1 ms at 1 Gbit/s and a little more. A small call waits behind it.
-const SOCKET_BYTES: u32 = 128 << 10;
+pub(super) const SOCKET_BYTES: u32 = 128 << 10;
 /// Our own windows, for answers.
 const WINDOW: u32 = 1 << 20;
 
@@ -35,9 +36,32 @@ pub(super) struct Sender {
     authority: String,
     /// A message as it is on the wire.
     message: Bytes,
+    pub(super) failure: Failure,
 }
 
-/// A stream to a server, of messages without an end.
+/// What ended an upload or a download before its time, if anything did.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Failure(Arc<Mutex<Option<anyhow::Error>>>);
+
+impl Failure {
+    /// Keeps the first error.
+    pub(super) fn note(&self, ended: Result<()>) {
+        if let Err(error) = ended {
+            self.0.lock().get_or_insert(error);
+        }
+    }
+
+    /// # Errors
+    /// The one that was kept, and what it means.
+    pub(super) fn check(&self, what: &'static str) -> Result<()> {
+        self.0
+            .lock()
+            .take()
+            .map_or(Ok(()), |error| Err(error.context(what)))
+    }
+}
+
+/// A stream of messages without an end.
 pub(super) struct Upload {
     stream: SendStream<Bytes>,
     message: Bytes,
@@ -45,7 +69,8 @@ pub(super) struct Upload {
     at: usize,
     /// Bytes handed to the protocol.
     pub(super) sent: Arc<AtomicU64>,
-    _response: ResponseFuture,
+    /// Dropped, it would end the upload.
+    _response: Option<ResponseFuture>,
 }
 
 impl Sender {
@@ -80,7 +105,8 @@ impl Sender {
         Ok(Self {
             requests,
             authority: address.to_string(),
-            message: message(&[0x5a; MESSAGE_BYTES]),
+            message: payload(),
+            failure: Failure::default(),
         })
     }
 
@@ -92,7 +118,7 @@ impl Sender {
             message: self.message.clone(),
             at: 0,
             sent: Arc::default(),
-            _response: response,
+            _response: Some(response),
         })
     }
 
@@ -100,14 +126,11 @@ impl Sender {
     pub(super) async fn upload(&self, tasks: &TaskGroup) -> Result<Arc<AtomicU64>> {
         let mut upload = self.open(UPLOAD).await?;
         let sent = upload.sent.clone();
-        let stop = tasks.stop().clone();
+        let (stop, failure) = (tasks.stop().clone(), self.failure.clone());
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => (),
-                ended = upload.send(u64::MAX) => if let Err(error) = ended {
-                    // What was sent until then is still counted, and is too little.
-                    tracing::warn!(%error, "an upload ended early: its figure is not one of flow control");
-                },
+                ended = upload.send(u64::MAX) => failure.note(ended),
             }
         });
         Ok(sent)
@@ -165,6 +188,21 @@ impl Upload {
         }
         Ok(())
     }
+}
+
+/// A stream that messages without an end can be sent on.
+pub(super) fn pour(stream: SendStream<Bytes>) -> Upload {
+    Upload {
+        stream,
+        message: payload(),
+        at: 0,
+        sent: Arc::default(),
+        _response: None,
+    }
+}
+
+fn payload() -> Bytes {
+    message(&[0x5a; MESSAGE_BYTES])
 }
 
 /// A payload with gRPC's head.

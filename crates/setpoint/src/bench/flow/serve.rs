@@ -54,21 +54,35 @@ pub(super) async fn run(contender: Contender, stop: Stop) -> Result<()> {
         Contender::GrpcGoStatic | Contender::GrpcGoBdp => bail!("grpc-go is another program"),
     }
     say_listening(addr)?;
-    let mut nothing = [0; 64];
-    let mut input = tokio::io::stdin();
-    let ended = async { while input.read(&mut nothing).await.is_ok_and(|count| count > 0) {} };
     tokio::select! {
         () = stop.cancelled() => (),
-        () = ended => (),
+        () = until_input_ends() => (),
     }
     tasks.shutdown(GRACE).await;
     Ok(())
+}
+
+/// Until who started this program has ended, or wants its end.
+pub(super) async fn until_input_ends() {
+    let mut nothing = [0; 64];
+    let mut input = tokio::io::stdin();
+    while input.read(&mut nothing).await.is_ok_and(|count| count > 0) {}
 }
 
 /// The driver of all our fronts.
 async fn serve_setpoint(listener: TcpListener, tasks: TaskGroup) {
     let flow = Flow::default();
     tasks.spawn(tell(flow.clone(), tasks.stop().clone()));
+    accept(listener, flow, Calls, tasks).await;
+}
+
+/// Serves connections with it until the group of tasks stops.
+pub(super) async fn accept<S>(listener: TcpListener, flow: Flow, service: S, tasks: TaskGroup)
+where
+    S: Service<http::Request<ReceivedBody>, Response = http::Response<tonic::body::Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
     let options = Http2Options {
         streams_max: STREAMS_MAX,
         ..Http2Options::default()
@@ -81,7 +95,10 @@ async fn serve_setpoint(listener: TcpListener, tasks: TaskGroup) {
         let Ok((socket, peer)) = accepted else { continue };
         let _ = socket.set_nodelay(true);
         let live = flow.open("bench", &peer.to_string());
-        let handler = Handling(Pace::of(&live));
+        let handler = Handling {
+            pace: Pace::of(&live),
+            service: service.clone(),
+        };
         let stop = tasks.stop().clone();
         tasks.spawn(async move {
             let cork = Cork::new(socket, Bytes::new());
@@ -117,9 +134,16 @@ async fn tell(flow: Flow, stop: Stop) {
 }
 
 /// Makes the service's calls out of the driver's requests.
-struct Handling(Pace);
+struct Handling<S> {
+    pace: Pace,
+    service: S,
+}
 
-impl Handler for Handling {
+impl<S> Handler for Handling<S>
+where
+    S: Service<http::Request<ReceivedBody>, Response = http::Response<tonic::body::Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
     type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
     fn begin(
@@ -129,8 +153,9 @@ impl Handler for Handling {
     ) -> Option<Self::Call> {
         let (head, body) = request.into_parts();
         let body = ReceivedBody::new(body, &head.headers);
-        let answer = Calls.call(http::Request::from_parts(head, body));
-        let pace = self.0.clone();
+        // The services here are always ready.
+        let answer = self.service.call(http::Request::from_parts(head, body));
+        let pace = self.pace.clone();
         Some(Box::pin(async move {
             let Ok(answer) = answer.await;
             // Who has gone does not want to know.
@@ -234,7 +259,7 @@ async fn echo(request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
 
 /// Messages that are bytes.
 #[derive(Clone, Copy, Default)]
-struct Raw;
+pub(super) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

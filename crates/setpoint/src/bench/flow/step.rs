@@ -9,7 +9,7 @@ use setpoint_flow::impair::{Script, Setting};
 use tokio::time::{Instant, sleep};
 
 use super::contender::{Contender, Estimate, Peer, Start};
-use super::meter::Trace;
+use super::meter::{Trace, Way};
 use super::{Bench, GRACE, bounded};
 
 const LINK_MBIT: u64 = 100;
@@ -64,13 +64,13 @@ async fn step(contender: Contender, start: &Start, phase: u64) -> Result<Step> {
     bench.sender.upload(&uploads).await?;
     let phase = Duration::from_secs(phase);
     let (trace, played, estimates) = tokio::join!(
-        Trace::watch(&bench.proxy, phase * 3),
+        Trace::watch(&bench.proxy, Way::Up, phase * 3),
         bench.proxy.play(&script),
         estimates(&bench.peer, phase * 3),
     );
     played.context("play the script")?;
     uploads.shutdown(GRACE).await;
-    bench.stop().await;
+    bench.stop().await?;
     let percent = [1, 2, 3].map(|end| {
         let end = phase * end;
         trace.mbit(end - phase / 2, end) / LINK_MBIT as f64 * 100.0

@@ -204,11 +204,10 @@ fn give_all<'a>(
         return Ok(None);
     }
     let (mut seen, mut bytes) = (0_usize, 0_usize);
-    for (key, version) in found {
+    // One more tells whether there are too many. Where the count is known nothing is looked for behind the last one: there may be
+    // many that are deleted.
+    for (key, version) in found.take(most + usize::from(count.is_none())) {
         if seen == most {
-            if count.is_some() {
-                break;
-            }
             return Ok(None);
         }
         seen += 1;

@@ -142,6 +142,7 @@ fn apply(shared: &Shared, commits: &[Commit], segment: &crate::log::files::Segme
             }
             shared.committed.store(commit.revision, Ordering::Release);
         }
+        shared.hot.beside(index.live());
         rest = later;
     }
 }

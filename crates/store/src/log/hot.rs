@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -16,6 +17,9 @@ const EVENT_COST: usize = 384;
 /// Bytes of a commit beside what was written, and of what it keeps for each event that overwrites something.
 const BATCH_COST: usize = 256;
 const PREV_COST: usize = 64;
+/// Bytes that the newest commits give up for each key of the index, down to [`least`]: with many keys the memory of the
+/// store is the index's.
+const KEY_COST: u64 = 24;
 /// Commits whose events are looked at together.
 const LOOK: usize = 256;
 
@@ -58,6 +62,8 @@ struct Eventful {
 pub(crate) struct Hot {
     inner: RwLock<Inner>,
     bytes_max: usize,
+    /// Keys in the index.
+    keys: AtomicU64,
 }
 
 impl Hot {
@@ -65,7 +71,20 @@ impl Hot {
         Self {
             inner: RwLock::default(),
             bytes_max,
+            keys: AtomicU64::new(0),
         }
+    }
+
+    /// Says how many keys there are in the index.
+    pub(crate) fn beside(&self, keys: u64) {
+        self.keys.store(keys, Ordering::Relaxed);
+    }
+
+    /// What all commits may take now.
+    fn room(&self) -> usize {
+        let given = self.keys.load(Ordering::Relaxed).saturating_mul(KEY_COST);
+        let given = usize::try_from(given).unwrap_or(usize::MAX);
+        self.bytes_max.saturating_sub(given).max(least(self.bytes_max))
     }
 
     /// Adds a commit and lets the oldest go. The newest always stays.
@@ -83,7 +102,7 @@ impl Hot {
         }
         inner.starts.push_back(place(batch.file, batch.start));
         inner.batches.push_back(batch);
-        let old = inner.forget(self.bytes_max);
+        let old = inner.forget(self.room());
         drop(inner);
         // Freed outside the lock.
         drop(old);
@@ -143,7 +162,7 @@ impl Hot {
             }
         }
         inner.bytes += more;
-        let old = inner.forget(self.bytes_max);
+        let old = inner.forget(self.room());
         drop(inner);
         drop(old);
     }
@@ -199,6 +218,11 @@ impl Eventful {
     fn cost(&self) -> usize {
         if self.counted { self.events * EVENT_COST } else { 0 }
     }
+}
+
+/// What the newest commits may take however many keys there are.
+fn least(bytes_max: usize) -> usize {
+    bytes_max / 5 * 2
 }
 
 /// The order of the log in one number.
@@ -297,6 +321,17 @@ mod tests {
             watched,
             100 * (1_000 + BATCH_COST) / (1_000 + BATCH_COST + EVENT_COST)
         );
+    }
+
+    #[test]
+    fn many_keys_leave_less_room_but_some() {
+        for (keys, expect) in [(0, 100), (100 * 1_256 / 24 / 4, 75), (u64::MAX, 40)] {
+            let hot = hot(false);
+            hot.beside(keys);
+            hot.push(batch(200, 1_000, false));
+            let kept = hot.inner.read().batches.len();
+            assert!(kept.abs_diff(expect) <= 1, "{keys} keys: {kept}");
+        }
     }
 
     #[test]

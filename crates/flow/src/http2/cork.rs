@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::PREFACE;
 use crate::core::frames::Frames;
@@ -148,7 +149,10 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
             && wire.sent.is_between_frames()
         {
             let before = self.out.len();
-            wire.gauges.credit.with(|grants| grants.updates(&mut self.out));
+            let out = &mut self.out;
+            wire.gauges
+                .credit
+                .with(|grants| grants.updates(out, Instant::now));
             wire.sent.bytes += (self.out.len() - before) as u64;
         }
         while self.written < self.out.len() {

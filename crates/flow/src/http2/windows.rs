@@ -1,9 +1,10 @@
 //! The receive windows of one connection: measures, asks the budget, grants.
 //!
 //! ```text
-//! stream that is read  the estimate, at most half of what the budget has left for this connection
-//! initial window       where windows start (1 MiB); with more streams than fit, or while much is unread: half of the most
-//!                      the budget would grant, divided by the streams that receive; while three quarters of the whole
+//! stream that is read  an equal share of the estimate, which is at most half of what the budget has left for this
+//!                      connection; shared by those that sent much in the last round trip
+//! initial window       where windows start (1 MiB); with more streams than fit, or while much is unread: a quarter of the most
+//!                      the budget would grant (unread bytes cost up to twice as much in memory), divided by the streams that receive; while three quarters of the whole
 //!                      budget are unread: a thirty-second of what is left, 16 KiB at least
 //! connection           what is unread + what the link holds and half as much again + 4 MiB, within the budget's grant
 //! ```
@@ -36,6 +37,11 @@ const PRESSED_STREAMS: u64 = 32;
 const STREAM_MIN: u64 = 16 << 10;
 /// The smallest connection window beyond what is unread, in bytes: what HTTP/2 begins with.
 const CONNECTION_MIN: u64 = 64 << 10;
+/// All of what is shared.
+const WHOLE: u64 = 1 << 16;
+/// A round, after which it is seen who sends how much, is a round trip, or this long as long as that is not known, and this at least.
+const FIRST_ROUND: Duration = Duration::from_millis(50);
+const ROUND_MIN: Duration = Duration::from_millis(5);
 /// DATA is reported to the estimator in pieces of so many bytes at least, unless a PING is on its way.
 const REPORT_BYTES: u64 = 16 << 10;
 
@@ -85,6 +91,10 @@ pub struct Controller {
     arrived: u64,
     reported: u64,
     looked_at: u64,
+    /// What streams have together; in bytes. And of that, what each may have: so many of 2^16 parts.
+    shared: u64,
+    part: u64,
+    round_ends: Instant,
 }
 
 /// What was counted when windows were last looked at.
@@ -131,6 +141,9 @@ impl Controller {
             arrived: 0,
             reported: 0,
             looked_at: 0,
+            shared: start.into(),
+            part: WHOLE,
+            round_ends: Instant::now(),
         }
     }
 
@@ -166,7 +179,9 @@ impl Controller {
         let moved = self.arrived - self.looked_at >= (self.connection / 8).max(1);
         // Without the budget's word on it: many that have not sent anything yet.
         let crowded = announced > STREAM_MIN && receiving > self.flow.options().budget_bytes / announced;
-        (grown || hoarding || moved || crowded) && self.look(link) || pinged
+        let announces = (grown || hoarding || moved || crowded) && self.look(link);
+        self.share();
+        announces || pinged
     }
 
     /// Feeds the estimator. Whether a PING was sent.
@@ -177,6 +192,7 @@ impl Controller {
             return false;
         }
         let now = Instant::now();
+        self.count_rounds(now);
         if fresh > 0 {
             self.reported = self.arrived;
             if let Some(estimator) = &mut self.estimator {
@@ -201,6 +217,30 @@ impl Controller {
         // Registers for the answer.
         pinger.poll(|| now, cx);
         true
+    }
+
+    /// Tells the estimator how soon credit was used, and ends rounds.
+    fn count_rounds(&mut self, now: Instant) {
+        let Some(estimator) = &mut self.estimator else {
+            return;
+        };
+        let ends = now >= self.round_ends;
+        if ends {
+            let round = estimator.estimate().rtt.unwrap_or(FIRST_ROUND);
+            self.round_ends = now + round.max(ROUND_MIN);
+        }
+        let total = self.shared.max(1);
+        let (level, used) = self.gauges.credit.with(|grants| {
+            let level = ends.then(|| grants.next_round(total));
+            (level, grants.credit_used())
+        });
+        if let Some(level) = level {
+            self.part = (level * WHOLE / total).min(WHOLE);
+        }
+        if let Some(since) = used {
+            let since = since.saturating_duration_since(self.epoch);
+            estimator.credit_used(since, now.saturating_duration_since(self.epoch));
+        }
     }
 
     fn round_trip(&mut self, reason: Reason, took: Duration, now: Instant) {
@@ -235,7 +275,8 @@ impl Controller {
         let most = self.lease.most();
         let initial = self.initial(&counted, most, pressed, hoarding);
         let room = most.saturating_sub(counted.unread) / 2;
-        self.grant_streams(estimated.min(room).max(STREAM_MIN));
+        self.shared = estimated.min(room);
+        self.share();
         let announces = self.announce(initial, counted.announced, link);
         // Streams that still have large windows would fill a larger connection at once.
         if !hoarding || counted.settled && !announces {
@@ -252,7 +293,7 @@ impl Controller {
             // Each stream that comes takes a part of what is left, so they never take all of it.
             return (self.flow.room() / PRESSED_STREAMS).clamp(floor, self.start);
         }
-        let fits = power_of_two(most / 2 / (counted.receiving + 1)).clamp(floor, self.start);
+        let fits = power_of_two(most / 4 / (counted.receiving + 1)).clamp(floor, self.start);
         if hoarding || counted.receiving * counted.announced > most {
             fits.min(counted.announced)
         } else if fits >= counted.announced * 2 {
@@ -302,8 +343,15 @@ impl Controller {
         hoarding
     }
 
-    fn grant_streams(&self, share: u64) {
-        if self.gauges.stream_window.swap(share, Ordering::Relaxed) != share {
+    /// Divides what streams may have among those that send much.
+    fn share(&self) {
+        if self.estimator.is_none() {
+            return;
+        }
+        let share = (self.shared * self.part / WHOLE).max(STREAM_MIN);
+        let before = self.gauges.stream_window.load(Ordering::Relaxed);
+        if share.abs_diff(before) > before / 32 {
+            self.gauges.stream_window.store(share, Ordering::Relaxed);
             self.gauges.credit.with(|grants| grants.set_share(share));
         }
     }

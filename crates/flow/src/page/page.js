@@ -165,6 +165,13 @@ function budget(state) {
   return section;
 }
 
+// The streams with the most unread, of what they have sent, and what their peer may still send.
+function largest(connection) {
+  const of = connection.streams.filter((s) => s.unread_bytes > 0).slice(0, 3);
+  const shown = of.map((s) => `${s.stream}: ${bytes(s.unread_bytes)} of ${bytes(s.received_bytes)}, ${bytes(Math.max(0, s.credit_bytes))} left`);
+  return shown.length ? shown.join("; ") : "–";
+}
+
 // Who holds up what, and for how long.
 function waiting(connection) {
   const of = connection.stalls.waiting;
@@ -189,6 +196,7 @@ function connections(state, seconds) {
     ["first window", (c) => bytes(c.initial_window_bytes), "n"],
     ["connection window", (c) => bytes(c.connection_window_bytes), "n"],
     ["unread", (c) => (c.hoarding ? element("span", bytes(c.unread_bytes), "bad") : bytes(c.unread_bytes)), "n"],
+    ["unread streams", largest, "wrap"],
     ["link", estimate((e) => bytes(e.bandwidth_bytes_per_second) + "/s"), "n"],
     ["round trip", estimate((e) => number(e.rtt_seconds * 1000, 2) + " ms"), "n"],
     ["estimate", (c) => line(c.history.map((p) => p.window_bytes), 60)],

@@ -17,10 +17,14 @@ mod ids;
 mod outgoing;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+
+use tokio::time::Instant;
 
 use self::ids::IdHasher;
 pub(crate) use self::outgoing::Outgoing;
@@ -34,6 +38,8 @@ pub(crate) const WINDOW_MAX: u64 = (1 << 31) - 1;
 const LEFT_MAX: usize = 64;
 /// A stream's window may be what it was first given and so many times what was read of it: trust grows by reading.
 const TRUST: u64 = 8;
+/// Looks for the level at which streams share, at most.
+const LEVEL_LOOKS: usize = 8;
 /// Updates are worth their frame from so many bytes on, or from half of a smaller window.
 const UPDATE_MIN: u64 = 8 << 10;
 
@@ -67,6 +73,19 @@ struct Stream {
     reset: bool,
     /// It is among those that get an update.
     due: bool,
+    /// The last round in which it sent something, and how much that was.
+    round: u32,
+    sent: u32,
+}
+
+/// Credit that was given to a stream, until the first byte comes that needed it.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    stream: u32,
+    /// All that the stream could send before.
+    before: u64,
+    given: Instant,
+    used: bool,
 }
 
 /// One stream, as it is shown.
@@ -107,6 +126,8 @@ pub(crate) struct Grants {
     all_due: bool,
     in_turn: bool,
     woken: bool,
+    round: u32,
+    sample: Option<Sample>,
 }
 
 impl Default for Grants {
@@ -132,6 +153,8 @@ impl Default for Grants {
             all_due: false,
             in_turn: false,
             woken: false,
+            round: 0,
+            sample: None,
         }
     }
 }
@@ -180,6 +203,48 @@ impl Grants {
     /// The connection's window, what is unread included, in bytes.
     pub(crate) fn set_window(&mut self, bytes: u64) {
         self.window = bytes.min(WINDOW_MAX);
+    }
+
+    /// A round trip is over. What each stream may have if all may have `total` bytes: as much as it sent and a quarter more,
+    /// or an equal share of what such streams leave.
+    pub(crate) fn next_round(&mut self, total: u64) -> u64 {
+        let level = self.level(total);
+        self.round = self.round.wrapping_add(1);
+        level
+    }
+
+    fn level(&self, total: u64) -> u64 {
+        let sent = |stream: &&Stream| stream.round == self.round && stream.sent > 0 && !stream.left;
+        let wants = || {
+            self.streams
+                .values()
+                .filter(sent)
+                .map(|it| u64::from(it.sent) * 5 / 4)
+        };
+        let streams = wants().count() as u64;
+        let mut level = total / streams.max(1);
+        for _ in 0..LEVEL_LOOKS {
+            let (limited, others) = wants().fold((0, 0), |(limited, others), want| {
+                if want >= level {
+                    (limited + 1, others)
+                } else {
+                    (limited, others + want)
+                }
+            });
+            let left = total.saturating_sub(others);
+            let next = left.checked_div(limited).unwrap_or(left);
+            if limited == 0 || next <= level {
+                return level.max(next);
+            }
+            level = next;
+        }
+        level
+    }
+
+    /// When credit was given that has been used just now, if that is known: a round trip took no longer.
+    pub(crate) fn credit_used(&mut self) -> Option<Instant> {
+        let sample = self.sample.take_if(|sample| sample.used)?;
+        Some(sample.given)
     }
 
     /// Takes a frame that has begun to arrive.
@@ -266,8 +331,9 @@ impl Grants {
         self.in_turn = false;
     }
 
-    /// Writes the WINDOW_UPDATEs that are due. Only between frames, and not within a block of headers.
-    pub(crate) fn updates(&mut self, out: &mut Vec<u8>) {
+    /// Writes the WINDOW_UPDATEs that are due. Only between frames, and not within a block of headers. `now` is asked now and
+    /// then.
+    pub(crate) fn updates(&mut self, out: &mut Vec<u8>, now: impl FnOnce() -> Instant) {
         self.woken = false;
         if self.settings_sent == 0 {
             return;
@@ -290,15 +356,30 @@ impl Grants {
                 }
             }
         }
+        let mut sample = None;
         for id in self.due.drain(..) {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
             };
             stream.due = false;
             if let Some(more) = update(stream, self.share, self.announced) {
+                sample = sample.or(Some((id, self.announced + stream.extra)));
                 stream.extra += more;
                 window_update(id, more, out);
             }
+        }
+        if let Some((stream, before)) = sample
+            && self
+                .sample
+                .is_none_or(|sample| !self.streams.contains_key(&sample.stream))
+        {
+            let (given, used) = (now(), false);
+            self.sample = Some(Sample {
+                stream,
+                before,
+                given,
+                used,
+            });
         }
         if self.due.capacity() > 256 {
             self.due = Vec::new();
@@ -344,6 +425,14 @@ impl Grants {
                 }
                 stream.received += bytes;
                 stream.released += free;
+                if stream.round != self.round {
+                    (stream.round, stream.sent) = (self.round, 0);
+                }
+                // A frame has less than 2^24 bytes.
+                stream.sent = stream.sent.saturating_add(bytes as u32);
+                if let Some(sample) = &mut self.sample {
+                    sample.used |= sample.stream == head.stream && stream.received > sample.before;
+                }
             }
         }
         self.arrived += bytes;
@@ -474,7 +563,7 @@ fn update(stream: &Stream, share: u64, announced: u64) -> Option<u64> {
 /// How much credit has to be missing before it is given. Never more than half of the window, so that a sender that waits
 /// has been given it.
 fn step(window: u64) -> u64 {
-    (window / 8).max(UPDATE_MIN).min(window / 2).max(1)
+    (window / 16).max(UPDATE_MIN).min(window / 2).max(1)
 }
 
 fn window_update(stream: u32, bytes: u64, out: &mut Vec<u8>) {

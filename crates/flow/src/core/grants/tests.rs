@@ -1,18 +1,17 @@
-//! Grants against a peer that keeps its own accounts, and frames however they are cut.
+//! Grants against a peer that keeps its own accounts.
 
 use std::collections::HashMap;
-
-use proptest::prelude::*;
+use std::time::Duration;
 
 use super::*;
 use crate::core::frames::Frames;
 
-const SETTINGS: u8 = Kind::Settings as u8;
-const DATA: u8 = Kind::Data as u8;
-const HEADERS: u8 = Kind::Headers as u8;
-const RESET: u8 = Kind::Reset as u8;
+pub(super) const SETTINGS: u8 = Kind::Settings as u8;
+pub(super) const DATA: u8 = Kind::Data as u8;
+pub(super) const HEADERS: u8 = Kind::Headers as u8;
+pub(super) const RESET: u8 = Kind::Reset as u8;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend_from_slice(&[kind, flags]);
     frame.extend_from_slice(&stream.to_be_bytes());
@@ -20,7 +19,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn initial(bytes: u32) -> Vec<u8> {
+pub(super) fn initial(bytes: u32) -> Vec<u8> {
     let [a, b, c, d] = bytes.to_be_bytes();
     frame(
         SETTINGS,
@@ -44,19 +43,20 @@ fn cut(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
 }
 
 /// Our end of a connection, and what its peer knows.
-struct Ends {
-    grants: Grants,
+pub(super) struct Ends {
+    pub(super) grants: Grants,
     outgoing: Outgoing,
     frames: Frames,
+    now: Instant,
     /// The peer's account: the initial window, the connection's credit, and each stream's beyond the initial window.
-    peer_initial: i64,
+    pub(super) peer_initial: i64,
     peer_connection: i64,
-    peer_streams: HashMap<u32, i64>,
+    pub(super) peer_streams: HashMap<u32, i64>,
 }
 
 impl Ends {
     /// SETTINGS were sent and have been acknowledged.
-    fn settled(stream: u64, connection: u64) -> Self {
+    pub(super) fn settled(stream: u64, connection: u64) -> Self {
         let mut ends = Self::greeting(stream, connection);
         ends.say(SETTINGS, ACK, 0, &[]);
         ends
@@ -71,6 +71,7 @@ impl Ends {
             grants,
             outgoing: Outgoing::after_preface(0),
             frames: Frames::default(),
+            now: Instant::now(),
             peer_initial: 65_535,
             peer_connection: 65_535,
             peer_streams: HashMap::new(),
@@ -80,11 +81,11 @@ impl Ends {
     }
 
     /// The protocol writes; the peer hears it, and the updates that are due.
-    fn write(&mut self, bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
         let mut out = Vec::new();
         self.outgoing.take(bytes, &mut self.grants, &mut out);
         if self.outgoing.is_between_frames() {
-            self.grants.updates(&mut out);
+            self.grants.updates(&mut out, || self.now);
         }
         let heard = cut(&out);
         for (kind, flags, stream, payload) in &heard {
@@ -103,7 +104,7 @@ impl Ends {
     }
 
     /// The peer says something.
-    fn hear(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<(), Overrun> {
+    pub(super) fn hear(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<(), Overrun> {
         let bytes = frame(kind, flags, stream, payload);
         let grants = &mut self.grants;
         let heard = self.frames.take(&bytes, |head| grants.received(head));
@@ -116,17 +117,17 @@ impl Ends {
     }
 
     #[track_caller]
-    fn say(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    pub(super) fn say(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         assert_eq!(self.hear(kind, flags, stream, payload), Ok(()));
     }
 
     /// A request with a body begins, and somebody reads it.
-    fn begin(&mut self, stream: u32) {
+    pub(super) fn begin(&mut self, stream: u32) {
         self.say(HEADERS, 4, stream, &[]);
         self.grants.has_reader(stream);
     }
 
-    fn data(&mut self, stream: u32, bytes: usize) -> Result<(), Overrun> {
+    pub(super) fn data(&mut self, stream: u32, bytes: usize) -> Result<(), Overrun> {
         let heard = self.hear(DATA, 0, stream, &vec![0; bytes]);
         self.peer_connection -= bytes as i64;
         *self.peer_streams.entry(stream).or_default() -= bytes as i64;
@@ -134,7 +135,7 @@ impl Ends {
     }
 
     /// What the peer may send on a stream.
-    fn may(&self, stream: u32) -> i64 {
+    pub(super) fn may(&self, stream: u32) -> i64 {
         let stream = self.peer_streams.get(&stream).copied().unwrap_or(0);
         (self.peer_initial + stream).min(self.peer_connection)
     }
@@ -150,10 +151,60 @@ fn the_protocols_windows_are_replaced_by_ours() {
     ends.begin(1);
     ends.data(1, 40_000).unwrap();
     ends.grants.read(1, 40_000);
-    assert_eq!(ends.write(&frame(8, 0, 1, &40_000_u32.to_be_bytes())).len(), 1);
+    let heard = ends.write(&frame(8, 0, 1, &40_000_u32.to_be_bytes()));
+    assert_eq!(heard.iter().filter(|(_, _, stream, _)| *stream == 1).count(), 1);
     assert_eq!(ends.may(1), 100_000);
     ends.say(SETTINGS, ACK, 0, &[]);
     assert_eq!(ends.write(&frame(8, 0, 1, &40_000_u32.to_be_bytes())), []);
+}
+
+/// Streams that sent so many KB in a round, of 100 KB that all may have: how many bytes the largest may.
+#[track_caller]
+fn shared(sent: &[usize], most: u64) {
+    let mut ends = Ends::settled(1 << 20, 16 << 20);
+    for (stream, kb) in (1..).step_by(2).zip(sent) {
+        ends.begin(stream);
+        for _ in 0..*kb {
+            ends.data(stream, 1_000).unwrap();
+        }
+    }
+    assert_eq!(ends.grants.next_round(100_000), most);
+    assert_eq!(ends.grants.next_round(100_000), 100_000, "nobody sends any more");
+}
+
+#[test]
+fn streams_that_send_much_share_equally_what_others_leave() {
+    shared(&[], 100_000);
+    shared(&[80], 100_000);
+    shared(&[50, 50], 50_000);
+    shared(&[25, 25, 25, 25], 25_000);
+    // Whoever sends little may send a quarter more, and the others have the rest.
+    shared(&[90, 10], 87_500);
+    shared(&[8, 60, 40], 45_000);
+    shared(&[8, 60, 30], 52_500);
+    shared(&[8, 8, 8, 8], 60_000);
+}
+
+#[test]
+fn how_long_credit_took_to_be_used_is_known() {
+    let mut ends = Ends::settled(100_000, 4 << 20);
+    ends.begin(1);
+    ends.begin(3);
+    for _ in 0..6 {
+        ends.data(1, 10_000).unwrap();
+    }
+    assert_eq!(ends.grants.credit_used(), None);
+    ends.grants.read(1, 60_000);
+    let given = ends.now;
+    ends.write(&[]);
+    ends.now += Duration::from_millis(20);
+    for _ in 0..4 {
+        ends.data(1, 10_000).unwrap();
+        assert_eq!(ends.grants.credit_used(), None, "what it had before");
+    }
+    ends.data(1, 10_000).unwrap();
+    assert_eq!(ends.grants.credit_used(), Some(given));
+    assert_eq!(ends.grants.credit_used(), None);
 }
 
 #[test]
@@ -432,148 +483,4 @@ fn the_streams_that_are_shown_are_those_with_the_most_unread() {
     let ids: Vec<_> = shown.iter().map(|it| (it.id, it.unread, it.left)).collect();
     assert_eq!(ids, [(19, 9_000, 11_000), (17, 8_000, 12_000)]);
     assert_eq!(ends.grants.largest(100).len(), 10);
-}
-
-/// What a connection may go through.
-#[derive(Clone, Debug)]
-enum Step {
-    Open,
-    Data { stream: usize, bytes: u16, ends: bool },
-    Read { stream: usize, bytes: u16 },
-    Leave { stream: usize },
-    ResetByPeer { stream: usize },
-    Initial { bytes: u32 },
-    Share { bytes: u32 },
-    Window { beyond: u32 },
-    Acknowledge,
-    Updates,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let stream = 0..6_usize;
-    prop_oneof![
-        2 => Just(Step::Open),
-        9 => (stream.clone(), 0..16_384_u16, prop::bool::weighted(0.05))
-            .prop_map(|(stream, bytes, ends)| Step::Data { stream, bytes, ends }),
-        6 => (stream.clone(), any::<u16>()).prop_map(|(stream, bytes)| Step::Read { stream, bytes }),
-        1 => stream.clone().prop_map(|stream| Step::Leave { stream }),
-        1 => stream.prop_map(|stream| Step::ResetByPeer { stream }),
-        1 => (16_384..500_000_u32).prop_map(|bytes| Step::Initial { bytes }),
-        1 => (16_384..2_000_000_u32).prop_map(|bytes| Step::Share { bytes }),
-        1 => (65_536..1_000_000_u32).prop_map(|beyond| Step::Window { beyond }),
-        2 => Just(Step::Acknowledge),
-        6 => Just(Step::Updates),
-    ]
-}
-
-proptest! {
-    /// A peer that keeps to its account is never taken for one that does not; nothing read is lost, and whoever has read
-    /// all of a stream has left its sender credit.
-    #[test]
-    fn both_ends_agree_on_what_may_be_sent(steps in prop::collection::vec(step(), 1..300)) {
-        let mut ends = Ends::settled(65_535, 262_144);
-        let (mut open, mut next, mut pending, mut unread) = (Vec::new(), 1_u32, 0, HashMap::new());
-        for step in steps {
-            match step {
-                Step::Open => {
-                    ends.begin(next);
-                    open.push(next);
-                    unread.insert(next, 0_u64);
-                    next += 2;
-                }
-                Step::Data { stream, bytes, ends: last } => {
-                    let Some(&stream) = open.get(stream) else { continue };
-                    let bytes = i64::from(bytes).min(ends.may(stream)).max(0) as usize;
-                    prop_assert_eq!(ends.data(stream, bytes), Ok(()));
-                    if let Some(unread) = unread.get_mut(&stream) {
-                        *unread += bytes as u64;
-                    }
-                    if last {
-                        ends.say(DATA, END_STREAM, stream, &[]);
-                        open.retain(|open| *open != stream);
-                    }
-                }
-                Step::Read { stream, bytes } => {
-                    let Some(&stream) = open.get(stream) else { continue };
-                    let Some(unread) = unread.get_mut(&stream) else { continue };
-                    let bytes = u64::from(bytes).min(*unread);
-                    *unread -= bytes;
-                    ends.grants.read(stream, bytes);
-                }
-                Step::Leave { stream } => {
-                    let Some(&stream) = open.get(stream) else { continue };
-                    ends.grants.has_left(stream);
-                    unread.remove(&stream);
-                }
-                Step::ResetByPeer { stream } => {
-                    let Some(&stream) = open.get(stream) else { continue };
-                    ends.say(RESET, 0, stream, &[0; 4]);
-                    open.retain(|open| *open != stream);
-                }
-                Step::Initial { bytes } if pending == 0 => {
-                    ends.grants.set_initial(bytes.into());
-                    ends.write(&initial(7));
-                    pending += 1;
-                }
-                Step::Share { bytes } => ends.grants.set_share(bytes.into()),
-                Step::Window { beyond } => {
-                    let window = ends.grants.unread() + u64::from(beyond);
-                    ends.grants.set_window(window);
-                }
-                Step::Acknowledge if pending > 0 => {
-                    pending -= 1;
-                    ends.say(SETTINGS, ACK, 0, &[]);
-                }
-                Step::Initial { .. } | Step::Acknowledge => (),
-                Step::Updates => {
-                    ends.write(&[]);
-                }
-            }
-            let still: u64 = unread.values().sum();
-            prop_assert_eq!(ends.grants.unread(), still);
-        }
-        ends.write(&[]);
-        for stream in open {
-            let all_read = unread.get(&stream) == Some(&0);
-            let window = ends.peer_initial + ends.peer_streams.get(&stream).copied().unwrap_or(0);
-            prop_assert!(!all_read || window > 0, "{} has {}", stream, window);
-        }
-    }
-
-    /// However its bytes are cut: everything leaves as it was but the initial window and the protocol's updates.
-    #[test]
-    fn what_is_written_leaves_unharmed_however_it_is_cut(
-        frames in prop::collection::vec((0_u8..12, any::<u8>(), 0_u32..9, prop::collection::vec(any::<u8>(), 0..40)), 0..30),
-        cuts in prop::collection::vec(1_usize..30, 1..30),
-    ) {
-        let (mut written, mut expected) = (vec![b'P'; 24], vec![b'P'; 24]);
-        for (kind, flags, stream, payload) in &frames {
-            written.extend(frame(*kind, *flags, *stream, payload));
-            let mut payload = payload.clone();
-            if *kind == SETTINGS && flags & ACK == 0 {
-                for entry in payload.chunks_exact_mut(6).filter(|entry| entry[..2] == [0, 4]) {
-                    entry[2..].copy_from_slice(&77_777_u32.to_be_bytes());
-                }
-            }
-            if *kind != 8 {
-                expected.extend(frame(*kind, *flags, *stream, &payload));
-            }
-        }
-        let (mut grants, mut outgoing, mut out) = (Grants::default(), Outgoing::after_preface(24), Vec::new());
-        grants.set_initial(77_777);
-        let (mut rest, mut cuts) = (&written[..], cuts.iter().cycle());
-        while !rest.is_empty() {
-            let n = cuts.next().map_or(1, |cut| (*cut).min(rest.len()));
-            outgoing.take(&rest[..n], &mut grants, &mut out);
-            rest = &rest[n..];
-        }
-        prop_assert_eq!(out, expected);
-        let mut block = false;
-        for (kind, flags, ..) in &frames {
-            if matches!(kind, 1 | 5 | 9) {
-                block = flags & 4 == 0;
-            }
-        }
-        prop_assert_eq!(outgoing.is_between_frames(), !block);
-    }
 }

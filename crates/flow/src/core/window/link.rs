@@ -1,5 +1,5 @@
 //! A link and its two ends, for tests: a sender that always has more to say, a pipe with a rate and a delay, a receiver
-//! that reads at once and gives credit back as `h2` does. Time is a number; nothing waits.
+//! that reads at once and gives credit back as [`Grants`](crate::core::grants) do. Time is a number; nothing waits.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,7 +13,7 @@ const FRAME: i64 = 16 << 10;
 enum Event {
     /// DATA at the receiver.
     Data(i64),
-    /// Credit at the sender; negative after a smaller window was announced.
+    /// Credit at the sender.
     Credit(i64),
     /// A PING at the sender.
     Ping,
@@ -38,10 +38,10 @@ pub(super) struct Link {
     free: Duration,
     credit: i64,
     said: f64,
-    /// What the sender knows it may still send, as seen from here, and what has been read since.
-    remaining: i64,
-    unclaimed: i64,
-    announced: i64,
+    /// All credit so far, as seen from here.
+    granted: i64,
+    /// All credit before some was given, and when.
+    sample: Option<(i64, Duration)>,
 }
 
 impl Link {
@@ -60,9 +60,8 @@ impl Link {
             free: Duration::ZERO,
             credit: 0,
             said: 0.0,
-            remaining: i64::from(bounds.start),
-            unclaimed: 0,
-            announced: i64::from(bounds.start),
+            granted: i64::from(bounds.start),
+            sample: None,
         };
         link.at(Duration::ZERO, Event::Credit(i64::from(bounds.start)));
         link
@@ -98,7 +97,7 @@ impl Link {
                 }
                 Event::Pong => self.estimator.ping_acked(self.now),
             }
-            self.announce();
+            self.grant();
         }
         self.now = end;
         self.received - before
@@ -127,28 +126,28 @@ impl Link {
 
     fn data(&mut self, bytes: i64) {
         self.received += bytes as u64;
-        self.remaining -= bytes;
-        self.unclaimed += bytes;
+        if let Some((before, since)) = self.sample
+            && self.received.cast_signed() > before
+        {
+            self.sample = None;
+            self.estimator.credit_used(since, self.now);
+        }
         self.estimator.received(bytes as u64, self.now);
         if self.estimator.wants_ping(self.now) {
             self.pings += 1;
             self.estimator.ping_sent(self.now);
             self.at(self.rtt / 2, Event::Ping);
         }
-        if self.unclaimed >= self.remaining / 2 {
-            let credit = std::mem::take(&mut self.unclaimed);
-            self.remaining += credit;
-            self.at(self.rtt / 2, Event::Credit(credit));
-        }
     }
 
-    /// SETTINGS change the window of an open stream.
-    fn announce(&mut self) {
-        let change = i64::from(self.estimator.window()) - self.announced;
-        if change != 0 {
-            self.announced += change;
-            self.remaining += change;
-            self.at(self.rtt / 2, Event::Credit(change));
+    /// In steps of a sixteenth; a smaller window is one that nothing is added to for a while.
+    fn grant(&mut self) {
+        let window = i64::from(self.estimator.window());
+        let more = self.received.cast_signed() + window - self.granted;
+        if more >= window / 16 {
+            self.sample.get_or_insert((self.granted, self.now));
+            self.granted += more;
+            self.at(self.rtt / 2, Event::Credit(more));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How large a receive window should be: twice what a link holds, and no more.
+//! How large a receive window should be: a little more than a link holds.
 //!
 //! A sender may have one window of bytes on the way. With a window below the link's *bandwidth × delay* it has to pause
 //! until the receiver has given some back, and a long link stays half empty; far above it, bytes only queue somewhere.
@@ -8,26 +8,30 @@
 //! 1 Gbit/s, 100 ms       arrives                                  window
 //!   0 ms                 the first of 1 MiB                       1 MiB    PING
 //! 100 ms  PONG: 100 ms   1 MiB came in 8 ms, then nothing         8 MiB    full in a twelfth of a round: much too small
-//! 200 ms                 6.4 MiB of 8 came in 54 ms              24 MiB    full in half a round: twice its share
-//! 300 ms                 12.5 MB a round, all the time           24 MiB    = 2 × 125 MB/s × 100 ms
+//! 200 ms                 6.4 MiB of 8 came in 54 ms              16 MiB    full in half a round: twice as much, and a tenth
+//! 800 ms                 12.5 MB a round, all the time           13 MiB    = 125 MB/s × (9/8 × 100 ms + 1 ms)
 //! ```
 //!
-//! - **Bandwidth** is the most that came in any round trip (at least a millisecond) of the last ten (at least a second).
-//! - **Round trip** is the least that PINGs took. It falls at once. It rises when two rounds in a row took longer and our
-//!   own window does not explain that: bytes of ours that queue make a PING late too, but then the link is saturated, and
-//!   the delay is at most a window at its rate. Such samples are passed over, or the estimate would feed on itself.
-//! - A queue of our own hides how short the path is. So when a PING was late for that reason, the window **dips**: it is
-//!   quartered until the queue is gone, a PING shows the path as it is, and the window is set by what it showed.
-//! - A window that was **filled** (four fifths of it came) faster than a round trip is the limit, and grows two- to
-//!   eightfold; what it then turns out to need is known a round trip later. One that is twice too large for two seconds
-//!   shrinks, down to where it started; after half a minute without data all is forgotten.
+//! - **Bandwidth** is the most that came in two round trips in a row (of a millisecond at least) of the last ten (a second at
+//!   least): a burst does not count.
+//! - **Round trip** is the least that PINGs took, and that credit took to be used. It falls at once. It rises when two rounds
+//!   in a row took longer and our own window does not explain that: bytes of ours that queue make a PING late too, but then
+//!   the link is saturated, and the delay is at most a window at its rate.
+//! - A queue of our own hides how short the path is. So now and then the window **nods**: a little less than the link holds,
+//!   until credit given meanwhile is used. If that took less than a round trip, or once in a while when a PING was late, it
+//!   **dips**: it is quartered until the queue is gone, a PING shows the path, and the window is set by what it showed.
+//! - A window that was **filled** (four fifths of it came) much faster than a round trip is the limit, and grows up to
+//!   eightfold; what it then turns out to need is known a round trip later. One that is too large for five round trips
+//!   shrinks, **on trial**: if less comes then, the larger one is kept. After half a minute without data all is forgotten.
 //! - **PINGs** are sent while data flows and either nothing is known, or much of a window comes per round trip, or the rate
 //!   has changed. While rounds teach nothing, the pause between them doubles up to half a minute.
 //!
 //! `docs/design/flow.md` has the reasons and what this cannot know.
 
 mod filter;
+mod look;
 mod rtt;
+mod trial;
 
 #[cfg(test)]
 mod link;
@@ -37,13 +41,15 @@ mod tests;
 use std::time::Duration;
 
 use filter::WindowedMax;
+use look::{Dip, FIRST_DIP_AFTER, Nod};
 use rtt::RoundTrip;
+use trial::{KEEP_MIN, Trial};
 
 /// The windows that may be announced, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The window before anything is known (1 MiB), and the least that the estimate shrinks it to for longer than a few
-    /// round trips.
+    /// The window before anything is known (1 MiB), and the least that it shrinks to for longer than a few round trips,
+    /// unless the link is seen to be full with less.
     pub start: u32,
     /// The largest window (64 MiB).
     pub cap: u32,
@@ -90,19 +96,17 @@ const BUCKET_MIN: Duration = Duration::from_millis(1);
 /// Shortest memory of the bandwidth.
 const MEMORY_MIN: Duration = Duration::from_secs(1);
 /// A window has to be too large for so long, at least, before it shrinks.
-const SHRINK_AFTER_MIN: Duration = Duration::from_secs(2);
-/// From one dip to the next. Each takes a few PINGs, so that there is one PING in ten seconds on average.
-const DIP_EVERY: Duration = Duration::from_secs(60);
-/// The same where the rate has changed.
-const DIP_AFTER_CHANGE: Duration = Duration::from_secs(2);
-/// The first dip comes so long after the first PING: it costs a flow of seconds more than it can tell it.
-const FIRST_DIP_AFTER: Duration = DIP_EVERY;
-/// Longest wait for a window to drain, in seconds.
-const DRAIN_MAX: f64 = 2.0;
+const SHRINK_AFTER_MIN: Duration = Duration::from_millis(250);
 /// The smallest window that a dip makes.
 const DIP_MIN: u32 = 64 << 10;
-/// Most that a window grows by at once.
+/// Most that a window grows by at once, and least.
 const GROWTH_MAX: f64 = 8.0;
+const GROWTH_MIN: f64 = 1.25;
+/// A window that keeps a link full: so many round trips of it, and a little for turns that come late.
+const GAIN: f64 = 1.125;
+const SLACK: f64 = 0.001;
+/// The least window of a link that is known to be full.
+const FULL_MIN: u32 = 128 << 10;
 
 /// Bytes from some time on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,16 +129,6 @@ struct Round {
     for_change: bool,
 }
 
-/// A window made small for a moment, so that nothing queues.
-#[derive(Clone, Copy, Debug)]
-struct Dip {
-    since: Duration,
-    /// When what was on the way before has come.
-    drained_at: Duration,
-    /// When it is given up.
-    over_at: Duration,
-}
-
 /// How far the window in force has been filled.
 #[derive(Clone, Copy, Debug, Default)]
 struct Fill {
@@ -151,8 +145,8 @@ pub struct Estimator {
     window: u32,
     rtt: RoundTrip,
     bandwidth: WindowedMax,
-    /// The rate on average over a while: a burst does not move it.
-    usual: f64,
+    /// The same of what came in two round trips in a row: a burst does not move it.
+    steady: WindowedMax,
     bucket: Span,
     fill: Fill,
     /// What was sent under the present window arrives from here on.
@@ -168,7 +162,20 @@ pub struct Estimator {
     next_change_probe: Duration,
     /// The window has grown since the last PING came back.
     grown: bool,
-    too_large_since: Option<Duration>,
+    /// The rate of the last bucket.
+    recent: f64,
+    /// Bytes of ours have been seen to queue: the link is full.
+    queues: bool,
+    /// What has come since the window is too large.
+    too_large: Option<Span>,
+    trial: Option<Trial>,
+    /// A window that had to be kept, until when, and how long the next one will be.
+    kept: (u32, Duration),
+    keep_for: Duration,
+    nod: Option<Nod>,
+    next_nod: Duration,
+    /// Nods in a row that have shown a shorter round trip.
+    nods_won: u8,
     dip: Option<Dip>,
     next_dip: Duration,
     next_change_dip: Duration,
@@ -186,7 +193,7 @@ impl Estimator {
             window: bounds.start.min(bounds.cap),
             rtt: RoundTrip::default(),
             bandwidth: WindowedMax::default(),
-            usual: 0.0,
+            steady: WindowedMax::default(),
             bucket: Span::at(now),
             fill: Fill::default(),
             effective_from: now,
@@ -199,7 +206,15 @@ impl Estimator {
             change_pause: Duration::ZERO,
             next_change_probe: now,
             grown: false,
-            too_large_since: None,
+            recent: 0.0,
+            queues: false,
+            too_large: None,
+            trial: None,
+            kept: (0, now),
+            keep_for: KEEP_MIN,
+            nod: None,
+            next_nod: now,
+            nods_won: 0,
             dip: None,
             next_dip: now,
             next_change_dip: now,
@@ -208,10 +223,10 @@ impl Estimator {
         }
     }
 
-    /// The window that a stream should have, in bytes.
+    /// The window that all streams which send much should have together, in bytes.
     #[must_use]
     pub fn window(&self) -> u32 {
-        self.window
+        self.nod.map_or(self.window, |nod| nod.window.min(self.window))
     }
 
     /// What is known.
@@ -255,6 +270,11 @@ impl Estimator {
             self.end_dip(now);
         }
         self.close_bucket(now);
+        if let Some(large) = &mut self.too_large {
+            large.bytes += bytes;
+        }
+        self.judge(bytes, now);
+        self.nods(now);
         self.bucket.bytes += bytes;
         self.since_probe += bytes;
         if let Some(round) = &mut self.round {
@@ -280,7 +300,7 @@ impl Estimator {
             return false;
         }
         let a_round = self.bandwidth.get() * rtt.as_secs_f64();
-        let much = a_round >= f64::from(self.window) / 4.0;
+        let much = a_round >= f64::from(self.window) / 8.0;
         let dip_due = self.dip_due && now >= self.next_change_dip.max(self.effective_from);
         (much && now >= self.next_probe) || (self.changed && now >= self.next_change_probe) || dip_due
     }
@@ -318,13 +338,17 @@ impl Estimator {
         if self.dip.is_some_and(|dip| span.since >= dip.since) {
             return self.dipped(took, queue, now);
         }
+        if self.rtt.is_explained(took, queue) && before.is_some_and(|least| took > least * 5 / 4) {
+            self.queues = true;
+        }
         let moved = self.rtt.sample(took, queue);
         if before.is_none() {
             self.bandwidth.insert(rate, now, self.memory());
-            self.usual = rate;
+            self.steady.insert(rate, now, self.memory());
             self.bucket = Span::at(now);
             self.next_dip = now + FIRST_DIP_AFTER;
             self.next_change_dip = self.next_dip;
+            self.next_nod = now + self.nod_every() * 2;
             self.grow_if_full(now);
         }
         self.changed = false;
@@ -350,76 +374,17 @@ impl Estimator {
         }
     }
 
-    /// Quarters the window until the queue is gone; a PING follows once it has drained.
-    fn dip(&mut self, now: Duration) {
-        // What is on its way comes first, and the news has to get there.
-        let full = f64::from(self.window) / self.link().max(1.0);
-        let drains = Duration::from_secs_f64(full.min(DRAIN_MAX)) + self.rtt.get().unwrap_or_default() / 2;
-        self.window = (self.window / 4).max(DIP_MIN.min(self.bounds.cap));
-        self.fill = Fill::default();
-        self.dip_due = false;
-        self.dip = Some(Dip {
-            since: now,
-            drained_at: now + drains,
-            over_at: now + (drains * 10).max(MEMORY_MIN),
-        });
-    }
-
-    /// A PING has come back that left after the window was made small.
-    fn dipped(&mut self, took: Duration, queue: Option<Duration>, now: Duration) {
-        let least = self.rtt.get().unwrap_or(took);
-        let queues = self.rtt.is_explained(took, queue);
-        if queues && took < least {
-            self.rtt.is(took);
-        }
-        if queues && self.window > DIP_MIN {
-            // The link is still full, so the path is shorter than that.
-            return self.dip(now);
-        }
-        let near = took >= least * 3 / 4 && took <= least * 5 / 4;
-        if !queues && took <= least * 5 / 4 {
-            self.rtt.is(took.min(least));
-            if !near {
-                // Some of the queue may have been left.
-                self.dip = self.dip.map(|dip| Dip {
-                    drained_at: now,
-                    ..dip
-                });
-                return;
-            }
-        } else if !queues && !self.rtt.sample(took, None) {
-            // Longer, all of a sudden: once more.
-            self.dip = self.dip.map(|dip| Dip {
-                drained_at: now,
-                ..dip
-            });
-            return;
-        }
-        self.end_dip(now);
-        self.changed = false;
-        self.pace_probes(!near, false, now);
-    }
-
     /// What the link gives, but for bursts that were held up somewhere; bytes a second.
     fn link(&self) -> f64 {
-        self.bandwidth.get().min(1.1 * self.usual)
+        self.steady.get()
     }
 
-    /// Sets the window by what is known now.
-    fn end_dip(&mut self, now: Duration) {
-        self.dip = None;
-        self.next_dip = now + DIP_EVERY;
-        self.next_change_dip = now + DIP_AFTER_CHANGE;
-        self.window = self.wanted();
-        self.fill = Fill::default();
-        self.effective_from = now + self.rtt.get().unwrap_or_default() * 2;
-        self.bucket = Span::at(now);
-    }
-
-    /// Twice what the link holds, within the bounds.
+    /// A little more than the link holds, within the bounds.
     fn wanted(&self) -> u32 {
-        let wanted = (2.0 * self.estimate().bdp()) as u32;
-        wanted.clamp(self.bounds.start.min(self.bounds.cap), self.bounds.cap)
+        let rtt = self.rtt.get().unwrap_or_default().as_secs_f64();
+        let wanted = (self.link() * (GAIN * rtt + SLACK)) as u32;
+        let least = if self.queues { FULL_MIN } else { self.bounds.start };
+        wanted.clamp(least.min(self.bounds.cap), self.bounds.cap)
     }
 
     /// The sooner the next PING, the more the last one taught.
@@ -456,10 +421,10 @@ impl Estimator {
         }
         let rate = self.bucket.bytes as f64 / span.as_secs_f64();
         self.bucket = Span::at(now);
+        let lesser = rate.min(std::mem::replace(&mut self.recent, rate));
         self.notice_change(rate, now);
         self.bandwidth.insert(rate, now, self.memory());
-        let memory = 2 * self.memory();
-        self.usual += (rate - self.usual) * span.as_secs_f64() / (span + memory).as_secs_f64();
+        self.steady.insert(lesser, now, self.memory());
         self.settle(now);
     }
 
@@ -476,12 +441,16 @@ impl Estimator {
         if rate < 0.6 * best || self.low_buckets >= 2 || rate > 1.12 * best {
             self.changed = true;
             self.low_buckets = 0;
+            if rate > best && now >= self.effective_from + self.rtt.get().unwrap_or_default() * 4 {
+                // Nothing of ours is new, and still it comes all at once: it was on a longer way before.
+                self.next_nod = now;
+            }
         }
     }
 
     /// Notices that the window in force was filled, and how fast.
     fn fill(&mut self, bytes: u64, now: Duration) {
-        if now < self.effective_from || self.dip.is_some() {
+        if now < self.effective_from || self.dip.is_some() || self.nod.is_some() {
             return;
         }
         let rtt = self.rtt.get();
@@ -509,11 +478,12 @@ impl Estimator {
             return;
         };
         self.fill = Fill::default();
-        if took >= rtt {
+        // A link that is full takes a window in a round trip or more, and four fifths of it in as much of that.
+        if took >= rtt * 4 / 5 {
             return;
         }
         let share = rtt.as_secs_f64() / took.as_secs_f64().max(1e-6);
-        let factor = (1.6 * share).clamp(2.0, GROWTH_MAX);
+        let factor = (1.1 * share).clamp(GROWTH_MIN, GROWTH_MAX);
         self.set((f64::from(self.window) * factor) as u32, now);
     }
 
@@ -527,19 +497,30 @@ impl Estimator {
         }
         let wanted = self.wanted();
         if wanted > self.window {
-            self.too_large_since = None;
-            if wanted - self.window > self.window / 8 || wanted == self.bounds.cap {
+            self.too_large = None;
+            if wanted - self.window > self.window / 16 || wanted == self.bounds.cap {
                 self.set(wanted, now);
             }
-        } else if wanted > self.window / 2 {
-            self.too_large_since = None;
-        } else {
-            let since = *self.too_large_since.get_or_insert(now);
-            if now.saturating_sub(since) >= (rtt * 10).max(SHRINK_AFTER_MIN) {
-                self.too_large_since = None;
-                self.window = wanted.max(self.window / 2);
-                self.fill = Fill::default();
-            }
+            return;
+        }
+        let next = if now < self.kept.1 { self.kept.0 } else { 0 };
+        let next = wanted.max(self.window / 2).max(next);
+        if self.trial.is_some() || next > self.window - self.window / 16 {
+            self.too_large = None;
+            return;
+        }
+        let large = *self.too_large.get_or_insert(Span::at(now));
+        let span = now.saturating_sub(large.since);
+        if span >= (rtt * 5).max(SHRINK_AFTER_MIN) {
+            self.too_large = None;
+            self.trial = Some(Trial {
+                from: self.window,
+                // There may have been a burst.
+                rate: self.recent.min(large.bytes as f64 / span.as_secs_f64()),
+                span: Span::at(now + rtt * 2),
+            });
+            self.window = next;
+            self.fill = Fill::default();
         }
     }
 
@@ -549,6 +530,7 @@ impl Estimator {
             return;
         }
         self.window = window;
+        (self.trial, self.nod, self.too_large) = (None, None, None);
         self.grown = true;
         self.fill = Fill::default();
         self.effective_from = now + self.rtt.get().unwrap_or_default();

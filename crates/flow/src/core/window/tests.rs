@@ -73,11 +73,11 @@ fn follows(link: &mut Link, to: Duration) -> Duration {
 
 #[test]
 fn a_step_of_the_round_trip_is_followed_within_ten_of_the_longer_ones_both_ways() {
-    // A sender with less to say than the link takes, so that nothing queues.
-    for mbit in [100.0, 1000.0] {
+    // A sender with less to say than the link takes, so that nothing queues; and more than the window, at first.
+    for mbit in [400.0, 1000.0] {
         let mut link = Link::new(mbit, 20);
         link.demand = Some(link.rate / 2.0);
-        link.run(ms(8_000));
+        link.run(ms(20_000)); // AGE
         assert!(
             near(link.estimator.estimate().rtt, ms(20)),
             "{:?}",
@@ -85,7 +85,7 @@ fn a_step_of_the_round_trip_is_followed_within_ten_of_the_longer_ones_both_ways(
         );
         let up = follows(&mut link, ms(150));
         assert!(up <= ms(1_500), "up at {mbit} Mbit/s after {up:?}");
-        link.run(ms(8_000));
+        link.run(ms(20_000)); // AGE
         let down = follows(&mut link, ms(20));
         assert!(
             down <= ms(450),
@@ -98,32 +98,53 @@ fn a_step_of_the_round_trip_is_followed_within_ten_of_the_longer_ones_both_ways(
 #[test]
 fn a_step_is_followed_as_soon_behind_a_queue_of_our_own() {
     // The sender puts all it may into the pipe, and PINGs wait behind that: the path has to be found below the queue.
-    for mbit in [100.0, 400.0, 1000.0] {
+    for (mbit, age) in [(100.0, 8), (400.0, 8), (1000.0, 8), (400.0, 20), (1000.0, 100)] {
         let mut link = Link::new(mbit, 20);
-        // As old as a flow has to be before it dips.
-        link.run(ms(120_000));
-        assert!(
-            near(link.estimator.estimate().rtt, ms(20)),
-            "{:?}",
-            link.estimator.estimate()
-        );
+        link.run(ms(age * 1000));
+        let estimate = |link: &Link| format!("{mbit} Mbit/s, {age} s old: {:?}", link.estimator.estimate());
+        assert!(near(link.estimator.estimate().rtt, ms(20)), "{}", estimate(&link));
         let up = follows(&mut link, ms(150));
-        assert!(
-            up <= ms(1_500),
-            "up at {mbit} Mbit/s after {up:?}: {:?}",
-            link.estimator.estimate()
-        );
+        assert!(up <= ms(1_500), "up after {up:?}: {}", estimate(&link));
         link.run(ms(1_500));
-        assert!(link.share(ms(5_000)) >= 0.9, "{mbit} Mbit/s at 150 ms");
+        assert!(link.share(ms(5_000)) >= 0.9, "150 ms: {}", estimate(&link));
+        // Ten round trips, and a second in which other things may be tried and the queue has to go.
         let down = follows(&mut link, ms(20));
-        assert!(
-            down <= ms(1_500),
-            "down at {mbit} Mbit/s after {down:?}: {:?}",
-            link.estimator.estimate()
-        );
+        assert!(down <= ms(2_500), "down after {down:?}: {}", estimate(&link));
         link.run(ms(1_500));
-        assert!(link.share(ms(5_000)) >= 0.9, "{mbit} Mbit/s at 20 ms again");
+        assert!(link.share(ms(5_000)) >= 0.9, "20 ms again: {}", estimate(&link));
     }
+}
+
+#[test]
+fn a_window_holds_what_the_link_does_and_little_more() {
+    for (mbit, rtt_ms) in [(1000.0, 20), (100.0, 100), (1000.0, 100), (100.0, 20)] {
+        let mut link = Link::new(mbit, rtt_ms);
+        link.run(ms(10_000));
+        let holds = link.rate * link.rtt.as_secs_f64();
+        for _ in 0..20 {
+            assert!(link.share(ms(1_000)) >= 0.9, "{mbit} Mbit/s at {rtt_ms} ms");
+            let window = f64::from(link.estimator.window()) / holds;
+            assert!(
+                (0.85..1.25).contains(&window),
+                "{window} at {mbit} Mbit/s, {rtt_ms} ms"
+            );
+        }
+    }
+}
+
+/// What a receiver knows may be wrong: a round trip that is often longer than its shortest must not make the window smaller
+/// and smaller, with less and less coming of it.
+#[test]
+fn a_path_that_is_mostly_longer_than_at_its_best_does_not_starve() {
+    let mut link = Link::new(200.0, 40);
+    link.run(ms(3_000));
+    for _ in 0..60 {
+        link.rtt = ms(40);
+        link.run(ms(100));
+        link.rtt = ms(55);
+        link.run(ms(900));
+    }
+    assert!(link.share(ms(2_000)) >= 0.7, "{:?}", link.estimator.estimate());
 }
 
 #[test]
@@ -182,7 +203,7 @@ fn a_few_bytes_are_never_pinged_for() {
 fn after_half_a_minute_without_data_all_is_forgotten() {
     let mut link = Link::new(1000.0, 100);
     link.run(ms(5_000));
-    assert!(link.estimator.window() > 16 << 20);
+    assert!(link.estimator.window() > 10 << 20);
     let last = link.estimator.rest_at() - IDLE;
     assert!(!link.estimator.clone().rest(last + IDLE - ms(1)));
     assert!(link.estimator.rest(last + IDLE));

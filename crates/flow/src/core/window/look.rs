@@ -1,0 +1,168 @@
+//! Looks for a shorter path below a queue of our own: nods, and dips.
+
+use std::time::Duration;
+
+use super::{DIP_MIN, Estimator, FULL_MIN, Fill, MEMORY_MIN, Span};
+
+/// From one dip to the next. Each takes a few PINGs, so that there is one PING in ten seconds on average.
+const DIP_EVERY: Duration = Duration::from_secs(60);
+/// The same where the rate has changed.
+const DIP_AFTER_CHANGE: Duration = Duration::from_secs(2);
+/// The first dip comes so long after the first PING: it costs a flow of seconds more than it can tell it.
+pub(super) const FIRST_DIP_AFTER: Duration = DIP_EVERY;
+/// Longest wait for a window to drain, in seconds.
+const DRAIN_MAX: f64 = 2.0;
+/// From one nod to the next: so many round trips, and this time at least.
+const NOD_ROUNDS: u32 = 8;
+const NOD_EVERY_MIN: Duration = Duration::from_secs(1);
+/// What of a link's content the window of a nod is.
+const NOD_SHARE: f64 = 0.9;
+
+/// A window made small for a moment, so that nothing queues.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dip {
+    pub(super) since: Duration,
+    /// When what was on the way before has come.
+    pub(super) drained_at: Duration,
+    /// When it is given up.
+    pub(super) over_at: Duration,
+}
+
+/// A window made a little smaller than the link, so that a queue of our own would be gone for a moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nod {
+    pub(super) window: u32,
+    /// The round trip before.
+    pub(super) least: Duration,
+    pub(super) since: Duration,
+    pub(super) over_at: Duration,
+}
+
+impl Estimator {
+    /// Credit that was given at `since` has been used: a round trip and the queue before the link took no longer.
+    pub fn credit_used(&mut self, since: Duration, now: Duration) {
+        let took = now.saturating_sub(since).max(Duration::from_micros(1));
+        let Some(least) = self.rtt.get() else {
+            return;
+        };
+        if took < least {
+            self.rtt.is(took);
+        }
+        let Some(nod) = self.nod.take_if(|nod| since >= nod.since) else {
+            return;
+        };
+        self.next_nod = now + self.nod_every();
+        if took >= nod.least * 19 / 20 {
+            self.nods_won = 0;
+            return;
+        }
+        // There was a queue, and a shorter path below it; or the round trip had been taken for too long.
+        self.nods_won += 1;
+        self.next_nod = now;
+        if self.nods_won == 2 && self.dip.is_none() {
+            self.dip(now);
+        }
+    }
+
+    /// Whether as much comes as the link gives.
+    fn is_full(&self) -> bool {
+        self.recent > 0.0 && self.recent >= 0.8 * self.link()
+    }
+
+    pub(super) fn nod_every(&self) -> Duration {
+        (self.rtt.get().unwrap_or_default() * NOD_ROUNDS).max(NOD_EVERY_MIN)
+    }
+
+    /// Begins and ends nods.
+    pub(super) fn nods(&mut self, now: Duration) {
+        if let Some(nod) = self.nod {
+            if now >= nod.over_at {
+                self.nod = None;
+                self.next_nod = now + self.nod_every();
+            }
+            return;
+        }
+        let Some(rtt) = self.rtt.get() else {
+            return;
+        };
+        let busy = self.dip.is_some() || self.trial.is_some() || now < self.effective_from + rtt;
+        if busy || now < self.next_nod || !self.is_full() {
+            return;
+        }
+        let window = (NOD_SHARE * self.link().min(self.recent) * rtt.as_secs_f64()) as u32;
+        if window < FULL_MIN || !self.queues && window < self.window / 2 {
+            // Who has more than he needs is not held up by it, and shows nothing.
+            return;
+        }
+        self.fill = Fill::default();
+        self.nod = Some(Nod {
+            window,
+            least: rtt,
+            since: now,
+            over_at: now + rtt * 3,
+        });
+    }
+
+    /// Quarters the window until the queue is gone; a PING follows once it has drained.
+    pub(super) fn dip(&mut self, now: Duration) {
+        (self.trial, self.too_large, self.nod) = (None, None, None);
+        self.nods_won = 0;
+        // What is on its way comes first, and the news has to get there.
+        let full = f64::from(self.window) / self.link().max(1.0);
+        let drains = Duration::from_secs_f64(full.min(DRAIN_MAX)) + self.rtt.get().unwrap_or_default() / 2;
+        self.window = (self.window / 4).max(DIP_MIN.min(self.bounds.cap));
+        self.fill = Fill::default();
+        self.dip_due = false;
+        self.dip = Some(Dip {
+            since: now,
+            drained_at: now + drains,
+            over_at: now + (drains * 10).max(MEMORY_MIN),
+        });
+    }
+
+    /// A PING has come back that left after the window was made small.
+    pub(super) fn dipped(&mut self, took: Duration, queue: Option<Duration>, now: Duration) {
+        let least = self.rtt.get().unwrap_or(took);
+        let queues = self.rtt.is_explained(took, queue);
+        if queues && took < least {
+            self.rtt.is(took);
+        }
+        if queues && self.window > DIP_MIN {
+            // The link is still full, so the path is shorter than that.
+            return self.dip(now);
+        }
+        let near = took >= least * 3 / 4 && took <= least * 5 / 4;
+        if !queues && took <= least * 5 / 4 {
+            self.rtt.is(took.min(least));
+            if !near {
+                // Some of the queue may have been left.
+                self.dip = self.dip.map(|dip| Dip {
+                    drained_at: now,
+                    ..dip
+                });
+                return;
+            }
+        } else if !queues && !self.rtt.sample(took, None) {
+            // Longer, all of a sudden: once more.
+            self.dip = self.dip.map(|dip| Dip {
+                drained_at: now,
+                ..dip
+            });
+            return;
+        }
+        self.end_dip(now);
+        self.changed = false;
+        self.pace_probes(!near, false, now);
+    }
+
+    /// Sets the window by what is known now.
+    pub(super) fn end_dip(&mut self, now: Duration) {
+        self.dip = None;
+        self.next_dip = now + DIP_EVERY;
+        self.next_change_dip = now + DIP_AFTER_CHANGE;
+        self.window = self.wanted();
+        self.fill = Fill::default();
+        self.effective_from = now + self.rtt.get().unwrap_or_default() * 2;
+        self.bucket = Span::at(now);
+    }
+}

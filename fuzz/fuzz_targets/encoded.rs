@@ -11,9 +11,14 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = scan_event(&body);
     let _ = Encoded::stored(body.clone(), 7, None);
     if let Ok(object) = Encoded::wire(body, None) {
-        let _ = (object.metadata_json(), object.field("spec.replicas"), object.header());
+        let _ = (
+            object.metadata_json(),
+            object.field("spec.replicas"),
+            object.header(),
+        );
         if object.decode().is_ok() {
-            serde_json::from_slice::<serde_json::Value>(&object.json()).expect("an object is written as JSON");
+            serde_json::from_slice::<serde_json::Value>(&object.json())
+                .expect("an object is written as JSON");
         }
     }
 });

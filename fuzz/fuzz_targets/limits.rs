@@ -12,7 +12,11 @@ fuzz_target!(|text: &str| {
     let (limits, scope, now) = (Limits::new(), Scope::default(), Instant::now());
     if limits.replace(&rules, now).is_ok() {
         for method in ["/etcdserverpb.KV/Put", "list pods", ""] {
-            let ask = Ask { method, peer: "10.0.0.7", metadata: &|_| None };
+            let ask = Ask {
+                method,
+                peer: "10.0.0.7",
+                metadata: &|_| None,
+            };
             let _ = limits.admit(&ask, &scope, now);
         }
         // Twice: the second finds what the first left.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod conformance;
+mod fuzz;
 mod lanes;
 mod shell;
 mod soak;
@@ -23,6 +24,7 @@ Commands:
                         --only NAME,… (puts, reads, isolation, fanout, idle, size, leases, drop, official, api),
                         --quick (a smoke test), --allow-load (measure on a busy machine, marked)
   soak [ARGS…]          seeds, kills and differential runs, as long as one likes
+  fuzz [TARGET…|all]    libfuzzer over all parsers of bytes from disk or network, on stable (--minutes N each)
   help                  this text
 
 Examples:
@@ -30,6 +32,7 @@ Examples:
   cargo xtask conformance etcdctl
   cargo xtask bench --quick
   cargo xtask soak --minutes 60 --crashes 1000 --differential 1000000
+  cargo xtask fuzz all --minutes 3
   cargo xtask bench --only isolation,fanout
 ";
 
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(),
         Some("conformance") => conformance::run(&args[1..]),
         Some("bench") => bench::run_all(&args[1..]),
+        Some("fuzz") => fuzz::fuzz(&args[1..]),
         Some("soak") => soak::soak(&args[1..]),
         Some("help" | "--help" | "-h") | None => {
             shell::say(HELP);

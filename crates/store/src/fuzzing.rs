@@ -9,7 +9,7 @@ use crate::core::record::{self, Encoder, Kind, Record};
 
 use crate::bolt::{Problem, Reader};
 
-pub use crate::etcd::fuzzing::{REQUESTS, json as etcd_json, request as etcd_request};
+pub use crate::etcd::fuzzing::{REQUESTS, json as etcd_json, request as etcd_request, token};
 
 const SALT: u64 = 7;
 

@@ -114,6 +114,12 @@ impl Frames {
         self.counts[kind as usize]
     }
 
+    /// Takes the next bytes of the direction, and only counts.
+    pub fn count_in(&mut self, bytes: &[u8]) {
+        // Nothing refuses a frame.
+        let _ = self.take(bytes, |_| Ok::<_, std::convert::Infallible>(()));
+    }
+
     /// Takes the next bytes of the direction, and shows each frame that begins. An error ends it: it comes back with how
     /// many of the bytes were before that frame.
     pub(crate) fn take<E>(

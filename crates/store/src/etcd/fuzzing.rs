@@ -5,7 +5,7 @@ use prost::Message;
 use setpoint_proto::etcdserverpb as pb;
 
 use super::method::METHODS;
-use super::{convert, gateway, txn, watch};
+use super::{auth, convert, gateway, txn, watch};
 
 /// How many kinds of requests [`request`] knows.
 pub const REQUESTS: u8 = 11;
@@ -43,6 +43,11 @@ pub fn request(kind: u8, bytes: &[u8]) -> bool {
 pub fn json(kind: u8, bytes: &[u8]) -> bool {
     let (method, ..) = METHODS[usize::from(kind) % METHODS.len()];
     gateway::reads_as_request(method, bytes)
+}
+
+/// Reads a text as a token, as it comes and with the signature that its beginning ought to have.
+pub fn token(text: &str) {
+    auth::reads_token(text);
 }
 
 fn decode<M: Message + Default>(bytes: Bytes, convert: impl FnOnce(M) -> bool) -> bool {

@@ -103,6 +103,23 @@ impl Jwt {
     }
 }
 
+/// Reads a text as a token, as it comes and signed, for fuzzers.
+pub(in crate::etcd) fn reads_token(text: &str) {
+    let Ok(jwt) = Jwt::new("HS256", Some(b"secret"), None, Duration::from_secs(60)) else {
+        return;
+    };
+    let _ = jwt.user(text);
+    if let Some(signature) = jwt.0.keys.sign(text.as_bytes()) {
+        let _ = jwt.user(&format!("{text}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)));
+    }
+    // Claims are any bytes, as a key's owner may have written them.
+    let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+    let message = format!("{}.{}", part(r#"{"alg":"HS256"}"#), part(text));
+    if let Some(signature) = jwt.0.keys.sign(message.as_bytes()) {
+        let _ = jwt.user(&format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)));
+    }
+}
+
 fn parse(part: &str) -> Option<Value> {
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }

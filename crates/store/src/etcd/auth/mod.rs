@@ -33,6 +33,7 @@ use parking_lot::Mutex;
 pub(super) use access::Access;
 pub(super) use error::AuthError;
 pub use jwt::Jwt;
+pub(super) use jwt::reads_token;
 pub use key::KeyError;
 pub(super) use service::serve;
 pub use tokens::{AuthOptions, TokenError, TokenOptions};

@@ -1,6 +1,7 @@
 //! What is counted of one connection, written by its task and read by anybody.
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::credit::Credit;
 use crate::snapshot::{
     ConnectionSnapshot, EstimatePoint, EstimateSnapshot, StallSnapshot, StreamSnapshot, WaitingStream,
 };
+use crate::tcp::TcpInfo;
 
 /// Streams that are shown of a connection.
 const STREAMS_MAX: usize = 16;
@@ -73,6 +75,7 @@ pub struct Gauges {
     stalls: [(AtomicU64, AtomicU64); 3],
     waiting: Mutex<Vec<(u32, Instant)>>,
     estimates: Mutex<Option<Box<Estimates>>>,
+    tcp: OnceLock<TcpInfo>,
 }
 
 #[derive(Debug, Default)]
@@ -104,12 +107,18 @@ impl Gauges {
             stalls: Default::default(),
             waiting: Mutex::new(Vec::new()),
             estimates: Mutex::new(None),
+            tcp: OnceLock::new(),
         }
     }
 
     /// Which protocol it turned out to speak: `h2`, `http/1.1`.
     pub fn speaks(&self, protocol: &'static str) {
         *self.protocol.lock() = protocol;
+    }
+
+    /// Which socket it is over, to be asked when somebody looks. It stays the first that was said.
+    pub fn is_over(&self, tcp: TcpInfo) {
+        let _ = self.tcp.set(tcp);
     }
 
     /// What the peer has given to the whole connection and what we have used of it, in bytes.
@@ -205,6 +214,7 @@ impl Gauges {
             streams: streams.into_iter().map(shown).collect(),
             hoarding: self.hoarding.load(Ordering::Relaxed),
             estimate,
+            tcp: self.tcp.get().and_then(TcpInfo::read),
             in_bytes: count(&self.in_bytes),
             out_bytes: count(&self.out_bytes),
             send_credit_bytes: self.send_credit.load(Ordering::Relaxed),

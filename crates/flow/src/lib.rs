@@ -7,6 +7,7 @@
 //! - [`Rules`]: the limits as people write them. [`page`]: what one sees of them. [`layer`]: limits in front of any service
 //!   of HTTP, and under clients.
 //! - [`Flow`]: what a process's connections share: how their windows are set, a receive budget, who is there.
+//! - [`Tcp`]: a socket of which the kernel can be asked what it knows.
 //! - [`http2`]: the driver of HTTP/2 connections, with windows as large as the link needs.
 //! - [`impair`]: bad networks, made on purpose: to measure flow control, and to break links in tests.
 //! - [`Channel`]: calls to a set of peers, under tonic's generated clients.
@@ -55,6 +56,7 @@ mod overload;
 mod refusal;
 mod rules;
 mod snapshot;
+mod tcp;
 
 pub use channel::Channel;
 pub use core::window::Bounds;
@@ -68,5 +70,6 @@ pub use overload::{
 pub use rules::{Per, RULES_MAX, Rule, Rules};
 pub use snapshot::{
     BudgetSnapshot, ConnectionSnapshot, EstimatePoint, EstimateSnapshot, FlowSnapshot, StallSnapshot,
-    StreamSnapshot, WaitingStream,
+    StreamSnapshot, TcpSnapshot, WaitingStream,
 };
+pub use tcp::{Tcp, TcpInfo};

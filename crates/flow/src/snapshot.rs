@@ -57,6 +57,8 @@ pub struct ConnectionSnapshot {
     pub streams: Vec<StreamSnapshot>,
     /// What is known of the link; `None` as long as nothing is.
     pub estimate: Option<EstimateSnapshot>,
+    /// What TCP itself has measured; `None` over other sockets, and on other systems than Linux.
+    pub tcp: Option<TcpSnapshot>,
     /// Bytes read from the socket.
     pub in_bytes: u64,
     /// Bytes written to it.
@@ -91,6 +93,24 @@ pub struct EstimateSnapshot {
     pub rtt_seconds: f64,
     /// Their product.
     pub bdp_bytes: f64,
+}
+
+/// What TCP has measured, on the way to the next host that ends it: the peer, or a proxy before it. What it has not
+/// measured yet is `None`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TcpSnapshot {
+    /// The round trip, smoothed.
+    pub rtt_seconds: Option<f64>,
+    /// How much that varies.
+    pub rtt_variation_seconds: Option<f64>,
+    /// The shortest round trip of late.
+    pub min_rtt_seconds: Option<f64>,
+    /// How fast what we sent was acknowledged. It may be no more than there was to send.
+    pub delivery_rate_bytes_per_second: Option<u64>,
+    /// What the kernel believes an application reads in a round trip; it sets its receive buffer by that.
+    pub receive_space_bytes: u32,
+    /// Segments sent again, since the connection was opened.
+    pub retransmits: u32,
 }
 
 /// An estimate and when it was made.

@@ -21,7 +21,7 @@ use rustls::ServerConfig;
 use rustls::crypto::ring;
 use setpoint_base::{Stop, TaskGroup, WallClock};
 use setpoint_flow::http2::{self, Cork, Http2Options, KeepAlive, Pace};
-use setpoint_flow::{Flow, Limits, Live};
+use setpoint_flow::{Flow, Limits, Live, Tcp};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -207,14 +207,16 @@ impl Front {
         let Some(stream) = self.handshake(stream, from).await else {
             return;
         };
-        let (_, session) = stream.get_ref();
+        let (socket, session) = stream.get_ref();
         // The protocol is what ALPN said, so that no byte has to arrive before a deadline runs.
         let is_http2 = session.alpn_protocol() == Some(b"h2");
+        let tcp = socket.info();
         let peer = Arc::new(self.tls.certs.accept(session.peer_certificates()));
         if let Peer::Refused(why) = &*peer {
             tracing::info!(%from, %why, "client certificate refused: requests get 401");
         }
         let live = self.options.flow.open("api", &from.to_string());
+        live.is_over(tcp);
         let calls = Calls {
             front: Arc::clone(&self),
             peer,
@@ -233,7 +235,7 @@ impl Front {
 
     async fn serve_http1<S>(
         &self,
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream<Tcp>,
         from: SocketAddr,
         calls: Calls<S>,
         live: Live,
@@ -271,14 +273,14 @@ impl Front {
         }
     }
 
-    async fn handshake(&self, stream: TcpStream, from: SocketAddr) -> Option<TlsStream<TcpStream>> {
+    async fn handshake(&self, stream: TcpStream, from: SocketAddr) -> Option<TlsStream<Tcp>> {
         // Small frames (watch events) must not wait for an ACK; dead HTTP/1 watchers must be found.
         let socket = socket2::SockRef::from(&stream);
         let alive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60));
         let _ = socket
             .set_tcp_nodelay(true)
             .and_then(|()| socket.set_tcp_keepalive(&alive));
-        let handshake = self.tls.acceptor.accept(stream);
+        let handshake = self.tls.acceptor.accept(Tcp::new(stream));
         match timeout(self.options.handshake_timeout, handshake).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {

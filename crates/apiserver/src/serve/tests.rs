@@ -219,6 +219,32 @@ async fn a_certificate_that_expires_while_its_connection_lives_stops_working() {
     assert!(later(90).is_err());
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_tcp_has_measured_of_a_connection_is_shown() {
+    for alpn in [&b"h2"[..], b"http/1.1"] {
+        let flow = Flow::default();
+        let options = ServeOptions {
+            flow: flow.clone(),
+            ..ServeOptions::default()
+        };
+        let world = World::start(SystemClock::shared(), options).await;
+        let _connection = world.connect(None, alpn).await;
+        let seen = timeout(Duration::from_secs(60), async {
+            loop {
+                let tcp = flow.snapshot().connections.pop().and_then(|seen| seen.tcp);
+                if let Some(tcp) = tcp {
+                    return tcp;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let tcp = seen.await.unwrap();
+        let rtt = tcp.rtt_seconds;
+        assert!(rtt.is_some_and(|rtt| rtt > 0.0 && rtt < 60.0), "{tcp:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_stop_finishes_open_requests_and_refuses_new_connections() {
     for alpn in [&b"h2"[..], b"http/1.1"] {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 
 use super::options::{ChannelOptions, ChannelTls};
 use super::target::{Address, Place, Security, Target};
+use crate::tcp::{Tcp, TcpInfo};
 
 /// A byte stream to a peer.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -32,6 +33,11 @@ pub type Dialled<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn ByteStream
 pub trait Dialer: Send + Sync + 'static {
     /// Makes a stream to this address.
     fn dial<'a>(&'a self, address: &'a Address) -> Dialled<'a>;
+
+    /// Makes a stream to this address, and says whom to ask what TCP knows of it, where it is over TCP and that is known.
+    fn dial_and_tell<'a>(&'a self, address: &'a Address, _tcp: &'a OnceLock<TcpInfo>) -> Dialled<'a> {
+        self.dial(address)
+    }
 }
 
 /// The machine's own network.
@@ -39,6 +45,10 @@ pub(super) struct Network;
 
 impl Dialer for Network {
     fn dial<'a>(&'a self, address: &'a Address) -> Dialled<'a> {
+        Box::pin(async move { self.dial_and_tell(address, &OnceLock::new()).await })
+    }
+
+    fn dial_and_tell<'a>(&'a self, address: &'a Address, told: &'a OnceLock<TcpInfo>) -> Dialled<'a> {
         Box::pin(async move {
             let tcp = match address {
                 Address::Socket(address) => TcpStream::connect(address).await?,
@@ -48,6 +58,8 @@ impl Dialer for Network {
                 }
             };
             tcp.set_nodelay(true)?;
+            let tcp = Tcp::new(tcp);
+            let _ = told.set(tcp.info());
             Ok(Box::new(tcp) as Box<dyn ByteStream>)
         })
     }

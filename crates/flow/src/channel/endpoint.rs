@@ -1,7 +1,7 @@
 //! One peer: its connections, kept at the number that is wanted, and what is known of its speed and health.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -225,11 +225,15 @@ impl Endpoint {
         let began = Instant::now();
         let pace = *self.pace.lock();
         let open = async {
-            let mut stream = hub.dialer.dial(&self.address).await?;
+            let tcp = OnceLock::new();
+            let mut stream = hub.dialer.dial_and_tell(&self.address, &tcp).await?;
             if let Some(tls) = &hub.tls {
                 stream = tls.wrap(stream, &self.address).await?;
             }
             let live = hub.flow.open("client", &self.name);
+            if let Some(tcp) = tcp.into_inner() {
+                live.is_over(tcp);
+            }
             Driver::open(stream, &hub.options, pace, live).await
         };
         let driver = match timeout(hub.options.connect_timeout, open).await {

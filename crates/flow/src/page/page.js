@@ -180,6 +180,20 @@ function waiting(connection) {
   return of.length ? element("span", shown.join(", "), "bad") : "–";
 }
 
+// What TCP has measured, on the way to the next host that ends it.
+function tcp(connection) {
+  const of = connection.tcp;
+  if (!of) return "–";
+  const shown = [];
+  const ms = (seconds) => number(seconds * 1000, 2) + " ms";
+  if (typeof of.rtt_seconds === "number") shown.push(ms(of.rtt_seconds));
+  if (typeof of.min_rtt_seconds === "number") shown.push(`least ${ms(of.min_rtt_seconds)}`);
+  if (typeof of.delivery_rate_bytes_per_second === "number") shown.push(bytes(of.delivery_rate_bytes_per_second) + "/s out");
+  shown.push(`${bytes(of.receive_space_bytes)} a round trip in`);
+  if (of.retransmits > 0) shown.push(`${number(of.retransmits)} sent again`);
+  return shown.join(", ");
+}
+
 function connections(state, seconds) {
   if (!state.connections) return element("section");
   const title = `Connections: ${number(state.connections_total)}`;
@@ -203,6 +217,7 @@ function connections(state, seconds) {
     ["credit", (c) => bytes(Math.max(0, c.send_credit_bytes)), "n"],
     ["stalls", (c) => number(c.stalls.stream_total + c.stalls.connection_total + c.stalls.socket_total), "n"],
     ["waits for credit", waiting, "wrap"],
+    ["TCP", tcp, "wrap"],
   ], "none");
   if (unshown > 0) {
     made.append(element("p", `${number(unshown)} more, which have less unread, waiting and open`, "dim"));

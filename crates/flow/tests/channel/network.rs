@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
-use setpoint_flow::Channel;
 use setpoint_flow::channel::{ChannelError, ChannelOptions, ChannelTls};
 use setpoint_flow::impair::Proxy;
+use setpoint_flow::{Channel, Flow};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tonic::Code;
@@ -43,6 +43,19 @@ async fn names_and_addresses_are_found() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_tcp_has_measured_of_a_connection_is_shown() {
+    let (_peer, address) = listen(3).await;
+    let flow = Flow::default();
+    let target = format!("http://{address}");
+    let channel = Channel::to(target).flow(&flow).build().unwrap();
+    timeout(PATIENCE, range(&channel)).await.unwrap().unwrap();
+    let seen = flow.snapshot().connections;
+    let rtt = seen[0].tcp.and_then(|tcp| tcp.rtt_seconds);
+    assert!(rtt.is_some_and(|rtt| rtt > 0.0 && rtt < 60.0), "{seen:?}");
+}
+
 #[tokio::test]
 async fn a_socket_of_this_machine_is_dialled() {
     let directory = std::env::temp_dir().join(format!("flow-channel-{}", std::process::id()));
@@ -50,10 +63,14 @@ async fn a_socket_of_this_machine_is_dialled() {
     let path = directory.join("kv.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let peer = Peer::new(PeerOptions::default(), answering(4, Duration::ZERO), "", None);
-    let channel = Channel::to(format!("unix:{}", path.display())).build().unwrap();
+    let flow = Flow::default();
+    let target = format!("unix:{}", path.display());
+    let channel = Channel::to(target).flow(&flow).build().unwrap();
     let serve = async { peer.serve_on(listener.accept().await.unwrap().0) };
     let (answer, ()) = tokio::join!(range(&channel), serve);
     assert_eq!(answer.unwrap(), 4);
+    let seen = flow.snapshot().connections;
+    assert!(seen.len() == 1 && seen[0].tcp.is_none(), "{seen:?}");
     std::fs::remove_dir_all(&directory).unwrap();
 }
 

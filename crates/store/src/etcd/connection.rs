@@ -71,6 +71,9 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
         return;
     };
     let live = shared.options.flow.open("etcd", &address);
+    if let Some(tcp) = socket.info() {
+        live.is_over(tcp);
+    }
     let limited = shared.options.limits.is_some().then(|| {
         let peer = common_name.clone().unwrap_or_else(|| address.into());
         Arc::new(Limited {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use setpoint_base::Stop;
+use setpoint_flow::Tcp;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -119,7 +120,7 @@ pub(super) enum Arrived {
 impl Arrived {
     pub(super) fn register(self) -> io::Result<Socket> {
         Ok(match self {
-            Self::Tcp(socket) => Socket::Tcp(TcpStream::from_std(socket)?),
+            Self::Tcp(socket) => Socket::Tcp(Tcp::new(TcpStream::from_std(socket)?)),
             Self::Unix(socket) => Socket::Unix(UnixStream::from_std(socket)?),
         })
     }

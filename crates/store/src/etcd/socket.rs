@@ -7,30 +7,42 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use setpoint_flow::{Tcp, TcpInfo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::server::TlsStream;
 
 /// A connected socket.
 pub(super) enum Socket {
-    Tcp(TcpStream),
+    Tcp(Tcp),
     Unix(UnixStream),
     /// Boxed: a session is two kilobytes, which plain connections do not carry.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Tcp>>),
 }
 
 impl Socket {
     /// The peer's address without its port; all peers on this machine's sockets are one.
     pub(super) fn peer(&self) -> String {
-        let tcp = match self {
-            Self::Tcp(socket) => socket,
-            Self::Tls(socket) => socket.get_ref().0,
-            Self::Unix(_) => return "unix".to_owned(),
+        let Some(tcp) = self.tcp() else {
+            return "unix".to_owned();
         };
         // A peer that is gone already has no address, and will ask for nothing.
         tcp.peer_addr()
             .map(|peer| peer.ip().to_string())
             .unwrap_or_default()
+    }
+
+    /// Whom to ask what TCP knows of it.
+    pub(super) fn info(&self) -> Option<TcpInfo> {
+        self.tcp().map(Tcp::info)
+    }
+
+    fn tcp(&self) -> Option<&Tcp> {
+        match self {
+            Self::Tcp(socket) => Some(socket),
+            Self::Tls(socket) => Some(socket.get_ref().0),
+            Self::Unix(_) => None,
+        }
     }
 }
 

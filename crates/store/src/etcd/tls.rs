@@ -19,7 +19,7 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 use setpoint_base::{Chain, Stop};
-use tokio::net::TcpStream;
+use setpoint_flow::Tcp;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -234,7 +234,7 @@ impl Acceptor {
     }
 
     /// Shakes hands. A client whose certificate does not do is told so by an alert, or left.
-    pub(super) async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn accept(&self, socket: Tcp) -> io::Result<TlsStream<Tcp>> {
         let stream = TlsAcceptor::from(self.config.load_full()).accept(socket).await?;
         if !self.names.is_empty() && !self.has_allowed_name(&stream) {
             return Err(io::Error::other(
@@ -244,7 +244,7 @@ impl Acceptor {
         Ok(stream)
     }
 
-    fn has_allowed_name(&self, stream: &TlsStream<TcpStream>) -> bool {
+    fn has_allowed_name(&self, stream: &TlsStream<Tcp>) -> bool {
         let cert = leaf(stream).and_then(|cert| ParsedCertificate::try_from(cert).ok());
         cert.is_some_and(|cert| {
             self.names
@@ -254,7 +254,7 @@ impl Acceptor {
     }
 
     /// The user a client's certificate names.
-    pub(super) fn user(&self, stream: &TlsStream<TcpStream>) -> Option<Arc<str>> {
+    pub(super) fn user(&self, stream: &TlsStream<Tcp>) -> Option<Arc<str>> {
         if !self.options.client_cert_auth {
             return None;
         }
@@ -295,7 +295,7 @@ impl Acceptor {
     }
 }
 
-fn leaf(stream: &TlsStream<TcpStream>) -> Option<&CertificateDer<'static>> {
+fn leaf(stream: &TlsStream<Tcp>) -> Option<&CertificateDer<'static>> {
     stream.get_ref().1.peer_certificates()?.first()
 }
 

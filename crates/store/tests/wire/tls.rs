@@ -458,3 +458,56 @@ async fn a_front_serves_several_listeners_each_in_its_own_way() {
     );
     server.stop().await;
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_tcp_has_measured_is_shown_of_plain_and_secure_connections_and_of_no_others() {
+    let ca = Ca::new("one");
+    let (secure, plain) = (
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    );
+    let (plain_addr, path) = (plain.local_addr().unwrap(), ca.file("etcd.sock"));
+    let local = tokio::net::UnixListener::bind(&path).unwrap();
+    let flow = setpoint_flow::Flow::default();
+    let server = Server::start_on(
+        secure.local_addr().unwrap(),
+        |options| (options.tls, options.flow) = (Some(ca.options()), flow.clone()),
+        vec![
+            Listener::tcp(secure),
+            Listener::tcp(plain).plain(),
+            Listener::unix(local),
+        ],
+    )
+    .await;
+    // Each has said how it begins, and is not answered yet.
+    let begin = b"GET /health HTTP/1.1\r\n";
+    let mut secure = connect(&server, config(&ca.file("ca.crt"), None), "http/1.1")
+        .await
+        .unwrap();
+    secure.write_all(begin).await.unwrap();
+    let mut plain = TcpStream::connect(plain_addr).await.unwrap();
+    plain.write_all(begin).await.unwrap();
+    let mut local = tokio::net::UnixStream::connect(&path).await.unwrap();
+    local.write_all(begin).await.unwrap();
+    let seen = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            let seen = flow.snapshot().connections;
+            if seen.len() == 3 && seen.iter().filter(|it| it.tcp.is_some()).count() == 2 {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    for connection in seen.await.unwrap() {
+        let rtt = connection.tcp.and_then(|tcp| tcp.rtt_seconds);
+        let plausible = rtt.is_some_and(|rtt| rtt > 0.0 && rtt < 60.0);
+        assert_eq!(plausible, connection.peer != "unix", "{connection:?}");
+        assert_eq!(
+            connection.tcp.is_none(),
+            connection.peer == "unix",
+            "{connection:?}"
+        );
+    }
+    server.stop().await;
+}

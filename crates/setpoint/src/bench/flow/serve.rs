@@ -12,8 +12,8 @@ use h2::server::SendResponse;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use setpoint_base::{Stop, TaskGroup};
-use setpoint_flow::Flow;
 use setpoint_flow::http2::{self, Cork, Handler, Http2Options, Pace, Receive, ReceivedBody};
+use setpoint_flow::{Flow, Tcp};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -94,7 +94,9 @@ where
         };
         let Ok((socket, peer)) = accepted else { continue };
         let _ = socket.set_nodelay(true);
+        let socket = Tcp::new(socket);
         let live = flow.open("bench", &peer.to_string());
+        live.is_over(socket.info());
         let handler = Handling {
             pace: Pace::of(&live),
             service: service.clone(),

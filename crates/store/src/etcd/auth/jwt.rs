@@ -201,7 +201,11 @@ mod tests {
         let pkcs1 = run(&["rsa", "-traditional"], &rsa);
         assert!(pkcs1.starts_with(b"-----BEGIN RSA PRIVATE KEY"));
         check("RS256", &pkcs1, &run(&["rsa", "-RSAPublicKey_out"], &rsa));
-        for (method, curve) in [("ES256", "prime256v1"), ("ES384", "secp384r1")] {
+        for (method, curve) in [
+            ("ES256", "prime256v1"),
+            ("ES384", "secp384r1"),
+            ("ES512", "secp521r1"),
+        ] {
             let sec1 = run(&["ecparam", "-name", curve, "-genkey"], b"");
             check(method, &sec1, &public(&sec1));
             check(
@@ -220,6 +224,50 @@ mod tests {
             matches!(wrong, KeyError::Rejected(_) | KeyError::NotAKey(..)),
             "{wrong}"
         );
+    }
+
+    #[test]
+    fn keys_of_p521_come_as_certificates_and_no_other_curve_or_key_is_taken_for_them() {
+        let make = |curve| openssl(&["ecparam", "-name", curve, "-genkey"], b"");
+        let (Some(key), Some(other), Some(p384)) = (make("secp521r1"), make("secp521r1"), make("secp384r1"))
+        else {
+            println!("skipped: openssl is not installed");
+            return;
+        };
+        let run = |arguments: &[&str], input: &[u8]| openssl(arguments, input).unwrap();
+        let public = |private: &[u8]| run(&["pkey", "-pubout"], private);
+        let topk8 = |private: &[u8]| run(&["pkcs8", "-topk8", "-nocrypt"], private);
+        let certificate = run(
+            &["req", "-x509", "-new", "-key", "/dev/stdin", "-subj", "/CN=a"],
+            &key,
+        );
+        let jwt = made("ES512", Some(&key), Some(&certificate)).unwrap();
+        let token = jwt.assign("alice", 7).unwrap();
+        let signature = token.rsplit_once('.').unwrap().1;
+        assert_eq!(BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap().len(), 132);
+        let verifier = made("ES512", None, Some(&certificate)).unwrap();
+        assert!(verifier.user(&token).is_some());
+        let stranger = made("ES512", None, Some(&public(&other))).unwrap();
+        assert!(stranger.user(&token).is_none());
+        let mismatch = made("ES512", Some(&key), Some(&public(&other))).unwrap_err();
+        assert!(matches!(mismatch, KeyError::Mismatch), "{mismatch}");
+        for (private, public, which) in [
+            (Some(p384.clone()), None, "private"),
+            (Some(topk8(&p384)), None, "private"),
+            (Some(public(&key)), None, "private"),
+            (None, Some(public(&p384)), "public"),
+            (None, Some(key.clone()), "public"),
+        ] {
+            let error = made("ES512", private.as_deref(), public.as_deref()).unwrap_err();
+            assert!(
+                matches!(error, KeyError::NotAKey(side, "ES512") if side == which),
+                "{error}"
+            );
+        }
+        for private in [key.clone(), topk8(&key)] {
+            let error = made("ES384", Some(&private), None).unwrap_err();
+            assert!(matches!(error, KeyError::Rejected(_)), "{error}");
+        }
     }
 
     #[test]
@@ -273,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_refused_by_name_and_nothing_shows_a_key() {
-        for method in ["ES512", "none", "rs256", ""] {
+        for method in ["ES521", "none", "rs256", ""] {
             let error = made(method, Some(b"x"), None).unwrap_err();
             assert!(
                 matches!(&error, KeyError::Method(name) if name == method),

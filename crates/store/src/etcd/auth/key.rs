@@ -1,4 +1,4 @@
-//! Keys that sign and verify tokens (RFC 7518), over ring.
+//! Keys that sign and verify tokens (RFC 7518), over ring; the curve that ring has not is in `p521`.
 //!
 //! Written here and not taken from a library of tokens: those of today bring another provider of cryptography with
 //! them, or an RSA that leaks its key by its timing; the part that is not cryptography is this file.
@@ -14,6 +14,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::p521;
+
 /// A way to sign, by its name in a token's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Method {
@@ -26,10 +28,11 @@ enum Kind {
     Hmac,
     Rsa,
     Ec,
+    P521,
     Ed,
 }
 
-const METHODS: [Method; 12] = [
+const METHODS: [Method; 13] = [
     method("HS256", Kind::Hmac),
     method("HS384", Kind::Hmac),
     method("HS512", Kind::Hmac),
@@ -41,6 +44,7 @@ const METHODS: [Method; 12] = [
     method("PS512", Kind::Rsa),
     method("ES256", Kind::Ec),
     method("ES384", Kind::Ec),
+    method("ES512", Kind::P521),
     method("EdDSA", Kind::Ed),
 ];
 
@@ -55,7 +59,7 @@ pub enum KeyError {
     /// There is no such method, or not here.
     #[error(
         "sign-method {0:?} is not one of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, \
-         ES384 and EdDSA"
+         ES384, ES512 and EdDSA"
     )]
     Method(String),
     /// Neither key was given, or the one that a method needs.
@@ -124,13 +128,20 @@ pub(super) enum Keys {
     /// One key for both.
     Hmac(hmac::Key),
     /// The private key may be elsewhere.
-    Pair(Option<Private>, UnparsedPublicKey<Vec<u8>>),
+    Pair(Option<Private>, Public),
 }
 
 pub(super) enum Private {
     Rsa(Box<RsaKeyPair>, &'static dyn RsaEncoding),
     Ec(EcdsaKeyPair),
+    P521(Box<p521::Private>),
     Ed(Ed25519KeyPair),
+}
+
+/// A public key, with the way in which it verifies.
+pub(super) enum Public {
+    Ring(UnparsedPublicKey<Vec<u8>>),
+    P521(Box<p521::Public>),
 }
 
 impl Keys {
@@ -146,17 +157,16 @@ impl Keys {
             return Ok(Self::Hmac(hmac::Key::new(method.hmac(), private)));
         }
         let private = private.map(|pem| Private::new(method, pem)).transpose()?;
-        let public = public.map(|pem| public_key(method, pem)).transpose()?;
+        let public = public.map(|pem| Public::new(method, pem)).transpose()?;
         let public = match (&private, public) {
-            (Some(private), Some(public)) if private.public() != public => return Err(KeyError::Mismatch),
-            (Some(private), _) => private.public().to_vec(),
-            (None, Some(public)) => public,
+            (Some(private), Some(public)) if !private.public(method).is(&public) => {
+                return Err(KeyError::Mismatch);
+            }
+            (_, Some(public)) => public,
+            (Some(private), None) => private.public(method),
             (None, None) => return Err(KeyError::Missing),
         };
-        Ok(Self::Pair(
-            private,
-            UnparsedPublicKey::new(method.verification(), public),
-        ))
+        Ok(Self::Pair(private, public))
     }
 
     /// A signature; `None` when there is no key for it, or no randomness.
@@ -171,6 +181,7 @@ impl Keys {
                     Some(signature)
                 }
                 Private::Ec(pair) => Some(pair.sign(&random, message).ok()?.as_ref().to_vec()),
+                Private::P521(key) => key.sign(message),
                 Private::Ed(pair) => Some(pair.sign(message).as_ref().to_vec()),
             },
         }
@@ -183,7 +194,8 @@ impl Keys {
     pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
             Self::Hmac(key) => hmac::verify(key, message, signature).is_ok(),
-            Self::Pair(_, public) => public.verify(message, signature).is_ok(),
+            Self::Pair(_, Public::Ring(public)) => public.verify(message, signature).is_ok(),
+            Self::Pair(_, Public::P521(public)) => public.verify(message, signature),
         }
     }
 }
@@ -194,7 +206,9 @@ fn given(file: Option<&[u8]>) -> Option<&[u8]> {
 
 impl Private {
     fn new(method: Method, pem: &[u8]) -> Result<Self, KeyError> {
-        let (kind, der) = section(pem).ok_or(KeyError::NotAKey("private", method.name))?;
+        let none = || KeyError::NotAKey("private", method.name);
+        let p521 = |key: Option<p521::Private>| key.map(|key| Self::P521(Box::new(key))).ok_or_else(none);
+        let (kind, der) = section(pem).ok_or_else(none)?;
         let key = match (method.kind, kind) {
             (Kind::Rsa, SectionKind::RsaPrivateKey) => {
                 RsaKeyPair::from_der(&der).map(|pair| Self::Rsa(Box::new(pair), method.rsa()))
@@ -212,16 +226,40 @@ impl Private {
             (Kind::Ed, SectionKind::PrivateKey) => {
                 Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map(Self::Ed)
             }
-            _ => return Err(KeyError::NotAKey("private", method.name)),
+            (Kind::P521, SectionKind::PrivateKey) => return p521(p521::Private::from_pkcs8(&der)),
+            (Kind::P521, SectionKind::EcPrivateKey) => return p521(p521::Private::from_sec1(&der)),
+            _ => return Err(none()),
         };
         key.map_err(KeyError::Rejected)
     }
 
-    fn public(&self) -> &[u8] {
-        match self {
+    fn public(&self, method: Method) -> Public {
+        let bytes = match self {
             Self::Rsa(pair, _) => pair.public_key().as_ref(),
             Self::Ec(pair) => pair.public_key().as_ref(),
+            Self::P521(key) => return Public::P521(Box::new(key.public())),
             Self::Ed(pair) => pair.public_key().as_ref(),
+        };
+        Public::Ring(UnparsedPublicKey::new(method.verification(), bytes.to_vec()))
+    }
+}
+
+impl Public {
+    /// From `PUBLIC KEY`, `RSA PUBLIC KEY` or `CERTIFICATE`.
+    fn new(method: Method, pem: &[u8]) -> Result<Self, KeyError> {
+        let bytes = public_key(method, pem)?;
+        if method.kind != Kind::P521 {
+            return Ok(Self::Ring(UnparsedPublicKey::new(method.verification(), bytes)));
+        }
+        let key = p521::Public::from_point(&bytes).ok_or(KeyError::NotAKey("public", method.name))?;
+        Ok(Self::P521(Box::new(key)))
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ring(one), Self::Ring(other)) => one.as_ref() == other.as_ref(),
+            (Self::P521(one), Self::P521(other)) => one == other,
+            _ => false,
         }
     }
 }
@@ -231,7 +269,7 @@ fn section(pem: &[u8]) -> Option<(SectionKind, Vec<u8>)> {
     <(SectionKind, Vec<u8>)>::pem_slice_iter(pem).find_map(Result::ok)
 }
 
-/// The key in `PUBLIC KEY`, `RSA PUBLIC KEY` or `CERTIFICATE`.
+/// The bits of the key in a public key's file.
 fn public_key(method: Method, pem: &[u8]) -> Result<Vec<u8>, KeyError> {
     let none = || KeyError::NotAKey("public", method.name);
     let bits = |info: &SubjectPublicKeyInfo<'_>| info.subject_public_key.data.to_vec();

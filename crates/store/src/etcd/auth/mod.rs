@@ -6,7 +6,8 @@
 //! - `policy`: users, roles, permissions at one moment, and each change to them. Pure.
 //! - `access`: what a caller may do. `gate`: whom each method is for.
 //! - `service`: the calls of the Auth service.
-//! - `tokens`: which kind there is; `simple`, `jwt`: the kinds, `key` what signs the latter. `password`: bcrypt, bounded.
+//! - `tokens`: which kind there is; `simple`, `jwt`: the kinds, `key` and `p521` what signs the latter.
+//! - `password`: bcrypt, bounded.
 //! - `error`: refusals and etcd's words for them.
 //!
 //! The truth lies in the store's side tables; the [`Policy`] in memory is made from them again whenever they have
@@ -17,6 +18,7 @@ mod error;
 mod gate;
 mod jwt;
 mod key;
+mod p521;
 mod password;
 mod policy;
 mod service;

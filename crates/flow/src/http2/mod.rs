@@ -6,7 +6,7 @@
 //! - [`Receive`], [`ReceivedBody`]: what a peer sends. [`send`]: an answer with its body. [`Expected`]: an answer to come.
 //!
 //! **Credit.** `h2` believes that all receive windows are as large as can be ([`ANNOUNCED`]). What the peer is told, and
-//! held to, is ours: the cork lets all bytes pass by [`Grants`](crate::core::grants). A connection, a client's as well,
+//! held to, is ours: the cork lets all bytes pass by `Grants` (`core::grants`). A connection, a client's as well,
 //!
 //! 1. is in a [`Cork`] that is told to `govern` it, before `h2` writes or reads anything, and announces [`ANNOUNCED`] for
 //!    both windows;

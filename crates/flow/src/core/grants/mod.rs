@@ -114,6 +114,9 @@ pub(crate) struct Grants {
     in_force: u64,
     settings_sent: u64,
     settings_acked: u64,
+    /// The protocol has written its own update of the connection: until then it holds all streams to the first window, and
+    /// reads what has come before it writes.
+    is_open: bool,
     /// The window of streams that are read.
     share: u64,
     /// The connection's, what is unread included.
@@ -144,6 +147,7 @@ impl Default for Grants {
             in_force: FIRST_WINDOW,
             settings_sent: 0,
             settings_acked: 0,
+            is_open: false,
             share: FIRST_WINDOW,
             window: FIRST_WINDOW,
             arrived: 0,
@@ -495,6 +499,7 @@ impl Grants {
 
     /// A WINDOW_UPDATE of the protocol's own wants to leave; whether it may.
     fn passes(&mut self, id: u32, bytes: u64) -> bool {
+        self.is_open |= id == 0;
         if self.settings_acked > 0 || id == 0 {
             return false;
         }
@@ -542,6 +547,9 @@ impl Grants {
 
     /// What to add to the connection's credit; 0 if it is not worth it.
     fn connection_update(&self) -> u64 {
+        if !self.is_open {
+            return 0;
+        }
         let target = self.released + self.window;
         let more = target.saturating_sub(self.granted);
         let step = step(target.saturating_sub(self.arrived));

@@ -62,7 +62,14 @@ impl Ends {
         ends
     }
 
+    /// SETTINGS and the protocol's update of the connection were sent.
     fn greeting(stream: u64, connection: u64) -> Self {
+        let mut ends = Self::said(stream, connection);
+        ends.write(&frame(8, 0, 0, &[0x7f, 0xff, 0, 0]));
+        ends
+    }
+
+    fn said(stream: u64, connection: u64) -> Self {
         let mut grants = Grants::default();
         grants.set_initial(stream);
         grants.set_share(stream);
@@ -143,10 +150,12 @@ impl Ends {
 
 #[test]
 fn the_protocols_windows_are_replaced_by_ours() {
-    let mut ends = Ends::greeting(100_000, 400_000);
-    assert_eq!((ends.peer_initial, ends.peer_connection), (100_000, 400_000));
+    let mut ends = Ends::said(100_000, 400_000);
+    // It reads what has come before it writes its own update, and until then holds the connection to the first window.
+    assert_eq!((ends.peer_initial, ends.peer_connection), (100_000, 65_535));
     let heard = ends.write(&frame(8, 0, 0, &[0x7f, 0xff, 0, 0]));
-    assert_eq!(heard, []);
+    assert_eq!(heard, [(8, 0, 0, 334_465_u32.to_be_bytes().to_vec())]);
+    assert_eq!(ends.peer_connection, 400_000);
     // Before the peer has acknowledged them, the protocol's own are right for streams.
     ends.begin(1);
     ends.data(1, 40_000).unwrap();

@@ -299,8 +299,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         }
         if say && !self.cork.is_full() {
             self.poll_protocol(cx);
-            // Registers for the answer.
-            self.account(cx);
+            // Registers for the answer; nothing else would have the protocol write what the windows say now.
+            if self.account(cx) {
+                self.poll_protocol(cx);
+            }
         }
     }
 }

@@ -3,9 +3,10 @@
 //! ```text
 //! stream that is read  an equal share of the estimate, which is at most half of what the budget has left for this
 //!                      connection; shared by those that sent much in the last round trip
-//! initial window       where windows start (1 MiB); with more streams than fit, or while much is unread: a quarter of the most
-//!                      the budget would grant (unread bytes cost up to twice as much in memory), divided by the streams that receive; while three quarters of the whole
-//!                      budget are unread: a thirty-second of what is left, 16 KiB at least
+//! initial window       where windows start (1 MiB); with more streams than fit, or while much is unread: a quarter of
+//!                      the most the budget would grant (unread bytes cost up to twice as much in memory), divided by
+//!                      the streams that receive; while three quarters of the whole budget are unread: a
+//!                      thirty-second of what is left, 16 KiB at least
 //! connection           what is unread + what the link holds and half as much again + 4 MiB, within the budget's grant
 //! ```
 //!

@@ -187,28 +187,8 @@ impl Taker for Listing {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::tests::{header, sample};
     use super::*;
-    use crate::types::{LeaseId, Revision};
-
-    fn sample(value_len: usize, lease: i64) -> KeyValue {
-        KeyValue {
-            key: Bytes::from_static(b"/registry/pods/default/a"),
-            value: (0..value_len).map(|n| n as u8).collect(),
-            create_revision: Revision(300),
-            mod_revision: Revision(70_000),
-            version: 2,
-            lease: (lease != 0).then_some(LeaseId(lease)),
-        }
-    }
-
-    fn header() -> pb::ResponseHeader {
-        pb::ResponseHeader {
-            cluster_id: u64::MAX,
-            member_id: 1,
-            revision: 128,
-            raft_term: wire::RAFT_TERM,
-        }
-    }
 
     fn joined(reply: Reply) -> Vec<u8> {
         match reply {

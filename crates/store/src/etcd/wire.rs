@@ -336,7 +336,7 @@ pub(super) fn kv(kv: KeyValue) -> setpoint_proto::mvccpb::KeyValue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::OnceLock;
 
     use setpoint_proto::mvccpb;
@@ -345,10 +345,10 @@ mod tests {
     use super::*;
     use crate::types::{LeaseId, Revision};
 
-    fn sample(value_len: usize, lease: i64) -> KeyValue {
+    pub(in crate::etcd) fn sample(value_len: usize, lease: i64) -> KeyValue {
         KeyValue {
             key: Bytes::from_static(b"/registry/pods/default/a"),
-            value: vec![7; value_len].into(),
+            value: (0..value_len).map(|n| n as u8).collect(),
             create_revision: Revision(300),
             mod_revision: Revision(70_000),
             version: 2,
@@ -356,7 +356,7 @@ mod tests {
         }
     }
 
-    fn header() -> pb::ResponseHeader {
+    pub(in crate::etcd) fn header() -> pb::ResponseHeader {
         pb::ResponseHeader {
             cluster_id: u64::MAX,
             member_id: 1,

@@ -11,6 +11,7 @@ use setpoint_proto::etcdserverpb::lease_client::LeaseClient;
 use setpoint_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use setpoint_proto::etcdserverpb::watch_client::WatchClient;
 use setpoint_store::etcd::{Front, FrontOptions, Listener};
+use setpoint_store::types::{KeyRange, Range};
 use setpoint_store::{Options, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -46,6 +47,19 @@ struct Server {
 }
 
 impl Server {
+    /// Waits until it has so many keys with a prefix, as contenders for a lock are.
+    async fn has_keys(&self, prefix: &[u8], count: i64) {
+        let mut range = Range::of(KeyRange::prefix(prefix));
+        range.count_only = true;
+        let arrived = async {
+            while self.store.range(&range).unwrap().count != count {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        let arrived = tokio::time::timeout(std::time::Duration::from_secs(20), arrived).await;
+        arrived.unwrap_or_else(|_| panic!("never {count} keys"));
+    }
+
     async fn start(change: impl FnOnce(&mut FrontOptions)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

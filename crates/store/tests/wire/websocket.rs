@@ -143,20 +143,9 @@ async fn a_client_that_leaves_gives_its_place_in_line_for_a_lock_up() {
     for _ in 0..3 {
         waits.say(json!({})).await;
     }
-    let contenders = async |count| {
-        let mut range = setpoint_store::types::Range::of(setpoint_store::types::KeyRange::prefix(b"l/"));
-        range.count_only = true;
-        let arrived = async {
-            while server.store.range(&range).unwrap().count != count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let arrived = tokio::time::timeout(Duration::from_secs(20), arrived).await;
-        arrived.unwrap_or_else(|_| panic!("never {count} contenders"));
-    };
-    contenders(2).await;
+    server.has_keys(b"l/", 2).await;
     drop(waits);
-    contenders(1).await;
+    server.has_keys(b"l/", 1).await;
     server.stop().await;
 }
 

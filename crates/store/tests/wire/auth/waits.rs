@@ -1,7 +1,5 @@
 //! Rights that change while a caller waits.
 
-use std::time::Duration;
-
 use super::*;
 
 fn lock_of(name: &str) -> v3lockpb::LockRequest {
@@ -9,19 +7,6 @@ fn lock_of(name: &str) -> v3lockpb::LockRequest {
         name: name.to_owned().into(),
         lease: 0,
     }
-}
-
-/// Until so many contenders are in line.
-async fn in_line(server: &Server, count: i64) {
-    let mut range = setpoint_store::types::Range::of(setpoint_store::types::KeyRange::prefix(b"a/lock/"));
-    range.count_only = true;
-    let arrived = async {
-        while server.store.range(&range).unwrap().count != count {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let arrived = tokio::time::timeout(Duration::from_secs(20), arrived).await;
-    arrived.unwrap_or_else(|_| panic!("never {count} contenders"));
 }
 
 #[tokio::test]
@@ -33,7 +18,7 @@ async fn who_may_not_hold_a_lock_any_more_does_not_get_it() {
     let mut also = lock.clone();
     let waiting = also.lock(alice.request(lock_of("a/lock")));
     let meanwhile = async {
-        in_line(&server, 2).await;
+        server.has_keys(b"a/lock/", 2).await;
         let revoke = pb::AuthRoleRevokePermissionRequest {
             role: "team".into(),
             key: "a/".into(),
@@ -51,7 +36,7 @@ async fn who_may_not_hold_a_lock_any_more_does_not_get_it() {
     let (waited, ()) = tokio::join!(waiting, meanwhile);
     refused(waited, Code::Unknown, DENIED);
     // Its place in line goes with it: others are not held up.
-    in_line(&server, 0).await;
+    server.has_keys(b"a/lock/", 0).await;
     server.stop().await;
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use hdrhistogram::Histogram;
 use http::uri::PathAndQuery;
+use parking_lot::Mutex;
 use serde::Serialize;
 use setpoint_flow::Channel;
 use setpoint_flow::impair::{Proxy, ProxyOptions};
@@ -20,6 +22,7 @@ use tonic::{Request, Status};
 
 use super::contender::{Contender, Peer, Start};
 use super::serve::{ECHO, Raw};
+use crate::bench::h2load::histogram;
 use crate::bench::machine;
 
 /// Callers at a time.
@@ -134,27 +137,29 @@ async fn run(contender: Contender, start: &Start, calls: usize, connects: usize)
         .await
         .context("start the proxy")?;
     let channel = AnyChannel::to(contender, proxy.addr())?;
-    let (began, mut took) = (Instant::now(), Vec::with_capacity(calls));
-    took.extend(burst(&channel, calls / 10).await?);
+    // What is kept of a call does not grow with their number: memory is what channels take.
+    let (began, took) = (Instant::now(), Mutex::new(histogram()?));
+    burst(&channel, calls / 10, &took).await?;
     let early = memory();
-    took.extend(burst(&channel, calls - calls / 10).await?);
+    burst(&channel, calls - calls / 10, &took).await?;
     let (elapsed, late) = (began.elapsed(), memory());
     let connections = proxy.traffic().accepted;
     proxy.stop().await;
     let dead_found_seconds = dead(contender, peer.addr).await?;
     peer.stop().await;
-    let (connect, call) = (quantiles(&mut connecting), quantiles(&mut took));
+    let (connect, took) = (quantiles(&mut connecting), took.into_inner());
+    let call = |quantile| took.value_at_quantile(quantile) as f64 / 1e3;
     Ok(Channels {
         contender,
         connect_p50_ms: connect.0,
         connect_p99_ms: connect.1,
-        calls: took.len(),
-        rate: took.len() as f64 / elapsed.as_secs_f64(),
+        calls,
+        rate: calls as f64 / elapsed.as_secs_f64(),
         callers: CALLERS,
-        call_p50_ms: call.0,
-        call_p99_ms: call.1,
+        call_p50_ms: call(0.5),
+        call_p99_ms: call(0.99),
         connections,
-        reuse_percent: 100.0 * (1.0 - connections as f64 / took.len().max(1) as f64),
+        reuse_percent: 100.0 * (1.0 - connections as f64 / calls.max(1) as f64),
         memory_mib: [early, late],
         dead_found_seconds,
     })
@@ -176,18 +181,20 @@ async fn dead(contender: Contender, address: SocketAddr) -> Result<Option<f64>> 
     Ok(seconds)
 }
 
-async fn burst(channel: &AnyChannel, calls: usize) -> Result<Vec<Duration>> {
+/// Makes so many calls; what each took is noted in microseconds.
+async fn burst(channel: &AnyChannel, calls: usize, took: &Mutex<Histogram<u64>>) -> Result<()> {
     let callers = (0..CALLERS).map(|n| async move {
         let own = calls / CALLERS + usize::from(n < calls % CALLERS);
-        let mut took = Vec::with_capacity(own);
         for _ in 0..own {
             let began = Instant::now();
             channel.call().await.context("make a call")?;
-            took.push(began.elapsed());
+            let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            took.lock().saturating_record(micros);
         }
-        anyhow::Ok(took)
+        anyhow::Ok(())
     });
-    Ok(futures_util::future::try_join_all(callers).await?.concat())
+    futures_util::future::try_join_all(callers).await?;
+    Ok(())
 }
 
 async fn echo<C>(channel: C, within: Duration) -> Result<()>

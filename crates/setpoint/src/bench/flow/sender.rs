@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::{BufMut, Bytes, BytesMut};
-use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{Method, Request};
 use parking_lot::Mutex;
 use setpoint_base::TaskGroup;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use super::serve::{ECHO, UPLOAD};
@@ -93,15 +93,7 @@ impl Sender {
             .handshake(socket)
             .await
             .context("greet the server")?;
-        let stop = tasks.stop().clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => (),
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, "the sender's connection");
-                },
-            }
-        });
+        drive(connection, tasks);
         Ok(Self {
             requests,
             authority: address.to_string(),
@@ -188,6 +180,19 @@ impl Upload {
         }
         Ok(())
     }
+}
+
+/// Moves a connection's bytes until it ends or the group of tasks stops.
+pub(super) fn drive(connection: Connection<TcpStream, Bytes>, tasks: &TaskGroup) {
+    let stop = tasks.stop().clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => (),
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%error, "a client's connection");
+            },
+        }
+    });
 }
 
 /// A stream that messages without an end can be sent on.

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::super::sender::drive;
 use super::Sample;
 
 /// A client waits no longer for its answer.
@@ -55,13 +56,7 @@ impl Caller {
             .handshake(socket)
             .await
             .context("greet the server")?;
-        let stop = tasks.stop().clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => (),
-                _ = connection => (),
-            }
-        });
+        drive(connection, tasks);
         Ok(Self {
             requests,
             authority: address.to_string(),

@@ -94,8 +94,27 @@ fn frames(mut said: &[u8]) -> Vec<(u8, u32, Vec<u8>)> {
     frames
 }
 
-/// Held by tests that look at the memory of the process. Others run beside them: compare with wide margins.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Set in the process of one test alone.
+const ALONE: &str = "SETPOINT_TEST_ALONE";
+
+/// Whether this process runs that test and nothing else, so that its memory is the test's. Otherwise runs it in such a process.
+#[track_caller]
+fn is_alone(test: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let child = child.args([&name, "--exact", "--nocapture"]).env(ALONE, "1");
+    let output = child.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{name}, alone: {said}{failed}"
+    );
+    false
+}
 
 /// Resident memory of this process, in bytes.
 fn resident() -> usize {
@@ -205,7 +224,9 @@ async fn a_request_that_trickles_in_is_answered_when_its_time_is_over() {
 
 #[tokio::test]
 async fn half_messages_are_counted_by_what_arrived_and_refused_beyond_the_budget() {
-    let _alone = ALONE.lock().await;
+    if !is_alone("half_messages_are_counted_by_what_arrived_and_refused_beyond_the_budget") {
+        return;
+    }
     let server = Server::start(|options| {
         options.inbound_bytes_max = 4 << 20;
         options.request_timeout = Duration::from_secs(5);
@@ -252,7 +273,9 @@ async fn half_messages_are_counted_by_what_arrived_and_refused_beyond_the_budget
 
 #[tokio::test]
 async fn a_flood_of_resets_ends_its_connection() {
-    let _alone = ALONE.lock().await;
+    if !is_alone("a_flood_of_resets_ends_its_connection") {
+        return;
+    }
     let server = Server::plain().await;
     let before = resident();
     let mut socket = connect(&server, 65_535).await;
@@ -286,7 +309,9 @@ async fn a_flood_of_resets_ends_its_connection() {
 
 #[tokio::test]
 async fn floods_of_pings_and_settings_that_nobody_reads_are_stopped_and_cut() {
-    let _alone = ALONE.lock().await;
+    if !is_alone("floods_of_pings_and_settings_that_nobody_reads_are_stopped_and_cut") {
+        return;
+    }
     let server = Server::start(|options| options.stall_timeout = Duration::from_millis(500)).await;
     let before = resident();
     for flood in [
@@ -309,7 +334,9 @@ async fn floods_of_pings_and_settings_that_nobody_reads_are_stopped_and_cut() {
 
 #[tokio::test]
 async fn answers_into_closed_windows_take_bounded_room() {
-    let _alone = ALONE.lock().await;
+    if !is_alone("answers_into_closed_windows_take_bounded_room") {
+        return;
+    }
     let server = with_value(10_000, |options| options.outbound_bytes_max = 2 << 20).await;
     let before = resident();
     let mut socket = connect(&server, 0).await;
@@ -345,7 +372,9 @@ async fn answers_into_closed_windows_take_bounded_room() {
 
 #[tokio::test]
 async fn a_client_with_huge_windows_that_never_reads_is_slowed_and_cut() {
-    let _alone = ALONE.lock().await;
+    if !is_alone("a_client_with_huge_windows_that_never_reads_is_slowed_and_cut") {
+        return;
+    }
     // Below the size from which values are shared instead of copied.
     let server = with_value(15_000, |options| options.stall_timeout = Duration::from_secs(4)).await;
     let before = resident();
@@ -371,7 +400,9 @@ async fn a_client_with_huge_windows_that_never_reads_is_slowed_and_cut() {
 
 #[tokio::test]
 async fn ten_thousand_watches_of_one_client_are_held_and_harm_nobody() {
-    let _alone = ALONE.lock().await;
+    if !is_alone("ten_thousand_watches_of_one_client_are_held_and_harm_nobody") {
+        return;
+    }
     let server = Server::plain().await;
     let before = resident();
     let mut socket = connect(&server, 65_535).await;

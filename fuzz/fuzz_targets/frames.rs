@@ -12,7 +12,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     assert_eq!(whole, pieces, "cut every {cut} bytes");
 });
 
-fn taken<'a>(pieces: impl Iterator<Item = &'a [u8]>, preface: u8) -> (u64, u64, u64, [u64; 10]) {
+fn taken<'a>(pieces: impl Iterator<Item = &'a [u8]>, preface: u8) -> (u64, u64, u64, [u64; 11]) {
     let mut frames = Frames::after_preface(usize::from(preface % 30));
     pieces.for_each(|piece| frames.count_in(piece));
     (

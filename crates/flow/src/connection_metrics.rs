@@ -11,6 +11,7 @@ use setpoint_telemetry::{DuplicateMetric, Metrics};
 
 use crate::core::frames::Kind;
 use crate::gauges::Holder;
+use crate::http2::Harm;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Front {
@@ -58,6 +59,7 @@ pub(crate) struct ConnectionMetrics {
     frames: Family<OfKind, Counter>,
     cut: Family<Why, Counter>,
     hoarding: Family<Front, Counter>,
+    floods: Family<OfKind, Counter>,
     budget: Gauge,
     wanted: Gauge,
     unread: Gauge,
@@ -75,6 +77,7 @@ impl ConnectionMetrics {
             frames: Family::default(),
             cut: Family::default(),
             hoarding: Family::default(),
+            floods: Family::default(),
             budget: Gauge::default(),
             wanted: Gauge::default(),
             unread: Gauge::default(),
@@ -93,6 +96,7 @@ impl ConnectionMetrics {
         metrics.register("flow_credit_stall_seconds", "Time streams waited for a peer's credit", self.stalled.clone())?;
         metrics.register("flow_frames_received", "HTTP/2 frames received, by kind", self.frames.clone())?;
         metrics.register("flow_connections_cut", "Connections that were cut, by reason", self.cut.clone())?;
+        metrics.register("flow_floods", "Connections that were cut for a flood of frames that bring nothing forward, by the kind of the last", self.floods.clone())?;
         metrics.register("flow_hoarding", "Times that half of what a connection may send was unread", self.hoarding.clone())?;
         metrics.register("flow_budget_bytes", "What peers may have us keep unread", self.budget.clone())?;
         metrics.register("flow_budget_wanted_bytes", "Receive windows that connections want of the budget", self.wanted.clone())?;
@@ -138,6 +142,14 @@ impl ConnectionMetrics {
 
     pub(crate) fn cut(&self, front: &'static str, reason: &'static str) {
         self.cut.get_or_create(&Why { front, reason }).inc();
+    }
+
+    /// What is to be said of it besides that the connection was cut.
+    pub(crate) fn harmed(&self, front: &'static str, harm: Harm) {
+        if let Harm::Flood(kind) = harm {
+            let kind = kind.name();
+            self.floods.get_or_create(&OfKind { front, kind }).inc();
+        }
     }
 
     pub(crate) fn hoarding(&self, front: &'static str) {

@@ -21,22 +21,6 @@ async fn flooded(flood: &[u8]) -> (Server, End) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_frames_that_carry_nothing_is_cut_although_its_answers_are_read() {
-    for (name, empty) in [
-        ("PING", frame(PING, 0, 0, &[0; 8])),
-        ("SETTINGS", frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])),
-        ("PRIORITY", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7])),
-    ] {
-        let (server, end) = flooded(&empty.repeat(40_000)).await;
-        assert_eq!(end.cut(), Some("calm"), "{name}: {end:?}");
-        server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
-        server.counted(&format!(
-            "flow_frames_received_total{{front=\"test\",kind=\"{name}\"}}"
-        ));
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn calls_that_are_reset_at_once_are_bounded() {
     let flood: Vec<u8> = (0..40_000)
         .flat_map(|n| {
@@ -50,116 +34,6 @@ async fn calls_that_are_reset_at_once_are_bounded() {
     server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
 }
 
-/// A flood on a connection that has a call open, whose body has not ended: how the connection ended, or that another call was
-/// served after it, if it does not have to end.
-async fn flood_beside_a_call(flood: &[u8], ends: bool) -> (Server, Option<End>) {
-    let (mut server, socket) = Server::plain();
-    let mut peer = RawPeer::greet(socket, 65_535).await;
-    peer.say(&frame(HEADERS, END_HEADERS, 1, &head("/hold"))).await;
-    peer.flood(flood).await;
-    peer.flood(&call(1_000_001, "/9")).await;
-    while let Some((kind, _, stream, data)) = peer.next().await {
-        if (kind, stream) == (DATA, 1_000_001) {
-            assert_eq!(data, [7; 9]);
-            if !ends {
-                return (server, None);
-            }
-        }
-    }
-    let end = server.end().await;
-    (server, Some(end))
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_flood_of_frames_of_any_kind_is_refused_or_does_no_harm() {
-    let many = |frame: Vec<u8>| frame.repeat(40_000);
-    let calls = || (1..40_000).flat_map(|n| call(2 * n + 1, "/hold")).collect();
-    let cut = |reason| format!("flow_connections_cut_total{{front=\"test\",reason=\"{reason}\"}} 1");
-    let frames = |kind| format!("flow_frames_received_total{{front=\"test\",kind=\"{kind}\"}}");
-    for (what, flood, comes, counted) in [
-        (
-            "DATA without data",
-            many(frame(DATA, 0, 1, &[])),
-            Some(Reason::ENHANCE_YOUR_CALM),
-            cut("calm"),
-        ),
-        ("HEADERS", calls(), Some(Reason::ENHANCE_YOUR_CALM), cut("calm")),
-        (
-            "PRIORITY",
-            many(frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7])),
-            Some(Reason::ENHANCE_YOUR_CALM),
-            cut("calm"),
-        ),
-        (
-            "RST_STREAM of a call that has ended",
-            many(frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())),
-            None,
-            frames("RST_STREAM"),
-        ),
-        (
-            "RST_STREAM of a call that never was",
-            frame(RST_STREAM, 0, 99, &8_u32.to_be_bytes()),
-            Some(Reason::PROTOCOL_ERROR),
-            cut("protocol"),
-        ),
-        (
-            "SETTINGS that acknowledge",
-            many(frame(SETTINGS, ACK, 0, &[])),
-            Some(Reason::PROTOCOL_ERROR),
-            cut("protocol"),
-        ),
-        (
-            "PUSH_PROMISE",
-            frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2, 0x82]),
-            Some(Reason::PROTOCOL_ERROR),
-            cut("protocol"),
-        ),
-        (
-            "PING that answer",
-            many(frame(PING, ACK, 0, &[1; 8])),
-            Some(Reason::ENHANCE_YOUR_CALM),
-            cut("calm"),
-        ),
-        (
-            "WINDOW_UPDATE of all",
-            many(update(0, 1)),
-            None,
-            frames("WINDOW_UPDATE"),
-        ),
-        (
-            "WINDOW_UPDATE of a call",
-            many(update(1, 1)),
-            None,
-            frames("WINDOW_UPDATE"),
-        ),
-        (
-            "CONTINUATION of nothing",
-            many(frame(CONTINUATION, 0, 1, &[])),
-            Some(Reason::PROTOCOL_ERROR),
-            cut("protocol"),
-        ),
-    ] {
-        let (server, end) = flood_beside_a_call(&flood, comes.is_some()).await;
-        assert_eq!(end, comes.map(End::Refused), "{what}");
-        server.counted(&counted);
-        match server.flow.snapshot().connections.first() {
-            Some(connection) => assert!(connection.unread_bytes <= 65_535, "{what}: {connection:?}"),
-            None => assert!(end.is_some(), "{what}"),
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_flood_of_farewells_ends_the_connection() {
-    let farewell = [&0_u32.to_be_bytes()[..], &0_u32.to_be_bytes()].concat();
-    let (server, end) = flooded(&frame(GOAWAY, 0, 0, &farewell).repeat(40_000)).await;
-    assert!(
-        matches!(end, End::Closed | End::Gone | End::Refused(_)),
-        "{end:?}"
-    );
-    assert!(server.flow.snapshot().connections.is_empty());
-}
-
 /// 8 KB that are 16 MB once the table of headers has been asked.
 #[tokio::test(start_paused = true)]
 async fn headers_that_grow_when_they_are_read_are_not_grown() {
@@ -170,8 +44,8 @@ async fn headers_that_grow_when_they_are_read_are_not_grown() {
     // And 4,000 times out of it.
     bomb.extend_from_slice(&[0xbe; 4_000]);
     let bomb = frame(HEADERS, END_HEADERS | END_STREAM, 3, &bomb);
-    let (server, end) = flood_beside_a_call(&bomb, true).await;
-    assert_eq!(end, Some(End::Refused(Reason::ENHANCE_YOUR_CALM)));
+    let (server, end) = flooded(&bomb).await;
+    assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
     server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
 }
 

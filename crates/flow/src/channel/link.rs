@@ -27,7 +27,7 @@ use crate::core::grants::Role;
 use crate::core::keepalive::{Keepalive, Pace, Step};
 use crate::flow::Live;
 use crate::gauges::Gauges;
-use crate::http2::{self, ANNOUNCED, Controller, Cork, Pinger};
+use crate::http2::{self, ANNOUNCED, Controller, Cork, End, Harm, Pinger};
 
 /// A connection that lived for so long was one.
 const PROBATION: Duration = Duration::from_secs(1);
@@ -292,8 +292,8 @@ impl Driver {
             if let Poll::Ready(result) = Pin::new(&mut self.connection).poll(cx) {
                 return Some(self.ended(result.err().as_ref()));
             }
-            if self.account() {
-                return Some(self.overrun());
+            if let Some(harm) = self.account() {
+                return Some(self.harmed(harm));
             }
             let asked = self.pinger.flying_since();
             let say = self.windows.turn(&mut self.connection, &mut self.pinger, cx);
@@ -312,17 +312,17 @@ impl Driver {
         }
     }
 
-    /// Counts what came and went. Whether the peer has sent more than it was let.
-    fn account(&self) -> bool {
+    /// Counts what came and went. What the peer has done that ends the connection.
+    fn account(&self) -> Option<Harm> {
         let gauges = self.live.gauges();
-        let overrun = self.cork.wire(|wire| {
+        let harm = self.cork.wire(|wire| {
             let (received, sent) = (&wire.received, &wire.sent);
             gauges.in_bytes.store(received.bytes, Ordering::Relaxed);
             gauges.out_bytes.store(sent.bytes, Ordering::Relaxed);
             gauges.may_send(received.connection_credit, sent.data_bytes);
-            wire.overrun
+            wire.harm
         });
-        overrun == Some(true)
+        harm.flatten()
     }
 
     fn answered(&mut self, rtt: Duration) {
@@ -404,10 +404,18 @@ impl Driver {
         }
     }
 
-    /// The peer takes the windows for larger than they are: nothing more of it is of use.
-    fn overrun(&self) -> Ended {
-        self.live.flow().metrics().cut(self.live.front, "flow_control");
-        self.lost("the peer sent more than it was let".into())
+    /// The peer is told why, and nothing more of it is taken.
+    fn harmed(&self, harm: Harm) -> Ended {
+        let (metrics, reason) = (self.live.flow().metrics(), harm.reason());
+        metrics.harmed(self.live.front, harm);
+        if let Some(cut) = End::Refused(reason).cut() {
+            metrics.cut(self.live.front, cut);
+        }
+        self.cork.farewell(reason);
+        self.lost(match harm {
+            Harm::Overrun => "the peer sent more than it was let".into(),
+            Harm::Flood(kind) => format!("the peer sent far too many {} frames", kind.name()).into(),
+        })
     }
 
     /// The connection is no more, for this reason.

@@ -30,11 +30,13 @@ pub enum Kind {
     GoAway = 7,
     WindowUpdate = 8,
     Continuation = 9,
+    /// Any other: to be ignored (RFC 9113 §4.1).
+    Unknown = 10,
 }
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Data,
         Self::Headers,
         Self::Priority,
@@ -45,7 +47,13 @@ impl Kind {
         Self::GoAway,
         Self::WindowUpdate,
         Self::Continuation,
+        Self::Unknown,
     ];
+
+    /// Of a frame with this number.
+    pub(crate) fn of(number: u8) -> Self {
+        *Self::ALL.get(usize::from(number)).unwrap_or(&Self::Unknown)
+    }
 
     /// As in the protocol's text.
     #[must_use]
@@ -61,6 +69,7 @@ impl Kind {
             Self::GoAway => "GOAWAY",
             Self::WindowUpdate => "WINDOW_UPDATE",
             Self::Continuation => "CONTINUATION",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -68,7 +77,7 @@ impl Kind {
 /// The head of a frame, and what of its payload is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// By number; it may be none of [`Kind`].
+    /// By number; it may be of [`Kind::Unknown`].
     pub(crate) kind: u8,
     pub(crate) flags: u8,
     pub(crate) stream: u32,
@@ -87,8 +96,8 @@ pub struct Frames {
     pub data_bytes: u64,
     /// Credit given to the whole connection by WINDOW_UPDATE, in bytes.
     pub connection_credit: u64,
-    /// Frames by [`Kind`]; those of no known kind are left out.
-    pub counts: [u64; 10],
+    /// Frames by [`Kind`].
+    pub counts: [u64; Kind::ALL.len()],
     header: [u8; HEADER_BYTES + PEEK_BYTES],
     /// How much of `header` is there.
     have: usize,
@@ -181,9 +190,7 @@ impl Frames {
         let stream = u32::from_be_bytes([s0, s1, s2, s3]) & ID;
         let peeked = self.have - HEADER_BYTES;
         let mut padding = 0;
-        if let Some(count) = self.counts.get_mut(usize::from(kind)) {
-            *count += 1;
-        }
+        self.counts[Kind::of(kind) as usize] += 1;
         if kind == Kind::Data as u8 {
             self.data_bytes += length;
             if peeked > 0 {
@@ -224,13 +231,11 @@ mod tests {
             cuts in prop::collection::vec(1_usize..20, 1..30),
         ) {
             let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-            let mut counts = [0; 10];
+            let mut counts = [0; 11];
             let (mut data, mut credit) = (0, 0);
             for (kind, stream, payload) in &frames {
                 bytes.extend(frame(*kind, *stream, payload));
-                if let Some(count) = counts.get_mut(usize::from(*kind)) {
-                    *count += 1;
-                }
+                counts[usize::from(*kind).min(10)] += 1;
                 if *kind == 0 {
                     data += payload.len() as u64;
                 }

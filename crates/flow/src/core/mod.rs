@@ -3,6 +3,7 @@
 mod atomic;
 pub mod bucket;
 pub mod budget;
+pub(crate) mod flood;
 pub mod frames;
 pub mod gate;
 pub mod glob;

@@ -19,8 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::PREFACE;
-use crate::core::frames::Frames;
-use crate::core::grants::{Grants, Outgoing, Role};
+use crate::core::flood::Flood;
+use crate::core::frames::{Frames, Kind};
+use crate::core::grants::{Grants, Outgoing, Overrun, Role};
 use crate::gauges::Gauges;
 
 /// Bytes collected before a write goes out in the middle of a turn.
@@ -66,23 +67,47 @@ pub(crate) struct Wire {
     pub(crate) received: Frames,
     pub(crate) sent: Outgoing,
     gauges: Arc<Gauges>,
-    /// The peer has sent more than it may: nothing of that is passed on, nor anything after it. The connection has to end
-    /// with FLOW_CONTROL_ERROR.
-    pub(crate) overrun: bool,
+    flood: Flood,
+    /// Nothing of that is passed on, nor anything after it: the connection has to end.
+    pub(crate) harm: Option<Harm>,
+}
+
+/// What a peer has done so that nothing more of it is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Harm {
+    /// It has sent more than it may.
+    Overrun,
+    /// Frames that bring nothing forward, far too many. The last was of this kind.
+    Flood(Kind),
+}
+
+impl Harm {
+    /// What it is told.
+    pub(crate) fn reason(self) -> h2::Reason {
+        match self {
+            Self::Overrun => h2::Reason::FLOW_CONTROL_ERROR,
+            Self::Flood(_) => h2::Reason::ENHANCE_YOUR_CALM,
+        }
+    }
 }
 
 impl Wire {
     /// Looks at what has come; how much of it may be passed on.
     fn receive(&mut self, bytes: &[u8]) -> usize {
-        let received = &mut self.received;
-        let seen = self
-            .gauges
-            .credit
-            .with(|grants| received.take(bytes, |head| grants.received(head)));
+        let (received, flood, said) = (&mut self.received, &mut self.flood, self.sent.said);
+        let seen = self.gauges.credit.with(|grants| {
+            received.take(bytes, |head| {
+                let awaited = grants.awaits(head);
+                grants.received(head).map_err(|Overrun| Harm::Overrun)?;
+                flood
+                    .received(head, awaited, said, Instant::now)
+                    .map_err(Harm::Flood)
+            })
+        });
         match seen {
             Ok(()) => bytes.len(),
-            Err((before, _)) => {
-                self.overrun = true;
+            Err((before, harm)) => {
+                self.harm = Some(harm);
                 before
             }
         }
@@ -114,13 +139,33 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             received: Frames::after_preface(received),
             sent: Outgoing::after_preface(sent),
             gauges,
-            overrun: false,
+            flood: Flood::new(role, Instant::now()),
+            harm: None,
         }));
     }
 
     /// Looks at the frames so far.
     pub(crate) fn wire<R>(&self, look: impl FnOnce(&Wire) -> R) -> Option<R> {
         self.0.lock().wire.as_deref().map(look)
+    }
+
+    /// Says GOAWAY past the protocol, for clients: `h2` lets only servers say it. Left out within a frame, which will have
+    /// no end.
+    pub(crate) fn farewell(&self, reason: h2::Reason) {
+        let mut inner = self.0.lock();
+        let inner = &mut *inner;
+        if let Some(wire) = &mut inner.wire
+            && wire.sent.is_between_frames()
+        {
+            let before = inner.out.len();
+            inner
+                .out
+                .extend_from_slice(&[0, 0, 8, Kind::GoAway as u8, 0, 0, 0, 0, 0]);
+            // A server opens no streams.
+            inner.out.extend_from_slice(&0_u32.to_be_bytes());
+            inner.out.extend_from_slice(&u32::from(reason).to_be_bytes());
+            wire.sent.bytes += (inner.out.len() - before) as u64;
+        }
     }
 
     /// Whether it holds as much as it may: the client has to read before more is said.
@@ -205,7 +250,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
         let inner = &mut *inner;
-        if inner.wire.as_ref().is_some_and(|wire| wire.overrun) {
+        if inner.wire.as_ref().is_some_and(|wire| wire.harm.is_some()) {
             return Poll::Pending;
         }
         let before = buf.filled().len();
@@ -220,7 +265,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
             return Poll::Ready(Ok(()));
         };
         let passed = wire.receive(&buf.filled()[before..]);
-        if wire.overrun && passed == 0 {
+        if wire.harm.is_some() && passed == 0 {
             // Not the end of what there is to read.
             return Poll::Pending;
         }

@@ -13,7 +13,7 @@
 //! 2. has a [`Controller`], made before that as well, whose [`turn`](Controller::turn) it calls after it has polled `h2`;
 //! 3. [drains](Cork::poll_drain) its cork at the end of each turn: that writes the WINDOW_UPDATEs that are due. Between
 //!    `begin_turn` and `end_turn` of its credit nobody wakes it for those;
-//! 4. ends with FLOW_CONTROL_ERROR when the cork's wire was `overrun`: `h2` is then given nothing more to read;
+//! 4. ends with GOAWAY when the cork's wire has seen `harm`, an overrun or a flood: `h2` is then given nothing more to read;
 //! 5. reads bodies by [`Receive`] alone; a client makes an [`Expected`] as soon as `send_request` returns, and a `Receive`
 //!    of that when the answer has come.
 //!
@@ -43,6 +43,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 pub use cork::Cork;
+pub(crate) use cork::Harm;
 pub use pacing::{Drained, Pace, Stall, drain};
 pub use ping::{Pinger, Reason};
 pub use receive::{Expected, Receive, ReceivedBody};

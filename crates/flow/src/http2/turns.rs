@@ -16,7 +16,7 @@ use h2::server::Connection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::cork::Cork;
+use super::cork::{Cork, Harm};
 use super::pacing::{Drained, Pace, Stall, drain};
 use super::ping::{Pinger, Reason};
 use super::receive::Receive;
@@ -27,9 +27,6 @@ use crate::flow::Live;
 
 /// Frames after which their metrics are brought up to date.
 const FRAMES_REPORTED: u64 = 256;
-/// Frames that carry nothing (PING, SETTINGS, PRIORITY): so many within the time are a flood.
-const EMPTY_FRAMES: u64 = 10_000;
-const EMPTY_FRAMES_WITHIN: Duration = Duration::from_secs(1);
 
 /// An HTTP/2 connection and its calls.
 pub(super) struct Turns<T, H: Handler> {
@@ -62,8 +59,6 @@ pub(super) struct Counts {
     kinds: [u64; Kind::ALL.len()],
     bytes: u64,
     reported: u64,
-    empty: u64,
-    empty_since: Instant,
 }
 
 impl Counts {
@@ -72,8 +67,6 @@ impl Counts {
             kinds: [0; Kind::ALL.len()],
             bytes: 0,
             reported: 0,
-            empty: 0,
-            empty_since: Instant::now(),
         }
     }
 }
@@ -198,13 +191,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             self.live.out_bytes.store(sent.bytes, Ordering::Relaxed);
             self.live.may_send(received.connection_credit, sent.data_bytes);
             let frames: u64 = received.counts.iter().sum();
-            (received.bytes, frames, wire.overrun)
+            (received.bytes, frames, wire.harm)
         });
-        let Some((bytes, frames, overrun)) = counted else {
+        let Some((bytes, frames, harm)) = counted else {
             return false;
         };
-        if overrun {
-            self.refuse(h2::Reason::FLOW_CONTROL_ERROR);
+        if let Some(harm) = harm {
+            self.harmed(harm, frames);
             return true;
         }
         if bytes != self.frames.bytes {
@@ -213,19 +206,26 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
                 self.heard = Instant::now();
             }
         }
-        let flooded = frames - self.frames.reported >= FRAMES_REPORTED && self.report_frames(frames);
-        if flooded {
-            self.refuse(h2::Reason::ENHANCE_YOUR_CALM);
-            return true;
+        if frames - self.frames.reported >= FRAMES_REPORTED {
+            self.report_frames(frames);
         }
         self.windows.turn(&mut self.protocol, &mut self.pinger, cx)
     }
 
-    /// Brings the metrics of frames up to date. Whether there was a flood of empty ones.
-    fn report_frames(&mut self, frames: u64) -> bool {
+    /// The peer is told, and nothing more of it is taken.
+    fn harmed(&mut self, harm: Harm, frames: u64) {
+        if self.refused.is_none() {
+            self.report_frames(frames);
+            self.live.flow().metrics().harmed(self.live.front, harm);
+            self.refuse(harm.reason());
+        }
+    }
+
+    /// Brings the metrics of frames up to date.
+    fn report_frames(&mut self, frames: u64) {
         self.frames.reported = frames;
         let Some(counts) = self.cork.wire(|wire| wire.received.counts) else {
-            return false;
+            return;
         };
         let (metrics, front) = (self.live.flow().metrics(), self.live.front);
         for (kind, before) in Kind::ALL.into_iter().zip(&mut self.frames.kinds) {
@@ -233,16 +233,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             if more > 0 {
                 metrics.received(front, kind, more);
             }
-            if matches!(kind, Kind::Ping | Kind::Settings | Kind::Priority) {
-                self.frames.empty += more;
-            }
         }
-        let now = Instant::now();
-        if now.saturating_duration_since(self.frames.empty_since) > EMPTY_FRAMES_WITHIN {
-            self.frames.empty_since = now;
-            return std::mem::take(&mut self.frames.empty) > EMPTY_FRAMES * 4;
-        }
-        self.frames.empty > EMPTY_FRAMES
     }
 
     /// What is due by the clock: a PING into silence, the end of a silent peer, windows after a rest.

@@ -4,6 +4,7 @@
 
 mod balance;
 mod calls;
+mod harm;
 mod hostile;
 mod links;
 mod network;

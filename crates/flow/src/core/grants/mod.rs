@@ -15,6 +15,7 @@
 
 mod ids;
 mod outgoing;
+mod shown;
 
 #[cfg(test)]
 mod properties;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 
 use self::ids::IdHasher;
 pub(crate) use self::outgoing::Outgoing;
+pub(crate) use self::shown::StreamGrant;
 use super::frames::{ACK, END_STREAM, Head, Kind};
 
 /// Every window before anything is said (RFC 9113 §6.9.2), in bytes.
@@ -86,16 +88,6 @@ struct Sample {
     before: u64,
     given: Instant,
     used: bool,
-}
-
-/// One stream, as it is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StreamGrant {
-    pub(crate) id: u32,
-    pub(crate) received: u64,
-    pub(crate) unread: u64,
-    /// What its sender may still send, or has sent already; negative after a smaller initial window.
-    pub(crate) left: i64,
 }
 
 /// What the peer of one connection may send, and has.
@@ -260,7 +252,7 @@ impl Grants {
         match head.kind {
             kind if kind == Kind::Data as u8 => self.data(head, ends)?,
             kind if kind == Kind::Headers as u8 => {
-                if self.role == Role::Server && head.stream > self.opened && head.stream <= self.served {
+                if self.opens(head.stream) {
                     self.opened = head.stream;
                     if !ends {
                         self.open(head.stream, Stream::default());
@@ -277,6 +269,24 @@ impl Grants {
             _ => (),
         }
         Ok(())
+    }
+
+    /// Whether a frame that has begun to arrive may bring its stream forward: it opens one that is served, or its peer
+    /// has not said all. To be asked before it is [received](Grants::received).
+    pub(crate) fn awaits(&self, head: &Head) -> bool {
+        let known = || self.streams.get(&head.stream).is_some_and(|stream| !stream.ended);
+        match head.kind {
+            kind if kind == Kind::Data as u8 => known(),
+            kind if kind == Kind::Headers as u8 && self.role == Role::Server => {
+                let trailers = head.flags & END_STREAM != 0;
+                self.opens(head.stream) || trailers && known()
+            }
+            _ => true,
+        }
+    }
+
+    fn opens(&self, id: u32) -> bool {
+        self.role == Role::Server && id > self.opened && id <= self.served
     }
 
     /// Somebody may read the stream from here on. A client's may be said before its request is written.
@@ -387,29 +397,6 @@ impl Grants {
         }
         if self.due.capacity() > 256 {
             self.due = Vec::new();
-        }
-    }
-
-    /// The streams with the most unread, at most so many.
-    pub(crate) fn largest(&self, most: usize) -> Vec<StreamGrant> {
-        let all = self.streams.iter().filter(|(_, stream)| !stream.left);
-        let mut all: Vec<_> = all.map(|(id, stream)| self.shown(*id, stream)).collect();
-        let order = |it: &StreamGrant| std::cmp::Reverse((it.unread, it.received, it.id));
-        if all.len() > most {
-            all.select_nth_unstable_by_key(most, order);
-            all.truncate(most);
-        }
-        all.sort_unstable_by_key(order);
-        all
-    }
-
-    fn shown(&self, id: u32, stream: &Stream) -> StreamGrant {
-        let granted = self.announced + stream.extra;
-        StreamGrant {
-            id,
-            received: stream.received,
-            unread: stream.received - stream.released,
-            left: granted.cast_signed() - stream.received.cast_signed(),
         }
     }
 

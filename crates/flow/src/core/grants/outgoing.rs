@@ -10,6 +10,7 @@
 //! Bytes may be cut anywhere. Nothing is held back but the head of a frame that is not whole yet, and SETTINGS entries.
 
 use super::Grants;
+use crate::core::flood::Said;
 use crate::core::frames::{ACK, ID, Kind};
 
 const HEAD_BYTES: usize = 9;
@@ -36,6 +37,8 @@ pub(crate) struct Outgoing {
     /// All bytes that were sent, and those of DATA.
     pub(crate) bytes: u64,
     pub(crate) data_bytes: u64,
+    /// What the peer may react to.
+    pub(crate) said: Said,
     /// The beginning of a frame, or of an entry.
     held: [u8; HEAD_BYTES + 4],
     have: usize,
@@ -55,6 +58,7 @@ impl Outgoing {
         Self {
             bytes: 0,
             data_bytes: 0,
+            said: Said::default(),
             held: [0; HEAD_BYTES + 4],
             have: 0,
             need: HEAD_BYTES,
@@ -157,10 +161,14 @@ impl Outgoing {
         const GO_AWAY: u8 = Kind::GoAway as u8;
         const UPDATE: u8 = Kind::WindowUpdate as u8;
         match kind {
-            DATA => self.data_bytes += length as u64,
+            DATA => {
+                self.data_bytes += length as u64;
+                self.said.data += 1;
+            }
             HEADERS | PUSH | CONTINUATION => {
                 self.in_headers = flags & END_HEADERS == 0;
                 if kind == HEADERS {
+                    self.said.headers += 1;
                     grants.says(stream);
                 }
             }

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 
 use super::auth::{self, Access, Caller};
 use super::connection::Client;
-use super::contest::Asker;
+use super::contest::{self, Asker};
 use super::gateway::{Answers, Requests};
 use super::inbound::{Inbound, Source};
 use super::method::{METHODS, Method};
@@ -309,8 +309,13 @@ impl Call {
 
     fn run(self, stop: &Stop) -> Running {
         if self.method.needs_trust() && self.shared.store.is_corrupt() {
-            self.shared.metrics.ended(self.method, Code::DataLoss);
-            return Box::pin(async move { self.outbound.fail(&status::corrupt()) });
+            let refused = if self.method.writes_as_client() {
+                contest::as_client(status::corrupt())
+            } else {
+                status::corrupt()
+            };
+            self.shared.metrics.ended(self.method, refused.code());
+            return Box::pin(async move { self.outbound.fail(&refused) });
         }
         if self.method.is_stream() {
             stream(self, stop.clone())

@@ -50,8 +50,8 @@ pub(super) fn remove(shared: &Arc<Shared>, request: Bytes) -> Status {
 pub(super) fn update(shared: &Arc<Shared>, request: Bytes) -> Status {
     match convert::decode::<pb::MemberUpdateRequest>(request) {
         Err(status) => status,
-        Ok(request) if !are_urls(&request.peer_ur_ls) => bad_urls(),
         Ok(request) if request.id != shared.member_id => not_found(),
+        Ok(request) if !are_urls(&request.peer_ur_ls) => bad_urls(),
         Ok(_) => alone(),
     }
 }

@@ -169,6 +169,14 @@ impl Method {
                 | Self::Compact
                 | Self::LeaseGrant
                 | Self::LeaseRevoke
+        ) || self.writes_as_client()
+    }
+
+    /// Whether it writes keys of its own on its caller's behalf, as a client of the store would.
+    pub(super) fn writes_as_client(self) -> bool {
+        matches!(
+            self,
+            Self::Lock | Self::Unlock | Self::Campaign | Self::Proclaim | Self::Resign
         )
     }
 }

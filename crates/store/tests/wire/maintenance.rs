@@ -174,6 +174,17 @@ async fn a_single_member_says_why_it_takes_no_others() {
     let remove = client.member_remove(pb::MemberRemoveRequest { id }).await;
     let text = "etcdserver: re-configuration failed due to not enough started members";
     refused(remove, Code::Unknown, text);
+    let update = async |id, url: &str| {
+        let peer_ur_ls = vec![url.to_owned()];
+        ClusterClient::new(server.channel().await)
+            .member_update(pb::MemberUpdateRequest { id, peer_ur_ls })
+            .await
+    };
+    refused(update(1, "nowhere").await, Code::NotFound, unknown);
+    let bad = "etcdserver: given member URLs are invalid";
+    refused(update(id, "nowhere").await, INVALID, bad);
+    let status = update(id, "http://10.0.0.1:2380").await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
     let promote = client.member_promote(pb::MemberPromoteRequest { id: 1 }).await;
     refused(promote, Code::NotFound, unknown);
     let promote = client.member_promote(pb::MemberPromoteRequest { id }).await;

@@ -421,3 +421,45 @@ async fn the_server_is_healthy_and_knows_no_other_service() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_corrupt_alarm_closes_locks_and_elections_and_nothing_is_written_for_them() {
+    let server = Server::plain().await;
+    let lease = server.lease(7, 60).await;
+    let before = server.store.revision();
+    let mut maintenance = MaintenanceClient::new(server.channel().await);
+    let raise = pb::AlarmRequest {
+        action: pb::alarm_request::AlarmAction::Activate as i32,
+        member_id: 1,
+        alarm: pb::AlarmType::Corrupt as i32,
+    };
+    maintenance.alarm(raise).await.unwrap();
+    let text = "etcdserver: corrupt cluster";
+    let name = || "n".into();
+    let (mut locks, mut elections) = (server.lock().await, server.election().await);
+    let lock = locks.lock(lpb::LockRequest { name: name(), lease }).await;
+    refused(lock, Code::Unknown, text);
+    let unlock = locks.unlock(lpb::UnlockRequest { key: "n/7".into() }).await;
+    refused(unlock, Code::Unknown, text);
+    let campaign = epb::CampaignRequest {
+        name: name(),
+        lease,
+        value: "v".into(),
+    };
+    refused(elections.campaign(campaign).await, Code::Unknown, text);
+    let leader = Some(epb::LeaderKey {
+        name: name(),
+        key: "n/7".into(),
+        rev: 1,
+        lease,
+    });
+    let proclaim = epb::ProclaimRequest {
+        leader: leader.clone(),
+        value: "v".into(),
+    };
+    refused(elections.proclaim(proclaim).await, Code::Unknown, text);
+    let resign = elections.resign(epb::ResignRequest { leader }).await;
+    refused(resign, Code::Unknown, text);
+    assert_eq!(server.store.revision(), before);
+    server.stop().await;
+}

@@ -121,6 +121,12 @@ impl Gauges {
         let _ = self.tcp.set(tcp);
     }
 
+    /// The least round trip that TCP has measured: that of the path, or of a part of it.
+    pub(crate) fn tcp_min_rtt(&self) -> Option<Duration> {
+        let seconds = self.tcp.get()?.read()?.min_rtt_seconds?;
+        Some(Duration::from_secs_f64(seconds))
+    }
+
     /// What the peer has given to the whole connection and what we have used of it, in bytes.
     pub(crate) fn may_send(&self, given: u64, used: u64) {
         let left = FIRST_CREDIT

@@ -1,7 +1,8 @@
-//! What the kernel knows of a TCP connection (`TCP_INFO`), asked for only when somebody looks.
+//! What the kernel knows of a TCP connection (`TCP_INFO`), asked for when somebody looks, and once by a connection whose first
+//! window was too small.
 //!
 //! It is of the way to whoever is at the other end of *this* socket: where a proxy ends TCP, that is the proxy and not the
-//! peer. So it is shown and decides nothing.
+//! peer. So it is shown, and believed only where a part of the way tells as much as the whole.
 
 use std::io;
 use std::ops::Deref;

@@ -197,7 +197,16 @@ impl Controller {
         if fresh > 0 {
             self.reported = self.arrived;
             if let Some(estimator) = &mut self.estimator {
-                estimator.received(fresh, now.saturating_duration_since(self.epoch));
+                let since = now.saturating_duration_since(self.epoch);
+                let wanted = estimator.wants_bound();
+                estimator.received(fresh, since);
+                // Once: it would say the same until the PING is back.
+                if !wanted
+                    && estimator.wants_bound()
+                    && let Some(bound) = self.gauges.tcp_min_rtt()
+                {
+                    estimator.lower_bound(bound, since);
+                }
             }
         }
         if let Some((reason, took)) = pinger.poll(|| now, cx) {

@@ -28,6 +28,7 @@
 //!
 //! `docs/design/flow.md` has the reasons and what this cannot know.
 
+mod bound;
 mod filter;
 mod look;
 mod rtt;

@@ -423,7 +423,7 @@ impl Connection {
             if now >= end && (calls.is_empty() || now >= end + PATIENCE) {
                 break;
             }
-            let wake = if due < end { due } else { end + PATIENCE };
+            let wake = if now < end { due.min(end) } else { end + PATIENCE };
             let received = self.receive(|happened| {
                 if let Happened::Ended(stream, well) = happened {
                     ended.push((stream, well));

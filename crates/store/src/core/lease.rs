@@ -2,10 +2,12 @@
 //!
 //! The wheel is a ring of slots, each a quarter of a second. A lease has exactly one entry in it; renewing
 //! moves only the deadline, and the entry is put into its new slot when the old one comes round. So a
-//! keep-alive costs one hash lookup, whatever the number of leases. Nothing expires early: deadlines are
-//! rounded up to the next tick.
+//! keep-alive costs one lookup. Nothing expires early: deadlines are rounded up to the next tick.
+//!
+//! Every write looks at leases, so nothing here may take long, however many there are: a slot is looked at in portions,
+//! and the map is a tree, since a table of a hundred thousand that grows stands still for many milliseconds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,6 +18,8 @@ use crate::plant::{self, Plant};
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks in a turn of the wheel: 256 s. Entries further away are looked at once a turn.
 const SLOTS: u64 = 1024;
+/// Entries of the wheel that are looked at in one go.
+const LOOK_MAX: usize = 1024;
 /// Shortest lease, in seconds: etcd's ⌈1.5 × election timeout⌉ with its default of 1 s (`server/lease/lessor.go`).
 pub(crate) const TTL_MIN: i64 = 2;
 /// Longest lease, in seconds (`lease.MaxLeaseTTL` in `server/lease/lessor.go`).
@@ -33,13 +37,17 @@ struct Lease {
 
 /// All leases.
 pub(crate) struct Leases {
-    leases: HashMap<i64, Lease>,
+    leases: BTreeMap<i64, Lease>,
     wheel: Vec<Vec<(i64, u64)>>,
     epoch: Instant,
     /// The next tick to look at.
     tick: u64,
+    /// What is left to look at of its slot, once that has begun.
+    slot: Option<Vec<(i64, u64)>>,
+    /// What has ended of that slot, with the deadlines.
+    ended: Vec<(Instant, i64)>,
     /// Ended, but more than one call might report.
-    due: Vec<i64>,
+    due: VecDeque<i64>,
 }
 
 /// What a lease looks like from outside.
@@ -52,11 +60,13 @@ pub(crate) struct Left {
 impl Leases {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
-            leases: HashMap::new(),
+            leases: BTreeMap::new(),
             wheel: (0..SLOTS).map(|_| Vec::new()).collect(),
             epoch: now,
             tick: 0,
-            due: Vec::new(),
+            slot: None,
+            ended: Vec::new(),
+            due: VecDeque::new(),
         }
     }
 
@@ -111,25 +121,36 @@ impl Leases {
         }
     }
 
-    /// Leases that have ended by `now`, at most `max`; each is reported once.
-    pub(crate) fn expire(&mut self, now: Instant, max: usize) -> Vec<i64> {
-        let target = now.saturating_duration_since(self.epoch).as_millis() / TICK.as_millis();
-        let target = u64::try_from(target).unwrap_or(u64::MAX);
-        while self.due.len() < max && self.tick <= target {
-            // After a long pause one turn sees every slot; further turns would see nothing new.
-            if target - self.tick > SLOTS {
-                self.tick = target - SLOTS;
-            }
-            self.turn(now);
-        }
-        let rest = self.due.split_off(self.due.len().min(max));
-        std::mem::replace(&mut self.due, rest)
+    /// Whether a lease has been reported as ended and is still there. One that was granted anew has not.
+    pub(crate) fn has_ended(&self, id: i64) -> bool {
+        self.leases.get(&id).is_some_and(|lease| lease.ended)
     }
 
-    fn turn(&mut self, now: Instant) {
-        let slot = (self.tick % SLOTS) as usize;
-        let from = self.due.len();
-        for (id, armed) in std::mem::take(&mut self.wheel[slot]) {
+    /// Leases that have ended by `now`, at most `max`, in the order of their ends; each is reported once. Looks at few at a
+    /// time: whether there is more to look at or to report.
+    pub(crate) fn expire(&mut self, now: Instant, max: usize) -> (Vec<i64>, bool) {
+        let target = now.saturating_duration_since(self.epoch).as_millis() / TICK.as_millis();
+        let target = u64::try_from(target).unwrap_or(u64::MAX);
+        let mut looks = LOOK_MAX;
+        while self.due.len() < max && self.tick <= target && looks > 0 {
+            // After a long pause one turn sees every slot; further turns would see nothing new.
+            if target - self.tick > SLOTS && self.slot.is_none() {
+                self.tick = target - SLOTS;
+            }
+            looks = self.turn(now, looks);
+        }
+        let due: Vec<_> = self.due.drain(..self.due.len().min(max)).collect();
+        let more = !self.due.is_empty() || self.tick <= target;
+        (due, more)
+    }
+
+    /// Looks at as many entries of a slot, and goes on to the next when it is through; how many looks are left.
+    fn turn(&mut self, now: Instant, looks: usize) -> usize {
+        let slot = &mut self.wheel[(self.tick % SLOTS) as usize];
+        let mut slot = self.slot.take().unwrap_or_else(|| std::mem::take(slot));
+        let begin = slot.len().saturating_sub(looks);
+        let left = looks - (slot.len() - begin);
+        for (id, armed) in slot.drain(begin..) {
             let Some(lease) = self.leases.get_mut(&id) else {
                 continue;
             };
@@ -139,20 +160,27 @@ impl Leases {
             let early = Duration::from_secs(plant::has(Plant::EarlyExpiry).into());
             if lease.deadline <= now + early {
                 lease.ended = true;
-                self.due.push(id);
+                self.ended.push((lease.deadline, id));
             } else {
                 lease.armed = tick_of(self.epoch, lease.deadline).max(self.tick + 1);
                 self.wheel[(lease.armed % SLOTS) as usize].push((id, lease.armed));
             }
         }
+        if !slot.is_empty() {
+            self.slot = Some(slot);
+            return left;
+        }
         // Slots come in order of time; within one, leases lie as they were armed.
-        let leases = &self.leases;
-        self.due[from..].sort_unstable_by_key(|id| (leases.get(id).map(|lease| lease.deadline), *id));
+        self.ended.sort_unstable();
+        self.due.extend(self.ended.drain(..).map(|(_, id)| id));
         self.tick += 1;
+        left
     }
 
     fn arm(&mut self, id: i64, deadline: Instant) -> u64 {
-        let armed = tick_of(self.epoch, deadline).max(self.tick);
+        // What is put into a slot that is being looked at would be seen a turn of the wheel later.
+        let next = self.tick + u64::from(self.slot.is_some());
+        let armed = tick_of(self.epoch, deadline).max(next);
         self.wheel[(armed % SLOTS) as usize].push((id, armed));
         armed
     }
@@ -203,9 +231,7 @@ impl Leases {
 
     /// Ids with their TTL, by id.
     pub(crate) fn grants(&self) -> Vec<(i64, i64)> {
-        let mut grants: Vec<_> = self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect();
-        grants.sort_unstable();
-        grants
+        self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect()
     }
 }
 
@@ -220,8 +246,23 @@ fn tick_of(epoch: Instant, deadline: Instant) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use proptest::prelude::*;
+
+    /// All that is reported at a time.
+    fn expire(leases: &mut Leases, now: Instant, max: usize) -> Vec<i64> {
+        let mut all = Vec::new();
+        loop {
+            let (ids, more) = leases.expire(now, max);
+            assert!(ids.len() <= max);
+            all.extend(ids);
+            if !more {
+                return all;
+            }
+        }
+    }
 
     fn at(start: Instant, ms: u64) -> Instant {
         start + Duration::from_millis(ms)
@@ -232,10 +273,10 @@ mod tests {
         let start = Instant::now();
         let mut leases = Leases::new(start);
         leases.grant(7, 10, start);
-        assert_eq!(leases.expire(at(start, 9_999), 10), Vec::<i64>::new());
-        assert_eq!(leases.expire(at(start, 10_000), 10), [7]);
+        assert_eq!(expire(&mut leases, at(start, 9_999), 10), Vec::<i64>::new());
+        assert_eq!(expire(&mut leases, at(start, 10_000), 10), [7]);
         assert_eq!(
-            leases.expire(at(start, 20_000), 10),
+            expire(&mut leases, at(start, 20_000), 10),
             Vec::<i64>::new(),
             "reported once"
         );
@@ -247,9 +288,9 @@ mod tests {
         let mut leases = Leases::new(start);
         leases.grant(7, 2, start);
         assert_eq!(leases.renew(7, at(start, 1_500)), Some(2));
-        assert_eq!(leases.expire(at(start, 3_000), 10), Vec::<i64>::new());
+        assert_eq!(expire(&mut leases, at(start, 3_000), 10), Vec::<i64>::new());
         assert_eq!(leases.renew(7, at(start, 3_500)), None);
-        assert_eq!(leases.expire(at(start, 3_500), 10), [7]);
+        assert_eq!(expire(&mut leases, at(start, 3_500), 10), [7]);
         assert_eq!(leases.renew(7, at(start, 3_500)), None);
     }
 
@@ -259,10 +300,39 @@ mod tests {
         let mut leases = Leases::new(start);
         (0..1_000).for_each(|id| leases.grant(id, 2, start));
         let mut seen = BTreeSet::new();
-        for _ in 0..10 {
-            seen.extend(leases.expire(at(start, 2_000), 100));
+        for left in (0..10).rev() {
+            let (ended, more) = leases.expire(at(start, 2_000), 100);
+            assert_eq!((ended.len(), more), (100, left > 0));
+            seen.extend(ended);
         }
         assert_eq!(seen.len(), 1_000);
+    }
+
+    #[test]
+    fn a_slot_of_many_is_looked_at_in_portions_and_what_happens_meanwhile_counts() {
+        let start = Instant::now();
+        let many = 5 * LOOK_MAX as i64;
+        let mut leases = Leases::new(start);
+        // The last to be granted are the first to end.
+        (0..many).for_each(|id| leases.grant(id, 10, at(start, 1 + (many - id) as u64 % 240)));
+        leases.grant(many, 2, at(start, 8_300));
+        let now = at(start, 10_500);
+        let (first, more) = leases.expire(now, 100);
+        assert_eq!((first, more), (vec![], true));
+        // Not looked at yet: revoked, renewed. Looked at: granted anew.
+        assert!(!leases.has_ended(0) && leases.has_ended(many - 1));
+        leases.revoke(0);
+        leases.revoke(many - 1);
+        leases.grant(many - 1, 10, now);
+        assert!(!leases.has_ended(many - 1));
+        let rest = expire(&mut leases, now, 100);
+        let expected = (1..many).map(|id| ((many - id) % 240, id));
+        let mut expected: Vec<_> = expected.collect();
+        expected.sort_unstable();
+        let expected: Vec<_> = expected.into_iter().map(|(_, id)| id).collect();
+        assert_eq!(rest.last(), Some(&many));
+        assert_eq!(rest[..rest.len() - 1], expected);
+        assert_eq!(expire(&mut leases, at(start, 20_750), 100), [many - 1]);
     }
 
     #[test]
@@ -278,7 +348,7 @@ mod tests {
         leases.renew(7, at(start, 880));
         let mut ended = Vec::new();
         while ended.len() < 6 {
-            ended.extend(leases.expire(at(start, 5_000), 2));
+            ended.extend(expire(&mut leases, at(start, 5_000), 2));
         }
         assert_eq!(ended, [7, 2, 4, 5, 3, 1]);
     }
@@ -322,7 +392,7 @@ mod tests {
                     _ => (),
                 }
                 now += pause;
-                let ended: BTreeSet<_> = leases.expire(at(start, now), 1000).into_iter().collect();
+                let ended: BTreeSet<_> = expire(&mut leases, at(start, now), 1000).into_iter().collect();
                 let slack = TICK.as_millis() as u64;
                 let surely: BTreeSet<_> =
                     model.iter().filter(|(_, (_, end))| end + slack <= now).map(|(id, _)| *id).collect();

@@ -245,7 +245,9 @@ impl Draft {
             }
             Command::Expire(ids) => {
                 for id in ids {
-                    if self.revoke(shared, id, None) {
+                    // One that was granted anew since it ended lives.
+                    let ended = self.overlay.lease(id).is_none() && shared.leases.lock().has_ended(id);
+                    if ended && self.revoke(shared, id, None) {
                         shared.metrics.leases_expired.inc();
                     }
                 }

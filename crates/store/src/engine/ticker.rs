@@ -88,10 +88,10 @@ impl Ticker {
 /// front of the sequencer nor make one long commit.
 #[derive(Default)]
 struct Ending {
-    /// To be proposed, in the order of their ends.
-    next: Vec<i64>,
-    /// The last one of the go that is on its way.
-    under_way: Option<i64>,
+    /// The go that is next or under way, in the order of their ends.
+    ids: Vec<i64>,
+    /// When it was proposed.
+    proposed: Option<Instant>,
     /// Whether there is more to do at once.
     more: bool,
 }
@@ -102,31 +102,32 @@ impl Ending {
             *self = Self::default();
             return;
         }
-        {
-            let mut leases = shared.leases.lock();
-            if self.under_way.is_some_and(|last| leases.contains(last)) {
+        if let Some(proposed) = self.proposed {
+            let leases = shared.leases.lock();
+            if !self.ids.iter().any(|id| leases.has_ended(*id)) {
+                self.ids.clear();
+            } else if now - proposed < RETRY {
                 return;
             }
-            self.under_way = None;
-            if self.next.is_empty() {
-                self.next = leases.expire(now, EXPIRE_MAX);
-            }
+            // A disk without any room refused it: what has ended already is passed over the next time.
+            self.proposed = None;
         }
-        let Some(last) = self.next.last().copied() else {
-            self.more = false;
+        if self.ids.is_empty() {
+            (self.ids, self.more) = shared.leases.lock().expire(now, EXPIRE_MAX);
+        }
+        if self.ids.is_empty() {
             return;
-        };
+        }
         self.more = true;
         let proposal = Proposal {
-            command: Command::Expire(self.next.clone()),
+            command: Command::Expire(self.ids.clone()),
             trace: None,
             rests: None,
             bytes: 0,
         };
         // What the line has no room for waits for the next step.
         if shared.queue.push(proposal).is_ok() {
-            self.next.clear();
-            self.under_way = Some(last);
+            self.proposed = Some(now);
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The handle that everything above the store holds.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 
 use setpoint_base::{Disk, TraceContext, WallClock};
 use tokio::sync::oneshot;
@@ -110,9 +112,18 @@ impl Store {
     /// The request is refused, the line or the disk is full, or the store stops. With [`Error::Poisoned`]
     /// the write may or may not be there after a restart.
     pub async fn put(&self, put: Put, trace: Option<TraceContext>) -> Result<PutResult, Error> {
+        self.begin_put(put, trace)?.await
+    }
+
+    /// As [`Store::put`], for whoever waits for the answer by itself. The write is on its way when this returns.
+    pub(crate) fn begin_put(
+        &self,
+        put: Put,
+        trace: Option<TraceContext>,
+    ) -> Result<Proposed<PutResult>, Error> {
         check::put(&put, self.shared().limits())?;
         let bytes = check::put_bytes(&put);
-        self.propose(trace, bytes, |reply| Command::Put(put, reply)).await
+        self.begin(trace, bytes, |reply| Command::Put(put, reply))
     }
 
     /// Deletes a range of keys in one revision.
@@ -369,6 +380,15 @@ impl Store {
         bytes: usize,
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> Result<T, Error> {
+        self.begin(trace, bytes, command)?.await
+    }
+
+    fn begin<T>(
+        &self,
+        trace: Option<TraceContext>,
+        bytes: usize,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<Proposed<T>, Error> {
         if let Some(error) = self.shared().poisoned() {
             return Err(error);
         }
@@ -382,7 +402,20 @@ impl Store {
         self.shared().queue.push(proposal).inspect_err(|_| {
             self.shared().metrics.refused.inc();
         })?;
+        Ok(Proposed(answer))
+    }
+}
+
+/// A proposal that waits for its turn and its sync; the answer, in the end. Dropping it takes nothing back.
+#[derive(Debug)]
+pub(crate) struct Proposed<T>(oneshot::Receiver<Result<T, Error>>);
+
+impl<T> Future for Proposed<T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(Pin::new(&mut self.0).poll(cx));
         // The sequencer answers everything it takes; silence means that it is gone.
-        answer.await.unwrap_or(Err(Error::Stopped))
+        Poll::Ready(answer.unwrap_or(Err(Error::Stopped)))
     }
 }

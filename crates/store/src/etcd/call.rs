@@ -81,8 +81,8 @@ pub(super) fn begin(
     }
     count(shared, client, method, &head.headers);
     let inbound;
-    if method == Method::Range && quick::suits(shared, client, &head.headers) {
-        match quick::range(shared, body, sink) {
+    if method.is_quick() && quick::suits(shared, client, &head.headers) {
+        match quick::begin(shared, method, &head.headers, body, sink) {
             Quick::Over => return None,
             Quick::Running(call) => return Some(call),
             Quick::No(rest, back) => (inbound, sink) = (rest, back),
@@ -301,8 +301,8 @@ impl Call {
             } else {
                 Caller::default()
             },
-            trace: text(metadata, "traceparent").and_then(|value| value.parse().ok()),
-            patience: text(metadata, "grpc-timeout").and_then(patience),
+            trace: trace(metadata),
+            patience: patience(metadata),
         };
         call.run(stop)
     }
@@ -328,18 +328,10 @@ impl Call {
 
     /// Receives the one request and answers it, within the client's and our own patience.
     async fn answer(&mut self) -> Result<Reply, Status> {
-        let limit = self.shared.options.request_timeout;
-        let limit = self.patience.map_or(limit, |patience| patience.min(limit));
-        let ours = limit == self.shared.options.request_timeout;
-        timeout(limit, self.receive_and_answer())
+        let patience = Patience::of(self.patience, self.shared.options.request_timeout);
+        timeout(patience.limit, self.receive_and_answer())
             .await
-            .unwrap_or_else(|_| {
-                Err(if ours {
-                    status::timed_out()
-                } else {
-                    out_of_patience()
-                })
-            })
+            .unwrap_or_else(|_| Err(patience.over()))
     }
 
     async fn receive_and_answer(&mut self) -> Result<Reply, Status> {
@@ -390,6 +382,34 @@ impl Call {
     }
 }
 
+/// How long a call with one answer may take.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) limit: Duration,
+    /// The client would wait longer.
+    ours: bool,
+}
+
+impl Patience {
+    /// As long as the client waits, if it says so, and not longer than `limit`.
+    pub(super) fn of(client: Option<Duration>, limit: Duration) -> Self {
+        let ours = client.is_none_or(|client| client >= limit);
+        Self {
+            limit: client.filter(|_| !ours).unwrap_or(limit),
+            ours,
+        }
+    }
+
+    /// It took longer.
+    pub(super) fn over(self) -> Status {
+        if self.ours {
+            status::timed_out()
+        } else {
+            out_of_patience()
+        }
+    }
+}
+
 /// The client's own deadline has passed.
 fn out_of_patience() -> Status {
     Status::deadline_exceeded("context deadline exceeded")
@@ -406,8 +426,18 @@ pub(super) fn is_text(headers: &HeaderMap, name: &str) -> bool {
         .is_none_or(|value| std::str::from_utf8(value.as_bytes()).is_ok())
 }
 
+/// The trace a client is in.
+pub(super) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    text(headers, "traceparent").and_then(|value| value.parse().ok())
+}
+
+/// How long a client waits, if it says so.
+pub(super) fn patience(headers: &HeaderMap) -> Option<Duration> {
+    text(headers, "grpc-timeout").and_then(grpc_timeout)
+}
+
 /// `grpc-timeout`: at most eight digits and a unit.
-fn patience(value: &str) -> Option<Duration> {
+fn grpc_timeout(value: &str) -> Option<Duration> {
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     let n: u32 = digits.parse().ok()?;
     Some(match unit {
@@ -452,7 +482,7 @@ mod tests {
             ("xS", None),
             ("5é", None),
         ] {
-            assert_eq!(patience(text), expect, "{text}");
+            assert_eq!(grpc_timeout(text), expect, "{text}");
         }
     }
 

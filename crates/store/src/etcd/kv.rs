@@ -17,7 +17,8 @@ use super::wire::{self, Reply};
 use super::{txn, wide};
 use crate::core::select::is_plain;
 use crate::engine::Given;
-use crate::types::{KeyRange, Range, RangeResult, Revision};
+use crate::handle::Proposed;
+use crate::types::{KeyRange, Put, PutResult, Range, RangeResult, Revision};
 
 /// A read that may return more keys than this leaves the worker thread, so that no other call waits for it.
 const INLINE_KEYS_MAX: usize = 500;
@@ -118,15 +119,37 @@ pub(super) async fn put(
     trace: Option<TraceContext>,
     access: &Access,
 ) -> Result<Reply, Status> {
+    let put = asked_put(shared, request, access)?;
+    let store = access.store(shared);
+    let result = store.put(put, trace).await.map_err(|error| access.told(&error))?;
+    Ok(Reply::Whole(put_answer(shared, &result)))
+}
+
+/// A put that its caller may make.
+fn asked_put(shared: &Shared, request: Bytes, access: &Access) -> Result<Put, Status> {
     let size = request.clone();
     let put = convert::put(convert::decode(request)?)?;
     convert::check_size(&size, shared.options.request_bytes_max)?;
     shared.may_write(&KeyRange::Key(put.key.clone()))?;
     access.put(&shared.store, &put)?;
-    let store = access.store(shared);
-    let result = store.put(put, trace).await.map_err(|error| access.told(&error))?;
-    let header = shared.header(result.revision);
-    Ok(Reply::Whole(wire::put(&header, result.prev_kv.as_ref())))
+    Ok(put)
+}
+
+/// The framed answer of a put.
+pub(super) fn put_answer(shared: &Shared, result: &PutResult) -> Bytes {
+    wire::put(&shared.header(result.revision), result.prev_kv.as_ref())
+}
+
+/// Has the store take a put whose caller needs no permission. What comes back is answered once it is durable.
+pub(super) fn begin_put(
+    shared: &Shared,
+    request: Bytes,
+    trace: Option<TraceContext>,
+) -> Result<Proposed<PutResult>, Status> {
+    let access = Access::Open;
+    let put = asked_put(shared, request, &access)?;
+    let begun = access.store(shared).begin_put(put, trace);
+    begun.map_err(|error| access.told(&error))
 }
 
 /// DeleteRange.

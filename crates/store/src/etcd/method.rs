@@ -139,6 +139,11 @@ impl Method {
         METHODS[self as usize].1 == "etcdserverpb.Auth"
     }
 
+    /// Whether the usual call of it begins, or even ends, where it arrives.
+    pub(super) fn is_quick(self) -> bool {
+        matches!(self, Self::Range | Self::Put)
+    }
+
     /// Whether its answer is more than one message.
     pub(super) fn is_stream(self) -> bool {
         matches!(

@@ -25,7 +25,7 @@ pub(super) struct Place {
 
 /// Asks the concurrency limits for a place, if there are any. Waits some milliseconds at most.
 pub(super) async fn enter(shared: &Shared, method: Method, request: &Bytes) -> Result<Option<Place>, Status> {
-    let Some(limits) = shared.options.limits.as_ref().filter(|limits| limits.has_door()) else {
+    let Some(limits) = shared.options.limits.as_ref().filter(|_| has_door(shared)) else {
         return Ok(None);
     };
     let permit = limits.enter(&name(shared, method, request)).await;
@@ -35,6 +35,11 @@ pub(super) async fn enter(shared: &Shared, method: Method, request: &Bytes) -> R
         began: Instant::now(),
         slow: shared.options.request_timeout / 2,
     }))
+}
+
+/// Whether there are concurrency limits to ask.
+pub(super) fn has_door(shared: &Shared) -> bool {
+    shared.options.limits.as_ref().is_some_and(Limits::has_door)
 }
 
 /// What rules call it: a range of many keys has a name of its own.

@@ -1,8 +1,8 @@
-//! Reads that are answered where they begin.
+//! Reads that are answered where they begin, and puts that are proposed there.
 //!
 //! A read of few keys whose request is there already has nothing to wait for: neither a future, nor a timer, nor a
-//! place among the connection's calls is made for it. Whatever is unusual about a call sends it the long way, with what
-//! has been read of it.
+//! place among the connection's calls is made for it. A put waits for its sync alone, so its future holds no more than
+//! that takes. Whatever is unusual about a call sends it the long way, with what has been read of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,14 +11,17 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::HeaderMap;
 use setpoint_flow::http2::Receive;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::call::{Running, is_text};
+use super::auth::Access;
+use super::call::{Patience, Running, is_text, patience, trace};
 use super::connection::Client;
 use super::inbound::{Begun, Inbound};
 use super::kv;
 use super::method::Method;
 use super::outbound::{Gone, Http2, Outbound, Sink};
+use super::overload;
 use super::server::Shared;
 use super::status;
 use super::wire::Reply;
@@ -43,8 +46,23 @@ pub(super) fn suits(shared: &Shared, client: &Client, headers: &HeaderMap) -> bo
         && client.pace.turn().now_or_never().is_some()
 }
 
+/// Begins a call of a method that [is quick](Method::is_quick).
+pub(super) fn begin(
+    shared: &Arc<Shared>,
+    method: Method,
+    headers: &HeaderMap,
+    body: Receive,
+    sink: Http2,
+) -> Quick {
+    if method == Method::Put {
+        put(shared, headers, body, sink)
+    } else {
+        range(shared, body, sink)
+    }
+}
+
 /// Answers a Range, if that can be done at once.
-pub(super) fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) -> Quick {
+fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) -> Quick {
     let begun = Begun::read(shared, Method::Range, &mut body);
     let answer = match &begun {
         Begun::Message(request) => kv::range_at_hand(shared, request.clone()),
@@ -81,6 +99,56 @@ pub(super) fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) ->
     };
     let outbound = Outbound::new(shared.clone(), Method::Range, Sink::Http2(sink));
     Quick::Running(Box::pin(outbound.reply(reply)))
+}
+
+/// Proposes a Put, if its request is there and it needs no place among others.
+fn put(shared: &Arc<Shared>, headers: &HeaderMap, mut body: Receive, mut sink: Http2) -> Quick {
+    let begun = if overload::has_door(shared) {
+        Begun::Nothing
+    } else {
+        Begun::read(shared, Method::Put, &mut body)
+    };
+    let Begun::Message(request) = begun else {
+        let inbound = Inbound::behind(shared.clone(), Method::Put, body, begun);
+        return Quick::No(inbound, sink);
+    };
+    shared.metrics.began(Method::Put);
+    let proposed = match kv::begin_put(shared, request, trace(headers)) {
+        Ok(proposed) => proposed,
+        Err(status) => {
+            shared.metrics.ended(Method::Put, status.code());
+            sink.fail(&status);
+            return Quick::Over;
+        }
+    };
+    let shared = shared.clone();
+    let patience = Patience::of(patience(headers), shared.options.request_timeout);
+    Quick::Running(Box::pin(async move {
+        let _body = body;
+        let result = match timeout(patience.limit, proposed).await {
+            Ok(result) => result.map_err(|error| Access::Open.told(&error)),
+            Err(_) => Err(patience.over()),
+        };
+        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+        shared.metrics.ended(Method::Put, code);
+        let message = match result {
+            Ok(result) => kv::put_answer(&shared, &result),
+            Err(status) => return sink.fail(&status),
+        };
+        match sink.hand_if_room(&message) {
+            Ok(true) => {
+                shared.metrics.sent_bytes.inc_by(message.len() as u64);
+                shared.metrics.sent(Method::Put, 1);
+                sink.succeed();
+            }
+            // A large value that was there before, for a client that does not read.
+            Ok(false) => {
+                let outbound = Outbound::new(shared, Method::Put, Sink::Http2(sink));
+                Box::pin(outbound.reply(Reply::Whole(message))).await;
+            }
+            Err(Gone) => sink.abandon(),
+        }
+    }))
 }
 
 /// What the client takes at once is handed over before the next call begins; the rest takes room, or the call fails.

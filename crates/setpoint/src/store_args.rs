@@ -60,8 +60,10 @@ pub(crate) fn resolve(said: &mut Said, plane: &mut PlaneOptions, problems: &mut 
     if let Some(max) = number(said, TXN_OPS, problems) {
         (plane.store.txn_ops_max, plane.etcd.txn_ops_max) = (max, max);
     }
-    if let Some(max) = number(said, REQUEST_BYTES, problems) {
-        plane.request_bytes_max(max);
+    if let Some(max) = number(said, REQUEST_BYTES, problems)
+        && let Err(problem) = plane.request_bytes_max(max)
+    {
+        problems.push(format!("--{REQUEST_BYTES} {problem}"));
     }
     let mode = said.take(MODE);
     let retention = said.take(RETENTION);

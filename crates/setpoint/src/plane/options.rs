@@ -99,11 +99,21 @@ impl PlaneOptions {
         }
     }
 
-    /// Sets the largest request of an etcd client, and makes room for it in the log.
-    pub fn request_bytes_max(&mut self, max: usize) {
+    /// Sets the largest request of an etcd client in bytes, and makes room for it in the log.
+    ///
+    /// # Errors
+    /// What is wrong with it, to follow a flag's name.
+    pub fn request_bytes_max(&mut self, max: usize) -> Result<(), String> {
+        const MOST: usize = u32::MAX as usize / 4;
+        if !(1..=MOST).contains(&max) {
+            return Err(format!(
+                "is {max}: give 1 to {MOST} bytes, since a segment of the log holds four requests and is smaller than 4 GiB"
+            ));
+        }
         (self.store.request_bytes_max, self.etcd.request_bytes_max) = (max, max);
         // A segment holds a few of the largest requests.
         self.store.segment_bytes = self.store.segment_bytes.max((max as u64).saturating_mul(4));
+        Ok(())
     }
 
     /// For tests: free ports, one thread a front, small files.

@@ -15,10 +15,33 @@ use crate::types::{Delete, KeyRange, LeaseId, Put, PutLease, Range, Revision, So
 /// What surrounds a request in etcd's replicated log, in bytes: its size limit counts that too.
 const ENVELOPE_BYTES: usize = 20;
 
+/// The longest that a text says of what cannot be decoded, in bytes.
+const FLAW_BYTES_MAX: usize = 160;
+
 /// Decodes a request; nested too deep or malformed is grpc-go's error for it.
 pub(super) fn decode<M: Message + Default>(request: Bytes) -> Result<M, Status> {
-    M::decode(request)
-        .map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}")))
+    M::decode(request).map_err(|error| {
+        let text = error.to_string();
+        Status::internal(format!("grpc: error unmarshalling request: {}", innermost(&text)))
+    })
+}
+
+/// Decodes a transaction. Nested deeper than can be decoded is more than can be done, as etcd says of its own bound.
+pub(super) fn decode_txn(request: Bytes) -> Result<pb::TxnRequest, Status> {
+    decode(request).map_err(|status| {
+        if status.message().ends_with("recursion limit reached") {
+            return of(&Error::TooManyOps);
+        }
+        status
+    })
+}
+
+/// The end of a text, where the flaw itself is named: a text has the names of all the messages around it, and how many
+/// there are is the sender's choice.
+fn innermost(text: &str) -> &str {
+    let from = text.len().saturating_sub(FLAW_BYTES_MAX);
+    let from = (from..text.len()).find(|at| text.is_char_boundary(*at));
+    text.get(from.unwrap_or(0)..).unwrap_or(text)
 }
 
 /// Refuses a write request that is larger than `max` bytes.
@@ -136,6 +159,24 @@ pub(super) fn touches(keys: &KeyRange, prefix: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_about_a_flaw_does_not_grow_with_the_message() {
+        // Transactions in steps of transactions; the innermost ends too early.
+        let mut deep = vec![0x12, 5];
+        for _ in 0..30 {
+            for tag in [0x22, 0x12] {
+                let mut outer = vec![tag, u8::try_from(deep.len()).unwrap()];
+                outer.append(&mut deep);
+                deep = outer;
+            }
+        }
+        let status = decode::<pb::TxnRequest>(deep.into()).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Internal);
+        let text = status.message();
+        assert!(text.starts_with("grpc: error unmarshalling request: "), "{text}");
+        assert!(text.len() < 250, "{text}");
+    }
 
     #[test]
     fn a_range_touches_a_prefix_when_they_share_a_key() {

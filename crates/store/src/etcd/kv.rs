@@ -184,7 +184,7 @@ pub(super) async fn txn(
     access: &Access,
 ) -> Result<Reply, Status> {
     let size = request.clone();
-    let request: pb::TxnRequest = convert::decode(request)?;
+    let request = convert::decode_txn(request)?;
     txn::check(&request, shared.options.txn_ops_max)?;
     let txn = txn::convert(request)?;
     if !txn::only_reads(&txn) {

@@ -353,3 +353,23 @@ async fn keys_that_an_api_server_owns_are_read_only() {
     kv.range(get("/registry/", "/registry0")).await.unwrap();
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_transaction_nested_too_deep_is_one_of_too_many_operations() {
+    let deep = |levels: usize| {
+        (1..levels).fold(pb::TxnRequest::default(), |inner, _| pb::TxnRequest {
+            success: vec![pb::RequestOp {
+                request: Some(Op::RequestTxn(inner)),
+            }],
+            ..pb::TxnRequest::default()
+        })
+    };
+    let server = Server::plain().await;
+    let mut kv = server.kv().await;
+    kv.txn(deep(50)).await.unwrap();
+    let text = "etcdserver: too many operations in txn request";
+    for levels in [52, 129, 1_000] {
+        refused(kv.txn(deep(levels)).await, INVALID, text);
+    }
+    server.stop().await;
+}

@@ -148,7 +148,11 @@ fn security(said: &Said, cwd: &Path, plane: &mut PlaneOptions, problems: &mut Ve
     let allowed_hostnames = values::words(said.get("client-cert-allowed-hostname"));
     let client_cert_auth = said.is("client-cert-auth");
     if trusted_ca.is_none() && (client_cert_auth || crl.is_some() || !allowed_hostnames.is_empty()) {
-        problems.push("client certificates are checked against --trusted-ca-file: give it".to_owned());
+        problems.push(
+            "--client-cert-auth, --client-crl-file and --client-cert-allowed-hostname are about certificates that are \
+             checked against --trusted-ca-file: give it"
+                .to_owned(),
+        );
     }
     if said.get("tls-max-version") == "TLS1.2" {
         problems.push("--tls-max-version \"TLS1.2\": TLS 1.3 is always spoken: remove it".to_owned());
@@ -184,8 +188,10 @@ fn auth(said: &Said, cwd: &Path, plane: &mut PlaneOptions, problems: &mut Vec<St
     options.token_ttl = Duration::from_secs(values::uint(said.get("auth-token-ttl")).unwrap_or_default());
     let cost = values::uint(said.get("bcrypt-cost")).unwrap_or_default();
     options.bcrypt_cost = u32::try_from(cost).unwrap_or(u32::MAX);
-    if let Err(wrong) = options.validate() {
-        problems.extend(wrong);
+    if options.validate().is_err() {
+        problems.push(format!(
+            "--bcrypt-cost is {cost}: give one from 4 to 31, each twice as slow as the one before"
+        ));
     }
 }
 
@@ -314,11 +320,9 @@ fn limits(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
     if let Some(max) = number("max-txn-ops") {
         (plane.store.txn_ops_max, plane.etcd.txn_ops_max) = (max, max);
     }
-    if let Some(max) = number("max-request-bytes") {
-        plane.request_bytes_max(max);
-    }
-    if let Some(quota) = values::int(said.get("quota-backend-bytes")) {
-        plane.store.quota_bytes = quota;
+    let max = number("max-request-bytes").unwrap_or(usize::MAX);
+    if let Err(problem) = plane.request_bytes_max(max) {
+        problems.push(format!("--max-request-bytes {problem}"));
     }
     if let Some(max) = values::uint(said.get("max-concurrent-streams")) {
         plane.etcd.streams_max = u32::try_from(max.min(STREAMS_MAX)).unwrap_or(u32::MAX).max(1);
@@ -338,7 +342,7 @@ fn limits(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
     );
     match auto_compaction(mode, retention) {
         Ok(policy) => plane.auto_compaction = policy,
-        Err(problem) => problems.push(problem),
+        Err(problem) => problems.push(format!("--auto-compaction-retention: {problem}")),
     }
     if let Err(wrong) = plane.store.validate() {
         problems.extend(wrong);

@@ -105,7 +105,7 @@ fn what_cannot_be_honoured_is_refused_and_its_default_is_not() {
         "--cipher-suites",
     );
     refused(&["--auth-token=jwt,pub-key=a"], "--auth-token: read a");
-    refused(&["--bcrypt-cost=3"], "cost");
+    refused(&["--bcrypt-cost=3"], "--bcrypt-cost is 3: give one from 4 to 31");
     refused(&["--memory-mlock"], "without swap");
     refused(&["--cert-file=a"], "both --cert-file and --key-file");
     refused(&["--client-cert-auth"], "--trusted-ca-file");
@@ -115,7 +115,17 @@ fn what_cannot_be_honoured_is_refused_and_its_default_is_not() {
         "expected IP in URL",
     );
     refused(&["--log-outputs=default,a.log"], "multi logoutput");
-    refused(&["--max-request-bytes=2147483647"], "segment_bytes");
+    for max in ["0", "2147483647", "18446744073709551615"] {
+        let flag = format!("--max-request-bytes={max}");
+        refused(
+            &[&flag],
+            &format!("--max-request-bytes is {max}: give 1 to 1073741823"),
+        );
+    }
+    refused(
+        &["--auto-compaction-retention=soon"],
+        "--auto-compaction-retention: ",
+    );
     assert!(settled(&["--memory-mlock=false", "--cipher-suites=", "--cors=*"]).is_ok());
 }
 

@@ -25,7 +25,10 @@ impl Kind {
             Self::Urls => urls(value).map(drop),
             Self::Gates => words(value).iter().try_for_each(|gate| check_gate(gate)),
             Self::OneOf(known) if known.contains(&value) => Ok(()),
-            Self::OneOf(known) => Err(format!("invalid value, must be one of {}", known.join("|"))),
+            Self::OneOf(known) => {
+                let known: Vec<_> = known.iter().copied().filter(|word| !word.is_empty()).collect();
+                Err(format!("invalid value, must be one of {}", known.join("|")))
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers fail the test that called them")]
 
+mod first_turn;
 mod floods;
 mod hostile;
 mod layer;

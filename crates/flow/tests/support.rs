@@ -13,7 +13,7 @@ use setpoint_base::{Stop, TaskGroup};
 use setpoint_flow::http2::{self, Cork, End, Handler, Http2Options, Pace, Receive, ReceivedBody};
 use setpoint_flow::{ConnectionSnapshot, Flow};
 use setpoint_telemetry::Metrics;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 
 /// No test waits longer; paused time makes it come as soon as nothing else can.
@@ -82,6 +82,15 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(flow: Flow, options: Http2Options) -> (Self, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(256 << 10);
+        (Self::over(ours, flow, options), theirs)
+    }
+
+    /// One of a connection that has been accepted.
+    pub(crate) fn over(
+        socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        flow: Flow,
+        options: Http2Options,
+    ) -> Self {
         let metrics = Metrics::new();
         flow.register_metrics(&metrics).unwrap();
         let live = flow.open("test", "peer");
@@ -91,17 +100,16 @@ impl Server {
         let (tasks, stop) = (TaskGroup::new(&Stop::new()), Stop::new());
         let stopped = stop.clone();
         let ended = tasks.spawn(async move {
-            let cork = Cork::new(ours, Bytes::new());
+            let cork = Cork::new(socket, Bytes::new());
             http2::serve(cork, calls, live, &options, &stopped).await
         });
-        let server = Self {
+        Self {
             flow,
             metrics,
             ended,
             stop,
             tasks,
-        };
-        (server, theirs)
+        }
     }
 
     pub(crate) fn plain() -> (Self, DuplexStream) {
@@ -259,17 +267,22 @@ pub(crate) mod raw {
     pub(crate) type Came = (u8, u8, u32, Vec<u8>);
 
     /// A peer that says what it is told to, and answers only SETTINGS.
-    pub(crate) struct RawPeer {
-        socket: DuplexStream,
+    pub(crate) struct RawPeer<S = DuplexStream> {
+        socket: S,
         waiting: Vec<u8>,
     }
 
-    impl RawPeer {
-        pub(crate) async fn greet(socket: DuplexStream, window: u32) -> Self {
-            let mut peer = Self {
+    impl<S: AsyncRead + AsyncWrite + Unpin> RawPeer<S> {
+        /// One that lets the server speak first.
+        pub(crate) fn listening(socket: S) -> Self {
+            Self {
                 socket,
                 waiting: Vec::new(),
-            };
+            }
+        }
+
+        pub(crate) async fn greet(socket: S, window: u32) -> Self {
+            let mut peer = Self::listening(socket);
             peer.say(&hello(window)).await;
             peer
         }
@@ -327,7 +340,8 @@ pub(crate) mod raw {
             }
         }
 
-        fn take(&mut self) -> Option<Came> {
+        /// The next frame of those that are here.
+        pub(crate) fn take(&mut self) -> Option<Came> {
             let [a, b, c, kind, flags, s0, s1, s2, s3, ..] = self.waiting[..] else {
                 return None;
             };

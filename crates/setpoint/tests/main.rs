@@ -13,4 +13,5 @@ mod network;
 mod overload;
 mod plane;
 mod quickstart;
+mod remote;
 mod verify;

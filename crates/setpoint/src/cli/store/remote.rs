@@ -1,14 +1,15 @@
 //! What a running server is asked for: ours or etcd's.
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
 use clap::Args;
-use http::Uri;
 use ring::digest::{Context, SHA256};
 use serde_json::json;
+use setpoint_flow::Channel;
+use setpoint_flow::channel::{BuildError, CallOptions, ChannelError, ChannelOptions, ChannelTls};
+use setpoint_flow::core::keepalive::Pace;
 use setpoint_proto::etcdserverpb as pb;
 use setpoint_proto::etcdserverpb::auth_client::AuthClient;
 use setpoint_proto::etcdserverpb::kv_client::KvClient;
@@ -17,7 +18,6 @@ use setpoint_store::types::KeyRange;
 use tokio::time::timeout;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::file::{NewFile, Target, said};
 use super::show::{Format, Progress, print};
@@ -25,16 +25,23 @@ use crate::cli::Failure;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long a server may work on an answer: hashing and compacting read all there is.
+const ANSWER: Duration = Duration::from_secs(30 * 60);
+/// How long a snapshot may take.
+const SNAPSHOT: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a server may be silent in the middle of a snapshot.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Largest answer taken, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
+/// How a connection fails to which somebody talks, but not as we do.
+const TALKS: [&str; 3] = ["frame with invalid size", "closed", "connection lost"];
+
 /// Which server, and who asks.
 #[derive(Args)]
 #[command(next_help_heading = "Server")]
 pub(super) struct RemoteArgs {
-    /// The server: http://host:port, https://host:port or host:port [default: 127.0.0.1:2379]
+    /// The server: http://host:port, https://host:port, unix:/path or host:port [default: 127.0.0.1:2379]
     #[arg(
         long,
         visible_alias = "endpoints",
@@ -59,66 +66,90 @@ pub(super) struct RemoteArgs {
     password_file: Option<PathBuf>,
 }
 
-/// A connection, and the token to show.
+/// The way to a server, and the token to show.
 struct Server {
     channel: Channel,
+    url: String,
     token: Option<MetadataValue<Ascii>>,
 }
 
 impl RemoteArgs {
-    fn endpoint(&self) -> Result<Endpoint, Failure> {
+    fn server(&self) -> Result<Server, Failure> {
         let named = self.endpoint.as_deref().unwrap_or("127.0.0.1:2379");
         let url = match named.split_once("://") {
             Some(_) => named.to_owned(),
+            None if named.starts_with("unix:") => named.to_owned(),
             None if self.cacert.is_some() => format!("https://{named}"),
             None => format!("http://{named}"),
         };
-        let secure = url.starts_with("https://");
-        let no_url = |_| {
-            Failure::Usage(vec![format!(
-                "--endpoint {named}: write http://HOST:PORT or https://HOST:PORT"
-            )])
-        };
-        let endpoint = Endpoint::from_shared(url)
-            .map_err(no_url)?
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true);
-        if !secure {
-            return Ok(endpoint);
-        }
-        let Some(cacert) = &self.cacert else {
+        if url.starts_with("https://") && self.cacert.is_none() {
             return Err(Failure::Usage(vec![format!(
                 "{named} is https: name the authority that signed its certificate with --cacert"
             )]));
+        }
+        let options = ChannelOptions {
+            timeout: ANSWER,
+            timeout_max: ANSWER,
+            connect_timeout: CONNECT,
+            // etcd takes pings of idle connections for abuse.
+            keepalive: Pace {
+                idle: false,
+                ..Pace::default()
+            },
+            connections_max: 1,
+            receive_bytes_max: ANSWER_BYTES_MAX,
+            outlier: None,
+            tls: self.tls()?,
+            ..ChannelOptions::default()
+        };
+        let channel = Channel::to(&url).options(options).build();
+        let channel = channel.map_err(|error| match error {
+            BuildError::Tls(why) => {
+                let files = "check that --cacert, --cert and --key are PEM files that belong together";
+                Failure::Failed(format!("TLS to {named}: {why}; {files}"))
+            }
+            _ => Failure::Usage(vec![format!(
+                "--endpoint {named}: write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+            )]),
+        })?;
+        Ok(Server {
+            channel,
+            url,
+            token: None,
+        })
+    }
+
+    fn tls(&self) -> Result<Option<ChannelTls>, Failure> {
+        let Some(cacert) = &self.cacert else {
+            return Ok(None);
         };
         let read = |path: &Path| said(std::fs::read(path), "read", path);
-        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(cacert)?));
-        if let (Some(cert), Some(key)) = (&self.cert, &self.key_file) {
-            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
-        }
-        let unusable = |error| {
-            let files = "check that --cacert, --cert and --key are PEM files that belong together";
-            Failure::Failed(format!("TLS to {named}: {}; {files}", innermost(&error)))
+        let identity = match (&self.cert, &self.key_file) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
         };
-        endpoint.tls_config(tls).map_err(unusable)
+        Ok(Some(ChannelTls::Pem {
+            ca: read(cacert)?,
+            identity,
+            server_name: None,
+        }))
     }
 
     async fn connect(&self) -> Result<Server, Failure> {
-        let endpoint = self.endpoint()?;
-        let connected = endpoint.connect().await;
-        let channel = connected.map_err(|error| unreachable(endpoint.uri(), &error))?;
-        let mut token = None;
+        let mut server = self.server()?;
         if let (Some(name), Some(file)) = (&self.user, &self.password_file) {
             let password = said(std::fs::read_to_string(file), "read", file)?;
             let request = pb::AuthenticateRequest {
                 name: name.clone(),
                 password: password.trim_end_matches(['\r', '\n']).to_owned(),
             };
-            let answer = AuthClient::new(channel.clone()).authenticate(request).await;
-            let answer = answer.map_err(|status| refused(&status))?.into_inner();
-            token = Some(answer.token.parse()?);
+            let answer = AuthClient::new(server.channel.clone())
+                .authenticate(request)
+                .await;
+            let answer = answer.map_err(|status| server.failed(&status))?.into_inner();
+            server.token = Some(answer.token.parse()?);
         }
-        Ok(Server { channel, token })
+        Ok(server)
     }
 }
 
@@ -138,49 +169,38 @@ impl Server {
     fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel.clone())
     }
-}
 
-/// The cause of all the others: what lies around it repeats it, or says that there was an error.
-fn innermost(error: &dyn Error) -> String {
-    let mut innermost = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
+    /// What the server said, without the transport's words around it; or that there was no connection, or that it broke.
+    fn failed(&self, status: &tonic::Status) -> Failure {
+        Failure::Failed(match ChannelError::of(status) {
+            None => format!("the server answered: {} ({:?})", status.message(), status.code()),
+            Some(ChannelError::NotConnected { why, .. }) => {
+                format!("connect to {}: {why}; {}", self.url, self.remedy(why))
+            }
+            Some(ChannelError::Lost { why, .. } | ChannelError::NotTaken { why, .. }) => {
+                format!("the connection broke: {why}; try again")
+            }
+            Some(error) => error.to_string(),
+        })
     }
-    innermost.to_string()
-}
 
-/// No connection, with what may be the matter.
-fn unreachable(uri: &Uri, error: &dyn Error) -> Failure {
-    let why = innermost(error);
-    let secure = uri.scheme_str() == Some("https");
-    let remedy = if why.contains("UnknownIssuer") {
-        "its certificate was not signed by the authority in --cacert"
-    } else if why.contains("NotValidForName") || why.contains("not valid for") {
-        "its certificate is for another name: use one of its names in --endpoint"
-    } else if why.contains("CertificateRequired") {
-        "it asks for a certificate: give --cert and --key"
-    } else if secure && why.contains("corrupt message") {
-        "it does not speak TLS: write http://"
-    } else {
-        "check that a server runs there, and --endpoint"
-    };
-    Failure::Failed(format!("connect to {uri}: {why}; {remedy}"))
-}
-
-/// What the server said, without the transport's words around it; or that the connection broke.
-fn refused(status: &tonic::Status) -> Failure {
-    if status.source().is_some() {
-        return Failure::Failed(format!(
-            "the connection broke: {}; if the server speaks TLS, write https:// and give --cacert, and --cert and --key if \
-             it asks for a certificate",
-            innermost(status)
-        ));
+    /// What may be the matter with a connection that cannot be made.
+    fn remedy(&self, why: &str) -> &'static str {
+        let secure = self.url.starts_with("https://");
+        if why.contains("UnknownIssuer") {
+            "its certificate was not signed by the authority in --cacert"
+        } else if why.contains("NotValidForName") || why.contains("not valid for") {
+            "its certificate is for another name: use one of its names in --endpoint"
+        } else if why.contains("CertificateRequired") {
+            "it asks for a certificate: give --cert and --key"
+        } else if secure && why.contains("corrupt message") {
+            "it does not speak TLS: write http://"
+        } else if !secure && TALKS.iter().any(|talks| why.contains(talks)) {
+            "if the server speaks TLS, write https:// and give --cacert, and --cert and --key if it asks for a certificate"
+        } else {
+            "check that a server runs there, and --endpoint"
+        }
     }
-    Failure::Failed(format!(
-        "the server answered: {} ({:?})",
-        status.message(),
-        status.code()
-    ))
 }
 
 fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -194,9 +214,11 @@ pub(super) fn save(remote: &RemoteArgs, target: Target<'_>, out: Format) -> Resu
     run(async {
         let (file, mut new) = (target.path, NewFile::create(target)?);
         let server = remote.connect().await?;
-        let asked = server.request(pb::SnapshotRequest {});
+        let mut asked = server.request(pb::SnapshotRequest {});
+        let lasting = CallOptions::new().long_stream(SNAPSHOT);
+        asked.extensions_mut().insert(lasting);
         let answer = server.maintenance().snapshot(asked).await;
-        let mut stream = answer.map_err(|status| refused(&status))?.into_inner();
+        let mut stream = answer.map_err(|status| server.failed(&status))?.into_inner();
         let (mut progress, mut sha) = (Progress::new("snapshot"), Context::new(&SHA256));
         let (mut done, mut version) = (0, String::new());
         // The last message is the checksum of all before it, so each waits for the next one.
@@ -205,7 +227,7 @@ pub(super) fn save(remote: &RemoteArgs, target: Target<'_>, out: Format) -> Resu
             let message = timeout(SILENCE, stream.message()).await;
             let message = message
                 .map_err(|_| Failure::Failed(format!("the server was silent for {} s", SILENCE.as_secs())))?;
-            let Some(message) = message.map_err(|status| refused(&status))? else {
+            let Some(message) = message.map_err(|status| server.failed(&status))? else {
                 break;
             };
             sha.update(&last);
@@ -235,7 +257,7 @@ pub(super) fn hash_kv(remote: &RemoteArgs, revision: i64, out: Format) -> Result
         let server = remote.connect().await?;
         let asked = server.request(pb::HashKvRequest { revision });
         let answer = server.maintenance().hash_kv(asked).await;
-        let answer = answer.map_err(|status| refused(&status))?.into_inner();
+        let answer = answer.map_err(|status| server.failed(&status))?.into_inner();
         print(
             out,
             &json!({
@@ -261,7 +283,7 @@ pub(super) fn compact(
             .kv()
             .compact(asked)
             .await
-            .map_err(|status| refused(&status))?;
+            .map_err(|status| server.failed(&status))?;
         print(out, &json!({ "compacted": revision }))
     })
 }
@@ -290,7 +312,7 @@ pub(super) fn get(
             ..pb::RangeRequest::default()
         });
         let answer = server.kv().range(asked).await;
-        let answer = answer.map_err(|status| refused(&status))?.into_inner();
+        let answer = answer.map_err(|status| server.failed(&status))?.into_inner();
         let kvs = answer.kvs.iter().map(|kv| match out {
             Format::Json => json!({
                 "key": base64::engine::general_purpose::STANDARD.encode(&kv.key),

@@ -129,8 +129,27 @@ impl Flow {
     /// Every connection at this moment.
     #[must_use]
     pub fn snapshot(&self) -> FlowSnapshot {
-        // The lock is not held while the gauges are read.
-        let live: Vec<_> = self.0.live.lock().slots.iter().flatten().cloned().collect();
+        self.snapshot_of(&self.live())
+    }
+
+    /// The connections that matter most at this moment, so many at most, and how many there are. The others cost a glance each,
+    /// however much they have to tell.
+    pub(crate) fn snapshot_of_most(&self, most: usize) -> (usize, FlowSnapshot) {
+        let mut live = self.live();
+        let total = live.len();
+        if total > most {
+            live.sort_by_cached_key(|gauges| std::cmp::Reverse(gauges.weight()));
+            live.truncate(most);
+        }
+        (total, self.snapshot_of(&live))
+    }
+
+    /// The lock is not held while the gauges are read.
+    fn live(&self) -> Vec<Arc<Gauges>> {
+        self.0.live.lock().slots.iter().flatten().cloned().collect()
+    }
+
+    fn snapshot_of(&self, live: &[Arc<Gauges>]) -> FlowSnapshot {
         let mut connections: Vec<_> = live.iter().map(|gauges| gauges.snapshot()).collect();
         connections.sort_unstable_by_key(|connection| connection.id);
         let ledger = self.0.ledger.lock();

@@ -154,7 +154,7 @@ impl Gauges {
     pub(crate) fn stall_ends(&self, stream: u32, holder: Holder, took: Duration) -> bool {
         let mut waiting = self.waiting.lock();
         if let Some(index) = waiting.iter().position(|(waiting, _)| *waiting == stream) {
-            waiting.swap_remove(index);
+            waiting.remove(index);
         }
         if waiting.is_empty() && waiting.capacity() > 64 {
             *waiting = Vec::new();
@@ -186,6 +186,13 @@ impl Gauges {
             bandwidth_bytes_per_second: estimate.bandwidth,
             rtt_seconds: estimate.rtt.unwrap_or_default().as_secs_f64(),
         });
+    }
+
+    /// How much it matters beside others: streams that wait, what is unread, and calls.
+    pub(crate) fn weight(&self) -> (usize, u64, u64) {
+        let unread = self.credit.with(|grants| grants.unread());
+        let open = self.streams_open.load(Ordering::Relaxed);
+        (self.waiting.lock().len(), unread, open)
     }
 
     pub(crate) fn snapshot(&self) -> ConnectionSnapshot {
@@ -245,8 +252,11 @@ impl Gauges {
             connection_seconds: connection.1,
             socket_total: socket.0,
             socket_seconds: socket.1,
+            waiting_now: waiting.len(),
+            // Those that wait longest come first.
             waiting: waiting
                 .iter()
+                .take(STREAMS_MAX)
                 .map(|(stream, since)| WaitingStream {
                     stream: *stream,
                     holder,

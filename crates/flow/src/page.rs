@@ -80,7 +80,7 @@ fn state(limits: Option<&Limits>, flow: Option<&Flow>) -> String {
     let mut state = Map::new();
     for part in [
         limits.map(|limits| serde_json::to_value(limits.view())),
-        flow.map(|flow| serde_json::to_value(connections(flow.snapshot()))),
+        flow.map(|flow| serde_json::to_value(connections(flow))),
         flow.map(|flow| serde_json::to_value(channels(flow.channel_snapshots()))),
     ] {
         if let Some(Ok(Value::Object(part))) = part {
@@ -98,17 +98,8 @@ struct ConnectionsView {
     snapshot: FlowSnapshot,
 }
 
-fn connections(mut snapshot: FlowSnapshot) -> ConnectionsView {
-    let connections = &mut snapshot.connections;
-    let connections_total = connections.len();
-    if connections_total > CONNECTIONS_MAX {
-        connections.sort_by_key(|connection| {
-            let waiting = connection.stalls.waiting.len();
-            std::cmp::Reverse((waiting, connection.unread_bytes, connection.streams_open))
-        });
-        connections.truncate(CONNECTIONS_MAX);
-        connections.sort_unstable_by_key(|connection| connection.id);
-    }
+fn connections(flow: &Flow) -> ConnectionsView {
+    let (connections_total, snapshot) = flow.snapshot_of_most(CONNECTIONS_MAX);
     ConnectionsView {
         connections_total,
         snapshot,
@@ -285,6 +276,8 @@ fn per(per: &Per) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::rules::Rules;
     use crate::{Ask, Concurrency, Find, Rule, Scope};
@@ -350,10 +343,20 @@ mod tests {
         let live: Vec<_> = (0..CONNECTIONS_MAX + 50)
             .map(|n| flow.open("etcd", &format!("10.0.0.1:{n}")))
             .collect();
+        // Two of those that came last have something to tell.
+        live[CONNECTIONS_MAX + 9].streams_open.store(5, Ordering::Relaxed);
+        for stream in 0..100 {
+            live[CONNECTIONS_MAX + 49].stall_begins(stream, Instant::now());
+        }
         let document = respond("json", None, Some(&flow)).unwrap();
         let state: Value = serde_json::from_str(&document.body).unwrap();
         assert_eq!(state["connections_total"], CONNECTIONS_MAX + 50);
-        assert_eq!(state["connections"].as_array().unwrap().len(), CONNECTIONS_MAX);
+        let shown = state["connections"].as_array().unwrap();
+        assert_eq!(shown.len(), CONNECTIONS_MAX);
+        assert_eq!(shown[CONNECTIONS_MAX - 2]["streams_open"], 5);
+        let stalls = &shown[CONNECTIONS_MAX - 1]["stalls"];
+        assert_eq!(stalls["waiting_now"], 100);
+        assert_eq!(stalls["waiting"].as_array().unwrap().len(), 16);
         drop(live);
         let document = respond("json", None, Some(&flow)).unwrap();
         let state: Value = serde_json::from_str(&document.body).unwrap();

@@ -142,6 +142,8 @@ pub struct StallSnapshot {
     /// How long they took together.
     pub socket_seconds: f64,
     /// Streams that wait now.
+    pub waiting_now: usize,
+    /// Those of them that have waited longest (16 at most).
     pub waiting: Vec<WaitingStream>,
 }
 

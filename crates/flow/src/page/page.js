@@ -176,7 +176,8 @@ function largest(connection) {
 function waiting(connection) {
   const of = connection.stalls.waiting;
   const shown = of.slice(0, 3).map((w) => `stream ${w.stream} ${number(w.seconds, 1)} s (${w.holder})`);
-  if (of.length > 3) shown.push(`and ${of.length - 3} more`);
+  const now = connection.stalls.waiting_now;
+  if (now > shown.length) shown.push(`and ${now - shown.length} more`);
   return of.length ? element("span", shown.join(", "), "bad") : "–";
 }
 

@@ -135,10 +135,10 @@ impl Shared {
 #[derive(Default)]
 pub struct Scope(Mutex<Vec<Own>>);
 
-/// A connection's bucket for the rule with this id, under the quota that it was last asked with.
+/// A connection's bucket for a rule, as that was when it was last asked. There are as many as there are connections, so it is
+/// small.
 struct Own {
-    rule: u64,
-    quota: Quota,
+    rule: Arc<Active>,
     bucket: Bucket,
 }
 
@@ -321,10 +321,16 @@ impl Active {
     }
 
     /// Does something with the bucket that a call takes from.
-    fn with_bucket<T>(&self, ask: &Ask<'_>, scope: &Scope, now: u64, work: impl FnOnce(&Bucket) -> T) -> T {
+    fn with_bucket<T>(
+        self: &Arc<Self>,
+        ask: &Ask<'_>,
+        scope: &Scope,
+        now: u64,
+        work: impl FnOnce(&Bucket) -> T,
+    ) -> T {
         let key = match &self.rule.per {
             Per::Global => return work(&self.shared.global),
-            Per::Connection => return scope.with_bucket(self.id, self.quota, now, work),
+            Per::Connection => return scope.with_bucket(self, now, work),
             Per::Method => ask.method,
             Per::Peer => ask.peer,
             Per::Metadata(name) => (ask.metadata)(name).unwrap_or_default(),
@@ -335,29 +341,30 @@ impl Active {
 
 impl Scope {
     /// Does something with the connection's bucket for a rule.
-    fn with_bucket<T>(&self, rule: u64, quota: Quota, now: u64, work: impl FnOnce(&Bucket) -> T) -> T {
+    fn with_bucket<T>(&self, rule: &Arc<Active>, now: u64, work: impl FnOnce(&Bucket) -> T) -> T {
         let mut buckets = self.0.lock();
         let at = buckets
             .iter()
-            .position(|own| own.rule == rule)
+            .position(|own| own.rule.id == rule.id)
             .unwrap_or_else(|| {
                 // Rules that are gone leave their buckets behind; ids only grow, so the oldest go first.
                 if buckets.len() >= RULES_MAX {
                     buckets.remove(0);
                 }
-                // There are as many as there are connections: no room that is not needed.
+                // No room that is not needed.
                 buckets.reserve_exact(1);
                 buckets.push(Own {
-                    rule,
-                    quota,
+                    rule: Arc::clone(rule),
                     bucket: Bucket::default(),
                 });
                 buckets.len() - 1
             });
         let own = &mut buckets[at];
-        if own.quota != quota {
-            own.bucket.change(own.quota, quota, now);
-            own.quota = quota;
+        if !Arc::ptr_eq(&own.rule, rule) {
+            if own.rule.quota != rule.quota {
+                own.bucket.change(own.rule.quota, rule.quota, now);
+            }
+            own.rule = Arc::clone(rule);
         }
         work(&own.bucket)
     }

@@ -183,6 +183,12 @@ pub(crate) fn register(shared: &std::sync::Arc<Shared>, registry: &Registry) -> 
             "Proposals refused because the line was full",
             &metrics.refused,
         ),
+        // The same under the name for which etcd's alerts ask.
+        (
+            "etcd_server_proposals_failed",
+            "Proposals refused because the line was full",
+            &metrics.refused,
+        ),
     ];
     for (name, help, counter) in counters {
         registry.register(name, help, counter.clone())?;

@@ -155,17 +155,18 @@ fn admit(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap)
 
 fn unary(mut call: Call) -> Running {
     Box::pin(async move {
-        let began = call.shared.options.slow_call.map(|limit| (limit, Instant::now()));
+        let slow = call.shared.options.slow_call;
+        let began = (slow.is_some() || call.shared.metrics.times()).then(Instant::now);
         let result = call.answer().await;
-        if let Some((limit, began)) = began
-            && began.elapsed() > limit
+        if let (Some(expected), Some(began)) = (slow, began)
+            && began.elapsed() > expected
         {
             let (_, service, name) = METHODS[call.method as usize];
-            let (took, expected) = (began.elapsed(), limit);
+            let took = began.elapsed();
             tracing::warn!(service, name, ?took, ?expected, "a call took too long");
         }
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        call.shared.metrics.ended(call.method, code);
+        call.ended(code, began);
         match result {
             Ok(reply) => call.outbound.reply(reply).await,
             Err(status) => call.outbound.fail(&status),
@@ -178,6 +179,7 @@ fn unary(mut call: Call) -> Running {
 fn waiting(mut call: Call, stop: Stop) -> Running {
     Box::pin(async move {
         let patience = call.patience.unwrap_or(FOREVER);
+        let began = call.shared.metrics.times().then(Instant::now);
         let Call {
             shared,
             method,
@@ -196,7 +198,7 @@ fn waiting(mut call: Call, stop: Stop) -> Running {
             }
         };
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        call.shared.metrics.ended(call.method, code);
+        call.ended(code, began);
         match result {
             Ok(reply) => call.outbound.reply(reply).await,
             Err(status) => call.outbound.fail(&status),
@@ -234,13 +236,14 @@ async fn receive_and_wait(
 /// Streams end at the stop with the one code on which clients reconnect.
 fn stream(mut call: Call, stop: Stop) -> Running {
     Box::pin(async move {
+        let began = call.shared.metrics.times().then(Instant::now);
         let result = tokio::select! {
             biased;
             () = stop.cancelled() => Err(status::stopped()),
             result = serve_stream(&mut call) => result,
         };
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        call.shared.metrics.ended(call.method, code);
+        call.ended(code, began);
         match result {
             Ok(()) => call.outbound.succeed(),
             Err(status) => call.outbound.fail(&status),
@@ -265,6 +268,14 @@ impl Call {
     /// What the caller may do now.
     pub(super) fn access(&self) -> Access {
         self.shared.auth.access(&self.caller)
+    }
+
+    fn ended(&self, code: Code, began: Option<Instant>) {
+        let metrics = &self.shared.metrics;
+        metrics.ended(self.method, code);
+        if let Some(began) = began {
+            metrics.took(self.method, began.elapsed());
+        }
     }
 
     fn asker(&self) -> Asker<'_> {

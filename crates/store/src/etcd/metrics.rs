@@ -1,9 +1,12 @@
 //! Every metric of the front.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use setpoint_telemetry::{DuplicateMetric, Metrics};
 use tonic::Code;
 
@@ -45,7 +48,11 @@ struct Usual {
     ok: Counter,
     received: Counter,
     sent: Counter,
+    took: Option<Histogram>,
 }
+
+/// Upper bounds of how long calls took, in seconds: those of Prometheus's Go client, which etcd has.
+const SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The front's metrics; names are etcd's.
 pub(super) struct FrontMetrics {
@@ -53,6 +60,7 @@ pub(super) struct FrontMetrics {
     handled: Family<Handled, Counter>,
     received: Family<Call, Counter>,
     sent: Family<Call, Counter>,
+    took: Option<Family<Call, Histogram>>,
     by_method: Vec<Usual>,
     /// Calls by their client's version.
     pub(super) versions: Versions,
@@ -77,7 +85,10 @@ pub(super) struct FrontMetrics {
 }
 
 impl FrontMetrics {
-    pub(super) fn new() -> Self {
+    /// With `times`, how long calls take is measured too.
+    pub(super) fn new(times: bool) -> Self {
+        let took =
+            times.then(|| Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram));
         let started = Family::<Call, Counter>::default();
         let handled = Family::<Handled, Counter>::default();
         let received = Family::<Call, Counter>::default();
@@ -89,6 +100,9 @@ impl FrontMetrics {
                 ok: handled.get_or_create_owned(&with_code(*method, Code::Ok)),
                 received: received.get_or_create_owned(&call(*method)),
                 sent: sent.get_or_create_owned(&call(*method)),
+                took: took
+                    .as_ref()
+                    .map(|took: &Family<_, _>| took.get_or_create_owned(&call(*method))),
             })
             .collect();
         Self {
@@ -96,6 +110,7 @@ impl FrontMetrics {
             handled,
             received,
             sent,
+            took,
             by_method,
             versions: Versions::default(),
             check: Family::default(),
@@ -124,6 +139,13 @@ impl FrontMetrics {
             self.received.clone(),
         )?;
         metrics.register("grpc_server_msg_sent", "Messages sent", self.sent.clone())?;
+        if let Some(took) = &self.took {
+            metrics.register(
+                "grpc_server_handling_seconds",
+                "How long calls took",
+                took.clone(),
+            )?;
+        }
         self.versions.register(metrics)?;
         metrics.register(
             "etcd_server_healthcheck",
@@ -203,6 +225,18 @@ impl FrontMetrics {
                 status,
             })
             .inc();
+    }
+
+    /// Whether calls are timed.
+    pub(super) fn times(&self) -> bool {
+        self.took.is_some()
+    }
+
+    /// Notes how long a call took.
+    pub(super) fn took(&self, method: Method, time: Duration) {
+        if let Some(took) = &self.by_method[method as usize].took {
+            took.observe(time.as_secs_f64());
+        }
     }
 
     pub(super) fn ended(&self, method: Method, code: Code) {

@@ -52,6 +52,8 @@ pub struct FrontOptions {
     pub peer_urls: Vec<String>,
     /// Calls with one answer that take longer are logged (none).
     pub slow_call: Option<Duration>,
+    /// Whether how long calls take is among the metrics (no: it costs every call two looks at the clock).
+    pub call_times: bool,
     /// How secure listeners meet clients (none: without TLS).
     pub tls: Option<TlsOptions>,
     /// Tokens and passwords, for when authentication is switched on.
@@ -89,6 +91,7 @@ impl Default for FrontOptions {
             member_name: "setpoint".to_owned(),
             peer_urls: Vec::new(),
             slow_call: None,
+            call_times: false,
             tls: None,
             auth: AuthOptions::default(),
             limits: None,

@@ -40,6 +40,7 @@ pub(super) enum Quick {
 /// that takes what the calls before have said.
 pub(super) fn suits(shared: &Shared, client: &Client, headers: &HeaderMap) -> bool {
     shared.options.slow_call.is_none()
+        && !shared.metrics.times()
         && is_text(headers, "client-api-version")
         && !shared.auth.is_on()
         && !shared.store.is_corrupt()

@@ -118,12 +118,6 @@ const READINGS: &[Row] = &[
         log_index,
     ),
     (
-        "etcd_server_quota_backend_bytes",
-        "Quota in bytes; below 0: none",
-        MetricType::Gauge,
-        |store| store.status().quota_bytes,
-    ),
-    (
         "etcd_debugging_mvcc_watcher_total",
         "Watchers of all streams",
         MetricType::Gauge,

@@ -153,7 +153,7 @@ impl Front {
         Self(Shared {
             auth: Auth::new(store.clone(), &options.auth),
             store,
-            metrics: FrontMetrics::new(),
+            metrics: FrontMetrics::new(options.call_times),
             cluster_id: status.cluster_id,
             member_id: status.member_id,
             client_urls: options.client_urls.clone(),
@@ -189,8 +189,7 @@ impl Front {
             let register = |error: DuplicateMetric| io::Error::new(io::ErrorKind::AlreadyExists, error);
             shared.metrics.register(metrics).map_err(register)?;
             readings::register(&shared.store, metrics).map_err(register)?;
-            // The store's own may be there already: whoever opened it may have added them.
-            let _ = shared.store.register_metrics(metrics);
+            shared.store.register_metrics(metrics).map_err(register)?;
         }
         if let Some(options) = shared.options.tls.clone() {
             shared.tls = Some(Arc::new(Acceptor::new(options).map_err(io::Error::other)?));

@@ -79,7 +79,7 @@ async fn hostile_bytes_end_the_call_and_nothing_else() {
             internal,
         ),
         ("nesting within the budget", nested(20), ok),
-        ("nesting without end", nested(3_000), internal),
+        ("nesting without end", nested(3_000), invalid),
         ("a step of nothing", framed(&[0x12, 0]), invalid),
     ] {
         assert_eq!(raw(&server, &body).await.0, code, "{what}");
@@ -128,6 +128,13 @@ async fn the_http_endpoints_answer_on_the_same_port() {
         ),
         ("GET /metrics", "200", "etcd_server_has_leader 1\n"),
         ("GET /metrics", "200", "etcd_mvcc_put_total 1\n"),
+        ("GET /metrics", "200", "etcd_server_proposals_failed_total 0\n"),
+        (
+            "GET /metrics",
+            "200",
+            "etcd_server_quota_backend_bytes 2147483648\n",
+        ),
+        ("GET /metrics", "200", "setpoint_store_quota_used_percent 0\n"),
         (
             "GET /metrics",
             "200",
@@ -239,4 +246,29 @@ async fn answers_that_nobody_reads_take_bounded_room_and_small_reads_go_on() {
     assert_eq!(kv.range(get("k", "l")).await.unwrap().into_inner().kvs.len(), 6);
     drop(tasks);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn how_long_calls_take_is_told_to_who_wants_it_and_to_nobody_else() {
+    for times in [false, true] {
+        let server = Server::start(|options| {
+            options.metrics = Some(setpoint_telemetry::Metrics::new());
+            options.call_times = times;
+        })
+        .await;
+        let mut kv = server.kv().await;
+        kv.put(put("a", "1")).await.unwrap();
+        kv.range(get("a", "")).await.unwrap();
+        kv.put(put("", "1")).await.unwrap_err();
+        let (_, page) = http(&server, "GET /metrics").await;
+        for (method, calls) in [("Put", 2), ("Range", 1), ("Txn", 0)] {
+            let count = format!(
+                "grpc_server_handling_seconds_count{{grpc_service=\"etcdserverpb.KV\",grpc_method=\"{method}\",\
+                 grpc_type=\"unary\"}} {calls}\n"
+            );
+            assert_eq!(page.contains(&count), times, "{count}{page}");
+        }
+        assert_eq!(page.contains("handling_seconds"), times);
+        server.stop().await;
+    }
 }

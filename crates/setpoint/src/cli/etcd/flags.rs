@@ -181,7 +181,7 @@ flags! {
     }
     "Profiling and monitoring" {
         "enable-pprof", Bool, "false", Works, "Whether CPU profiles are served under /debug/pprof/, for Go's pprof.";
-        "metrics", OneOf(&["basic", "extensive"]), "basic", Nothing("there is one level of metrics, with histograms"), "How much /metrics tells.";
+        "metrics", OneOf(&["basic", "extensive"]), "basic", Works, "How much /metrics tells; extensive has how long calls take too.";
         "listen-metrics-urls", Urls, "", Works, "Where /metrics and the health endpoints are served, and nothing else.";
     }
     "Logging" {

@@ -334,6 +334,7 @@ fn limits(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) {
         plane.store.progress_interval = interval.max(Duration::from_millis(100));
     }
     plane.etcd.slow_call = Some(time("warning-unary-request-duration")).filter(|limit| !limit.is_zero());
+    plane.etcd.call_times = said.get("metrics") == "extensive";
     plane.unsafe_no_fsync = said.is("unsafe-no-fsync");
     plane.etcd_pprof = said.is("enable-pprof");
     let (mode, retention) = (

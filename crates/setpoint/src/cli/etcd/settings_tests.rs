@@ -29,6 +29,7 @@ fn nothing_said_means_etcds_defaults() {
     assert_eq!(settings.plane.etcd.member_name, "default");
     assert_eq!(settings.plane.auto_compaction, None);
     assert_eq!(settings.plane.etcd.slow_call, Some(Duration::from_millis(300)));
+    assert!(!settings.plane.etcd.call_times);
     assert!(settings.remarks.is_empty());
 }
 
@@ -127,6 +128,13 @@ fn what_cannot_be_honoured_is_refused_and_its_default_is_not() {
         "--auto-compaction-retention: ",
     );
     assert!(settled(&["--memory-mlock=false", "--cipher-suites=", "--cors=*"]).is_ok());
+}
+
+#[test]
+fn extensive_metrics_have_how_long_calls_take() {
+    let settings = settled(&["--metrics=extensive"]).unwrap();
+    assert!(settings.plane.etcd.call_times);
+    assert!(settings.remarks.is_empty());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use setpoint_base::{Stop, TaskGroup};
+use tower::Layer;
 
 use super::dial::{Dialer, Network, Tls};
 use super::hub::{Hub, Surroundings};
@@ -13,6 +14,8 @@ use super::resolve::{self, Dns, Resolver};
 use super::target::{InvalidTarget, Place, Target};
 use super::{Channel, Handle};
 use crate::flow::Flow;
+use crate::layer::{LimitLayer, Limited};
+use crate::limits::Limits;
 
 /// A channel cannot be made of this.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,23 @@ pub enum BuildError {
     /// There is no tokio runtime here for the channel's tasks.
     #[error("a channel's tasks need a tokio runtime: build it inside one")]
     NoRuntime,
+}
+
+/// A channel behind limits, to be.
+#[must_use]
+pub struct LimitedBuilder {
+    channel: ChannelBuilder,
+    layer: LimitLayer,
+}
+
+impl LimitedBuilder {
+    /// Builds the channel, which begins to connect at once.
+    ///
+    /// # Errors
+    /// As those of [`ChannelBuilder::build`].
+    pub fn build(self) -> Result<Limited<Channel>, BuildError> {
+        self.channel.build().map(|channel| self.layer.layer(channel))
+    }
 }
 
 /// A channel to be.
@@ -110,6 +130,14 @@ impl ChannelBuilder {
         Self {
             stop: stop.clone(),
             ..self
+        }
+    }
+
+    /// Puts limits in front of the channel, so that calls are refused before anything is sent. To be said last.
+    pub fn limits(self, limits: &Limits) -> LimitedBuilder {
+        LimitedBuilder {
+            channel: self,
+            layer: limits.layer(),
         }
     }
 

@@ -45,7 +45,7 @@ use tonic::Status;
 use tower::Service;
 
 pub use body::ResponseBody;
-pub use builder::{BuildError, ChannelBuilder};
+pub use builder::{BuildError, ChannelBuilder, LimitedBuilder};
 pub use call::CallOptions;
 pub use dial::{ByteStream, Dialer, Dialled};
 pub use error::ChannelError;

@@ -25,8 +25,7 @@
 //! # use setpoint_flow::Channel;
 //! # let runtime = tokio::runtime::Runtime::new().unwrap();
 //! # let _inside = runtime.enter();
-//! let channel = Channel::to("dns:///kv.example:2379").build().unwrap();
-//! let channel = tower::Layer::layer(&limits.layer(), channel);
+//! let channel = Channel::to("dns:///kv.example:2379").limits(&limits).build().unwrap();
 //!
 //! // While they run.
 //! limits.update("/store.KV/*", "200/s")?;

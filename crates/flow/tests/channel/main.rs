@@ -6,6 +6,7 @@ mod balance;
 mod calls;
 mod harm;
 mod hostile;
+mod limits;
 mod links;
 mod network;
 mod peer;

@@ -108,6 +108,8 @@ impl Eval<'_> {
     /// A put on its own.
     pub(crate) fn put(&mut self, put: &Put) -> Result<PutResult, Error> {
         self.check_put(put)?;
+        // A list that grows by itself begins with room for four.
+        self.writes.reserve_exact(1);
         self.run_put(put).inspect_err(|_| self.undo())
     }
 

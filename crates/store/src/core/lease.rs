@@ -8,6 +8,7 @@
 //! and the map is a tree, since a table of a hundred thousand that grows stands still for many milliseconds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -231,7 +232,20 @@ impl Leases {
 
     /// Ids with their TTL, by id.
     pub(crate) fn grants(&self) -> Vec<(i64, i64)> {
-        self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect()
+        let mut grants = Vec::new();
+        while self.more_grants(&mut grants) {}
+        grants
+    }
+
+    /// Adds the next leases behind the last of `grants` to it, in the order of their ids; whether there may be more.
+    pub(crate) fn more_grants(&self, grants: &mut Vec<(i64, i64)>) -> bool {
+        let after = grants
+            .last()
+            .map_or(Bound::Unbounded, |(id, _)| Bound::Excluded(*id));
+        let before = grants.len();
+        let next = self.leases.range((after, Bound::Unbounded)).take(LOOK_MAX);
+        grants.extend(next.map(|(id, lease)| (*id, lease.ttl)));
+        grants.len() - before == LOOK_MAX
     }
 }
 

@@ -31,7 +31,9 @@ pub(crate) struct Overlay {
 impl Overlay {
     pub(crate) fn write(&mut self, key: Bytes, version: Version, value: Bytes) {
         self.leased |= version.lease != 0;
-        self.keys.entry(key).or_default().push(Pending { version, value });
+        // As a rule a commit writes a key once.
+        let versions = self.keys.entry(key).or_insert_with(|| Vec::with_capacity(1));
+        versions.push(Pending { version, value });
     }
 
     /// Takes back the newest write of a key.

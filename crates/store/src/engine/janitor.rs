@@ -141,7 +141,7 @@ impl Janitor {
                 .iter()
                 .map(|s| (s.header.id, s.header.generation))
                 .collect(),
-            leases: shared.leases.lock().grants(),
+            leases: shared.grants(),
             tables: shared.tables.read().clone(),
         };
         point::hit(Point::CheckpointBegins);

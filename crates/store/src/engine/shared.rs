@@ -214,6 +214,16 @@ impl Shared {
         self.committed.load(Ordering::Acquire)
     }
 
+    /// All leases, some at a time: those that were there at the beginning, unless they were revoked meanwhile, and maybe some
+    /// that came.
+    pub(crate) fn grants(&self) -> Vec<(i64, i64)> {
+        let mut grants = Vec::new();
+        while self.leases.lock().more_grants(&mut grants) {
+            std::thread::yield_now();
+        }
+        grants
+    }
+
     pub(crate) fn floor(&self) -> i64 {
         self.floor.load(Ordering::Acquire)
     }

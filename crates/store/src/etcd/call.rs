@@ -24,6 +24,7 @@ use super::method::{METHODS, Method};
 use super::outbound::{Http2, Outbound, Sink};
 use super::quick::{self, Quick};
 use super::server::Shared;
+use super::timing::Timing;
 use super::web::{self, Body};
 use super::wire::Reply;
 use super::{
@@ -155,18 +156,10 @@ fn admit(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap)
 
 fn unary(mut call: Call) -> Running {
     Box::pin(async move {
-        let slow = call.shared.options.slow_call;
-        let began = (slow.is_some() || call.shared.metrics.times()).then(Instant::now);
+        let timing = Timing::begin(&call.shared);
         let result = call.answer().await;
-        if let (Some(expected), Some(began)) = (slow, began)
-            && began.elapsed() > expected
-        {
-            let (_, service, name) = METHODS[call.method as usize];
-            let took = began.elapsed();
-            tracing::warn!(service, name, ?took, ?expected, "a call took too long");
-        }
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        call.ended(code, began);
+        timing.answered(&call.shared, call.method, code);
         match result {
             Ok(reply) => call.outbound.reply(reply).await,
             Err(status) => call.outbound.fail(&status),
@@ -179,7 +172,7 @@ fn unary(mut call: Call) -> Running {
 fn waiting(mut call: Call, stop: Stop) -> Running {
     Box::pin(async move {
         let patience = call.patience.unwrap_or(FOREVER);
-        let began = call.shared.metrics.times().then(Instant::now);
+        let timing = Timing::begin(&call.shared);
         let Call {
             shared,
             method,
@@ -198,7 +191,7 @@ fn waiting(mut call: Call, stop: Stop) -> Running {
             }
         };
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        call.ended(code, began);
+        timing.ended(&call.shared, call.method, code);
         match result {
             Ok(reply) => call.outbound.reply(reply).await,
             Err(status) => call.outbound.fail(&status),
@@ -236,14 +229,14 @@ async fn receive_and_wait(
 /// Streams end at the stop with the one code on which clients reconnect.
 fn stream(mut call: Call, stop: Stop) -> Running {
     Box::pin(async move {
-        let began = call.shared.metrics.times().then(Instant::now);
+        let timing = Timing::begin(&call.shared);
         let result = tokio::select! {
             biased;
             () = stop.cancelled() => Err(status::stopped()),
             result = serve_stream(&mut call) => result,
         };
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        call.ended(code, began);
+        timing.ended(&call.shared, call.method, code);
         match result {
             Ok(()) => call.outbound.succeed(),
             Err(status) => call.outbound.fail(&status),
@@ -268,14 +261,6 @@ impl Call {
     /// What the caller may do now.
     pub(super) fn access(&self) -> Access {
         self.shared.auth.access(&self.caller)
-    }
-
-    fn ended(&self, code: Code, began: Option<Instant>) {
-        let metrics = &self.shared.metrics;
-        metrics.ended(self.method, code);
-        if let Some(began) = began {
-            metrics.took(self.method, began.elapsed());
-        }
     }
 
     fn asker(&self) -> Asker<'_> {

@@ -53,6 +53,7 @@ mod server;
 mod snapshot;
 mod socket;
 mod status;
+mod timing;
 mod tls;
 mod txn;
 mod vars;

@@ -24,6 +24,7 @@ use super::outbound::{Gone, Http2, Outbound, Sink};
 use super::overload;
 use super::server::Shared;
 use super::status;
+use super::timing::Timing;
 use super::wire::Reply;
 
 /// What came of it.
@@ -36,12 +37,10 @@ pub(super) enum Quick {
     No(Inbound, Http2),
 }
 
-/// Whether there is nothing unusual about a call: no permission to be asked for, no time to be measured, and a client
+/// Whether there is nothing unusual about a call: no permission to be asked for, and a client
 /// that takes what the calls before have said.
 pub(super) fn suits(shared: &Shared, client: &Client, headers: &HeaderMap) -> bool {
-    shared.options.slow_call.is_none()
-        && !shared.metrics.times()
-        && is_text(headers, "client-api-version")
+    is_text(headers, "client-api-version")
         && !shared.auth.is_on()
         && !shared.store.is_corrupt()
         && client.pace.turn().now_or_never().is_some()
@@ -64,6 +63,7 @@ pub(super) fn begin(
 
 /// Answers a Range, if that can be done at once.
 fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) -> Quick {
+    let timing = Timing::begin(shared);
     let begun = Begun::read(shared, Method::Range, &mut body);
     let answer = match &begun {
         Begun::Message(request) => kv::range_at_hand(shared, request.clone()),
@@ -76,7 +76,7 @@ fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) -> Quick {
     let metrics = &shared.metrics;
     metrics.began(Method::Range);
     let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
-    metrics.ended(Method::Range, code);
+    timing.answered(shared, Method::Range, code);
     let reply = match answer {
         Err(status) => {
             sink.fail(&status);
@@ -113,11 +113,12 @@ fn put(shared: &Arc<Shared>, headers: &HeaderMap, mut body: Receive, mut sink: H
         let inbound = Inbound::behind(shared.clone(), Method::Put, body, begun);
         return Quick::No(inbound, sink);
     };
+    let timing = Timing::begin(shared);
     shared.metrics.began(Method::Put);
     let proposed = match kv::begin_put(shared, request, trace(headers)) {
         Ok(proposed) => proposed,
         Err(status) => {
-            shared.metrics.ended(Method::Put, status.code());
+            timing.answered(shared, Method::Put, status.code());
             sink.fail(&status);
             return Quick::Over;
         }
@@ -131,7 +132,7 @@ fn put(shared: &Arc<Shared>, headers: &HeaderMap, mut body: Receive, mut sink: H
             Err(_) => Err(patience.over()),
         };
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        shared.metrics.ended(Method::Put, code);
+        timing.answered(&shared, Method::Put, code);
         let message = match result {
             Ok(result) => kv::put_answer(&shared, &result),
             Err(status) => return sink.fail(&status),

@@ -35,6 +35,8 @@ mod rtt;
 mod trial;
 
 #[cfg(test)]
+mod clocks;
+#[cfg(test)]
 mod link;
 #[cfg(test)]
 mod tests;

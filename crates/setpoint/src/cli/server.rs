@@ -43,6 +43,7 @@ enum Role {
 }
 
 pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure> {
+    start::take_small_pages();
     let mut said = start::said(&args.plane, matches);
     let mut problems = Vec::new();
     let mut roles = args.roles.clone();

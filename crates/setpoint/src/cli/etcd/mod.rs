@@ -77,6 +77,7 @@ pub(super) fn run(args: Vec<OsString>) -> ExitCode {
         print(&mut io::stdout(), &help::version());
         return ExitCode::SUCCESS;
     }
+    start::take_small_pages();
     match start(&parsed, &args) {
         Ok(signal) => die_of(signal),
         Err(code) => code,

@@ -62,6 +62,15 @@ async fn state(server: &Server) -> serde_json::Value {
     serde_json::from_str(&body).unwrap()
 }
 
+/// Calls of all classes that had a place.
+fn admitted(limit: &serde_json::Value) -> u64 {
+    let classes = limit["classes"].as_array().unwrap();
+    classes
+        .iter()
+        .map(|class| class["admitted"].as_u64().unwrap())
+        .sum()
+}
+
 const PLACES: &str = "
 concurrency:
 - {name: puts, methods: ['/etcdserverpb.KV/Put'], limit: 1, queue: 0}
@@ -108,6 +117,17 @@ async fn calls_without_a_place_are_refused_and_those_that_stay_take_none() {
     assert!(puts["classes"][1]["refused"].as_u64().unwrap() > 0, "{puts}");
     let rest = &seen["concurrency"][1];
     assert_eq!(rest["in_flight"], 0, "watches hold no place");
+    let one = RangeRequest {
+        key: "k".into(),
+        ..Default::default()
+    };
+    kv.range(one).await.unwrap();
+    let read = &state(&server).await["concurrency"][1];
+    assert_eq!(
+        admitted(read),
+        admitted(rest) + 1,
+        "a read of one key asks for a place"
+    );
     let connections = seen["connections"].as_array().unwrap();
     assert!(connections.len() >= 9, "eight watches and the puts: {seen}");
     let (code, html) = page(&server, "").await;

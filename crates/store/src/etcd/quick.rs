@@ -37,12 +37,13 @@ pub(super) enum Quick {
     No(Inbound, Http2),
 }
 
-/// Whether there is nothing unusual about a call: no permission to be asked for, and a client
+/// Whether there is nothing unusual about a call: no permission and no place among others to be asked for, and a client
 /// that takes what the calls before have said.
 pub(super) fn suits(shared: &Shared, client: &Client, headers: &HeaderMap) -> bool {
     is_text(headers, "client-api-version")
         && !shared.auth.is_on()
         && !shared.store.is_corrupt()
+        && !overload::has_door(shared)
         && client.pace.turn().now_or_never().is_some()
 }
 
@@ -102,13 +103,9 @@ fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) -> Quick {
     Quick::Running(Box::pin(outbound.reply(reply)))
 }
 
-/// Proposes a Put, if its request is there and it needs no place among others.
+/// Proposes a Put, if its request is there.
 fn put(shared: &Arc<Shared>, headers: &HeaderMap, mut body: Receive, mut sink: Http2) -> Quick {
-    let begun = if overload::has_door(shared) {
-        Begun::Nothing
-    } else {
-        Begun::read(shared, Method::Put, &mut body)
-    };
+    let begun = Begun::read(shared, Method::Put, &mut body);
     let Begun::Message(request) = begun else {
         let inbound = Inbound::behind(shared.clone(), Method::Put, body, begun);
         return Quick::No(inbound, sink);

@@ -97,8 +97,7 @@ impl Wire {
         let (received, flood, said) = (&mut self.received, &mut self.flood, self.sent.said);
         let seen = self.gauges.credit.with(|grants| {
             received.take(bytes, |head| {
-                let awaited = grants.awaits(head);
-                grants.received(head).map_err(|Overrun| Harm::Overrun)?;
+                let awaited = grants.received(head).map_err(|Overrun| Harm::Overrun)?;
                 flood
                     .received(head, awaited, said, Instant::now)
                     .map_err(Harm::Flood)

@@ -243,24 +243,16 @@ impl Grants {
         Some(sample.given)
     }
 
-    /// Takes a frame that has begun to arrive.
+    /// Takes a frame that has begun to arrive. Whether it may bring its stream forward: it opens one that is served, or its
+    /// peer had not said all.
     ///
     /// # Errors
     /// [`Overrun`]: nothing of it, or of what follows, may be used.
-    pub(crate) fn received(&mut self, head: &Head) -> Result<(), Overrun> {
+    pub(crate) fn received(&mut self, head: &Head) -> Result<bool, Overrun> {
         let ends = head.flags & END_STREAM != 0;
         match head.kind {
-            kind if kind == Kind::Data as u8 => self.data(head, ends)?,
-            kind if kind == Kind::Headers as u8 => {
-                if self.opens(head.stream) {
-                    self.opened = head.stream;
-                    if !ends {
-                        self.open(head.stream, Stream::default());
-                    }
-                } else if ends {
-                    self.ended(head.stream);
-                }
-            }
+            kind if kind == Kind::Data as u8 => return self.data(head, ends),
+            kind if kind == Kind::Headers as u8 => return Ok(self.headers(head.stream, ends)),
             kind if kind == Kind::Reset as u8 => {
                 self.ended(head.stream);
                 self.is_orphaned(head.stream);
@@ -268,25 +260,25 @@ impl Grants {
             kind if kind == Kind::Settings as u8 && head.flags & ACK != 0 => self.acknowledged(),
             _ => (),
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Whether a frame that has begun to arrive may bring its stream forward: it opens one that is served, or its peer
-    /// has not said all. To be asked before it is [received](Grants::received).
-    pub(crate) fn awaits(&self, head: &Head) -> bool {
-        let known = || self.streams.get(&head.stream).is_some_and(|stream| !stream.ended);
-        match head.kind {
-            kind if kind == Kind::Data as u8 => known(),
-            kind if kind == Kind::Headers as u8 && self.role == Role::Server => {
-                let trailers = head.flags & END_STREAM != 0;
-                self.opens(head.stream) || trailers && known()
+    fn headers(&mut self, id: u32, ends: bool) -> bool {
+        if self.role == Role::Client {
+            if ends {
+                self.ended(id);
             }
-            _ => true,
+            // Answers are counted beside calls.
+            return true;
         }
-    }
-
-    fn opens(&self, id: u32) -> bool {
-        self.role == Role::Server && id > self.opened && id <= self.served
+        if id > self.opened && id <= self.served {
+            self.opened = id;
+            if !ends {
+                self.open(id, Stream::default());
+            }
+            return true;
+        }
+        ends && self.ended(id)
     }
 
     /// Somebody may read the stream from here on. A client's may be said before its request is written.
@@ -400,8 +392,9 @@ impl Grants {
         }
     }
 
-    fn data(&mut self, head: &Head, ends: bool) -> Result<(), Overrun> {
+    fn data(&mut self, head: &Head, ends: bool) -> Result<bool, Overrun> {
         let (bytes, mut free) = (head.bytes, head.padding);
+        let mut awaited = false;
         if bytes > 0 && self.arrived + bytes > self.granted {
             return Err(Overrun);
         }
@@ -411,6 +404,7 @@ impl Grants {
                 if bytes > 0 && stream.received + bytes > self.in_force + stream.extra {
                     return Err(Overrun);
                 }
+                awaited = !stream.ended;
                 if stream.left {
                     free = bytes;
                 }
@@ -431,7 +425,7 @@ impl Grants {
         if ends {
             self.ended(head.stream);
         }
-        Ok(())
+        Ok(awaited)
     }
 
     fn open(&mut self, id: u32, stream: Stream) {
@@ -449,17 +443,19 @@ impl Grants {
         }
     }
 
-    /// The peer says no more on it.
-    fn ended(&mut self, id: u32) {
+    /// The peer says no more on it. Whether it could until now.
+    fn ended(&mut self, id: u32) -> bool {
         let Some(stream) = self.streams.get_mut(&id) else {
-            return;
+            return false;
         };
-        if !std::mem::replace(&mut stream.ended, true) && !stream.left {
+        let could = !std::mem::replace(&mut stream.ended, true);
+        if could && !stream.left {
             self.receiving -= 1;
         }
         if stream.left || stream.received == stream.released {
             self.streams.remove(&id);
         }
+        could
     }
 
     fn acknowledged(&mut self) {

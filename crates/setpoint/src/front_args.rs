@@ -210,9 +210,8 @@ fn auth(said: &mut Said, cwd: &Path, problems: &mut Vec<String>) -> AuthOptions 
     if let Some(cost) = number(BCRYPT_COST) {
         auth.bcrypt_cost = cost;
     }
-    if auth.validate().is_err() {
-        let cost = auth.bcrypt_cost;
-        problems.push(format!("--{BCRYPT_COST} is {cost}: give one from 4 to 31"));
+    if let Err(problem) = auth.validate() {
+        problems.push(format!("--{BCRYPT_COST} {problem}"));
     }
     auth
 }

@@ -188,10 +188,8 @@ fn auth(said: &Said, cwd: &Path, plane: &mut PlaneOptions, problems: &mut Vec<St
     options.token_ttl = Duration::from_secs(values::uint(said.get("auth-token-ttl")).unwrap_or_default());
     let cost = values::uint(said.get("bcrypt-cost")).unwrap_or_default();
     options.bcrypt_cost = u32::try_from(cost).unwrap_or(u32::MAX);
-    if options.validate().is_err() {
-        problems.push(format!(
-            "--bcrypt-cost is {cost}: give one from 4 to 31, each twice as slow as the one before"
-        ));
+    if let Err(problem) = options.validate() {
+        problems.push(format!("--bcrypt-cost {problem}"));
     }
 }
 

@@ -37,20 +37,18 @@ impl Default for AuthOptions {
 }
 
 impl AuthOptions {
-    /// Every problem, each with its remedy.
+    /// Whether passwords can be hashed at this cost.
     ///
     /// # Errors
-    /// The list of problems, if there is one.
-    pub fn validate(&self) -> Result<(), Vec<String>> {
+    /// What is wrong with the cost, with the remedy, to follow its name.
+    pub fn validate(&self) -> Result<(), String> {
         if COSTS.contains(&self.bcrypt_cost) {
             return Ok(());
         }
-        Err(vec![format!(
-            "bcrypt_cost is {}: give one from {} to {}",
-            self.bcrypt_cost,
-            COSTS.start(),
-            COSTS.end()
-        )])
+        let (cost, least, most) = (self.bcrypt_cost, COSTS.start(), COSTS.end());
+        Err(format!(
+            "is {cost}: give one from {least} to {most}, each twice as slow as the one before"
+        ))
     }
 }
 

@@ -46,6 +46,30 @@ fn arrivals(shape: Shape, seed: u64, total: u64, step: Duration) -> Vec<(Duratio
 }
 
 #[tokio::test(start_paused = true)]
+async fn on_a_way_that_becomes_shorter_bytes_catch_up_with_those_before_them() {
+    // 12,500 bytes a millisecond; 75 ms of them fly when the way shrinks to 10 ms.
+    let start = Instant::now();
+    let mut link = Link::new(shape(75, 100), 0, start);
+    let (mut now, mut came) = (start, Vec::new());
+    while now < start + MS * 400 {
+        if now == start + MS * 200 {
+            link.reshape(shape(10, 100), now);
+        }
+        link.advance(now, 1);
+        link.accept(link.room(), now);
+        let due = link.due(now);
+        link.release(due);
+        came.push(due);
+        now += MS;
+    }
+    let sum = |from: usize, to: usize| came[from..to].iter().sum::<u64>() as f64 / 12_500.0;
+    let near = |found: f64, expected: f64| (found - expected).abs() < 3.0;
+    assert!(near(sum(200, 274), 74.0), "those before: {}", sum(200, 274));
+    assert!(near(sum(274, 278), 65.0 + 4.0), "at once: {}", sum(274, 278));
+    assert!(near(sum(278, 378), 100.0), "those after: {}", sum(278, 378));
+}
+
+#[tokio::test(start_paused = true)]
 async fn bytes_come_out_after_the_delay_and_at_the_rate() {
     // 10 Mbit/s pass 1 MB in 0.8 s.
     let arrived = arrivals(shape(50, 10), 0, 1_000_000, MS / 10);

@@ -59,6 +59,8 @@ pub struct Link {
     flying: u64,
     /// Nothing comes out before what went in before it.
     floor: u64,
+    /// How many bytes may fly for how long, in nanoseconds, after the way has become shorter.
+    longer: (u64, u64),
     /// The jitter of the bytes that pass now, in nanoseconds, and how many more have it.
     jitter: (u64, u64),
     /// Bytes until one is lost.
@@ -80,6 +82,7 @@ impl Link {
             flights: VecDeque::new(),
             flying: 0,
             floor: 0,
+            longer: (0, 0),
             jitter: (0, 0),
             until_loss: u64::MAX,
             sharers: 1,
@@ -88,9 +91,14 @@ impl Link {
         link
     }
 
-    /// Another shape from now on. What flies already comes out when it would have.
+    /// Another shape from now on. What flies already comes out when it would have, and takes no room on a shorter way: what
+    /// follows catches up with it.
     pub fn reshape(&mut self, shape: Shape, now: Instant) {
         self.advance(now, self.sharers);
+        let most = self.flight_bytes();
+        if shape.flight_bytes() < most && self.flying > 0 {
+            self.longer = (most, self.floor);
+        }
         let losses = |shape: &Shape| shape.stall.map(|stall| stall.chance);
         let redraw = losses(&self.shape) != losses(&shape);
         self.shape = shape;
@@ -158,7 +166,7 @@ impl Link {
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Instant> {
         let now = self.nanos(now);
-        let works = self.queued > 0 && self.flying < self.shape.flight_bytes();
+        let works = self.queued > 0 && self.flying < self.flight_bytes();
         let works = works.then(|| now.max(self.clock) + self.tick());
         let flight = self.flights.front().filter(|_| !self.shape.held);
         let comes = flight.map(|flight| flight.when(self.grain()));
@@ -171,7 +179,7 @@ impl Link {
     /// Whether it has something to send and could: then it takes its share of the rate.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.queued > 0 && self.flying < self.shape.flight_bytes()
+        self.queued > 0 && self.flying < self.flight_bytes()
     }
 
     /// Bytes inside.
@@ -204,10 +212,21 @@ impl Link {
         }
     }
 
+    /// Bytes that may be behind the bottleneck.
+    fn flight_bytes(&self) -> u64 {
+        let most = self.shape.flight_bytes();
+        let (longer, until) = self.longer;
+        if self.clock < until {
+            most.max(longer)
+        } else {
+            most
+        }
+    }
+
     /// Passes what the rate allows until `now`.
     fn transmit(&mut self, now: u64) {
         let rate = self.rate();
-        let most = self.shape.flight_bytes();
+        let most = self.flight_bytes();
         while self.queued > 0 {
             let possible = match rate {
                 0 => u64::MAX,
@@ -252,8 +271,13 @@ impl Link {
         self.jitter.1 -= bytes;
         self.until_loss -= bytes;
         let full = self.flights.len() >= FLIGHTS_MAX;
+        // What has caught up comes all at once, and not spread over the time in which what it caught up with comes.
+        let alike = |before: &Flight| {
+            let at_once = first == last;
+            before.last == first && before.rate == rate && at_once == (before.first == before.last)
+        };
         match self.flights.back_mut() {
-            Some(before) if full || (before.last == first && before.rate == rate) => {
+            Some(before) if full || alike(before) => {
                 before.bytes += bytes;
                 before.last = last;
             }

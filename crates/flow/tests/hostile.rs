@@ -188,6 +188,57 @@ async fn headers_continued_without_end_are_cut() {
     server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
 }
 
+/// A byte every second: neither silent nor idle, and in the way of everything else.
+#[tokio::test(start_paused = true)]
+async fn headers_that_trickle_in_are_not_waited_for() {
+    let whole = frame(HEADERS, END_HEADERS | END_STREAM, 1, &head("/hold"));
+    let mut in_pieces = frame(HEADERS, END_STREAM, 1, &head("/hold"));
+    in_pieces.extend(frame(CONTINUATION, 0, 1, &[]).repeat(20));
+    for (what, bytes) in [
+        ("HEADERS", whole),
+        ("CONTINUATION", in_pieces),
+        ("PING", frame(PING, 0, 0, &[0; 8])),
+    ] {
+        let (mut server, socket) = Server::plain();
+        let mut peer = RawPeer::greet(socket, 65_535).await;
+        let begun = tokio::time::Instant::now();
+        let trickle = async {
+            for byte in bytes {
+                peer.say(&[byte]).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let end = tokio::select! {
+            () = trickle => unreachable!("it never ends"),
+            end = server.end() => end,
+        };
+        assert_eq!(end, End::Unfinished, "{what}");
+        assert_eq!(begun.elapsed().as_secs(), 10, "{what}");
+        server.counted("flow_connections_cut_total{front=\"test\",reason=\"unfinished\"} 1");
+        assert!(server.flow.snapshot().connections.is_empty());
+    }
+}
+
+/// A slow link is not an attack: DATA has longer, and each frame has its own time.
+#[tokio::test(start_paused = true)]
+async fn data_that_trickles_in_has_as_long_as_a_peer_that_does_not_read() {
+    let (mut server, socket) = Server::plain();
+    let mut peer = RawPeer::greet(socket, 65_535).await;
+    peer.say(&frame(HEADERS, END_HEADERS, 1, &head("/sink"))).await;
+    for end_stream in [0, 0, 0, END_STREAM] {
+        for byte in frame(DATA, end_stream, 1, &[7; 40]) {
+            peer.say(&[byte]).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    assert_eq!(peer.next_of(DATA, 1).await.3, b"160");
+    peer.say(&frame(DATA, 0, 3, &[7; 40])[..20]).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(server.end().await, End::Unfinished);
+    assert_eq!(begun.elapsed().as_secs(), 60);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_does_not_greet_is_not_waited_for() {
     for (start, gone) in [

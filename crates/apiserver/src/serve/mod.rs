@@ -303,6 +303,7 @@ impl Front {
             header_bytes_max: options.header_bytes_max,
             send_buffer_bytes: SEND_BUFFER,
             hello_timeout: options.handshake_timeout,
+            header_timeout: options.head_timeout,
             stall_timeout: options.stall_timeout,
             keep_alive: Some(KeepAlive {
                 interval: options.ping_interval,

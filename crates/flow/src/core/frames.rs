@@ -3,11 +3,15 @@
 //! `h2` does not tell how much DATA has come or gone, nor what is left of the windows; nine bytes before each frame do.
 //! Nothing is checked here: that is the protocol's business.
 
+use super::unfinished::Unfinished;
+
 const HEADER_BYTES: usize = 9;
 /// The flag of SETTINGS that acknowledge.
 pub(crate) const ACK: u8 = 1;
 /// The flag of a stream's last frame.
 pub(crate) const END_STREAM: u8 = 1;
+/// The flag of the last frame of a list of headers.
+const END_HEADERS: u8 = 4;
 /// The flag of frames whose payload begins with the length of its padding.
 const PADDED: u8 = 8;
 /// The bit before a stream's id or an increment means nothing.
@@ -105,6 +109,10 @@ pub struct Frames {
     rest: u64,
     /// Bytes still to pass over at the very beginning.
     preface: usize,
+    /// Bytes before the present frame, or before the list of headers that it is of.
+    began: u64,
+    /// The list of headers goes on with the next frame.
+    in_headers: bool,
 }
 
 impl Frames {
@@ -123,6 +131,16 @@ impl Frames {
         self.counts[kind as usize]
     }
 
+    /// What has begun and not ended.
+    pub(crate) fn unfinished(&self) -> Option<Unfinished> {
+        // The kind is the byte after the length; before it has come, the one of the frame before is still there.
+        let is_data = self.header[3] == Kind::Data as u8 && !(1..=3).contains(&self.have);
+        (self.have > 0 || self.rest > 0 || self.in_headers).then_some(Unfinished {
+            offset: self.began,
+            is_data: is_data && !self.in_headers,
+        })
+    }
+
     /// Takes the next bytes of the direction, and only counts.
     pub fn count_in(&mut self, bytes: &[u8]) {
         // Nothing refuses a frame.
@@ -137,6 +155,7 @@ impl Frames {
         mut see: impl FnMut(&Head) -> Result<(), E>,
     ) -> Result<(), (usize, E)> {
         let len = bytes.len();
+        let before = self.bytes;
         self.bytes += len as u64;
         let preface = self.preface.min(len);
         self.preface -= preface;
@@ -151,6 +170,9 @@ impl Frames {
             }
             if self.have == 0 {
                 frame = at;
+                if !self.in_headers {
+                    self.began = before + at as u64;
+                }
             }
             let n = (self.needed() - self.have).min(len - at);
             self.header[self.have..self.have + n].copy_from_slice(&bytes[at..at + n]);
@@ -191,6 +213,10 @@ impl Frames {
         let peeked = self.have - HEADER_BYTES;
         let mut padding = 0;
         self.counts[Kind::of(kind) as usize] += 1;
+        self.in_headers = match Kind::of(kind) {
+            Kind::Headers | Kind::PushPromise | Kind::Continuation => flags & END_HEADERS == 0,
+            _ => false,
+        };
         if kind == Kind::Data as u8 {
             self.data_bytes += length;
             if peeked > 0 {
@@ -222,6 +248,35 @@ mod tests {
         frame.extend_from_slice(&stream.to_be_bytes());
         frame.extend_from_slice(payload);
         frame
+    }
+
+    #[test]
+    fn what_is_begun_is_seen_until_its_last_byte() {
+        const HEADERS: u8 = 1;
+        // The list of headers is one from its first frame to the last CONTINUATION.
+        let mut bytes = frame(6, 0, &[0; 8]);
+        let list = bytes.len() as u64;
+        bytes.extend(frame(HEADERS, 1, b"one"));
+        bytes.extend(frame(9, 1, b"two"));
+        let last = bytes.len() + 4;
+        bytes.extend(frame(9, 1, b"three"));
+        bytes[last] = END_HEADERS;
+        let data = bytes.len() as u64;
+        bytes.extend(frame(0, 1, &[0; 20]));
+        let end = bytes.len() as u64;
+        let mut seen = Frames::after_preface(0);
+        for (before, byte) in bytes.iter().enumerate() {
+            seen.count_in(std::slice::from_ref(byte));
+            let (so_far, is_data) = (before as u64 + 1, before as u64 >= data + 3);
+            let offset = match so_far {
+                _ if so_far == list || so_far == data || so_far == end => None,
+                _ if so_far < list => Some(0),
+                _ if so_far < data => Some(list),
+                _ => Some(data),
+            };
+            let expected = offset.map(|offset| Unfinished { offset, is_data });
+            assert_eq!(seen.unfinished(), expected, "after {so_far} bytes");
+        }
     }
 
     proptest! {

@@ -17,6 +17,7 @@ pub mod outlier;
 pub mod rate;
 pub mod retry;
 pub mod timeout;
+pub(crate) mod unfinished;
 pub mod window;
 
 #[cfg(test)]

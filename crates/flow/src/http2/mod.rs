@@ -51,6 +51,7 @@ pub use send::{Gone, send};
 pub use windows::{ANNOUNCED, Announce, Controller};
 
 use crate::core::grants::Role;
+use crate::core::unfinished::Patience;
 use crate::flow::Live;
 use turns::{Counts, Turns};
 
@@ -88,6 +89,9 @@ pub struct Http2Options {
     pub send_buffer_bytes: usize,
     /// Time for the preface and the first SETTINGS.
     pub hello_timeout: Duration,
+    /// Time for a list of headers, or another frame without DATA, from its first byte to its last. A frame of DATA has
+    /// `stall_timeout`.
+    pub header_timeout: Duration,
     /// Time without progress after which a peer that does not read is cut.
     pub stall_timeout: Duration,
     /// PINGs into silence (none).
@@ -101,6 +105,7 @@ impl Default for Http2Options {
             header_bytes_max: 16 << 10,
             send_buffer_bytes: 256 << 10,
             hello_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(60),
             keep_alive: None,
         }
@@ -120,6 +125,8 @@ pub enum End {
     Stalled,
     /// The peer did not answer a PING.
     Silent,
+    /// The peer did not finish in time what it had begun to send.
+    Unfinished,
     /// The peer ended it with an error.
     ByPeer(h2::Reason),
     /// The peer broke the protocol, or asked for too much.
@@ -143,6 +150,7 @@ impl End {
             Self::NoGreeting => Some("greeting"),
             Self::Stalled => Some("stalled"),
             Self::Silent => Some("silent"),
+            Self::Unfinished => Some("unfinished"),
             Self::Refused(h2::Reason::ENHANCE_YOUR_CALM) => Some("calm"),
             Self::Refused(h2::Reason::FLOW_CONTROL_ERROR) => Some("flow_control"),
             Self::Refused(h2::Reason::FRAME_SIZE_ERROR) => Some("frame_size"),
@@ -206,6 +214,7 @@ where
         calls_max: options.streams_max as usize + RESET_CALLS_MAX,
         windows,
         keep_alive: options.keep_alive,
+        patience: Patience::new(options.header_timeout, options.stall_timeout),
         heard: Instant::now(),
         timer: None,
         draining: false,

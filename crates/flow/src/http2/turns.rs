@@ -23,6 +23,7 @@ use super::receive::Receive;
 use super::windows::Controller;
 use super::{End, Handler, KeepAlive};
 use crate::core::frames::Kind;
+use crate::core::unfinished::Patience;
 use crate::flow::Live;
 
 /// Frames after which their metrics are brought up to date.
@@ -45,6 +46,7 @@ pub(super) struct Turns<T, H: Handler> {
     pub(super) pinger: Pinger,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) heard: Instant,
+    pub(super) patience: Patience,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
     pub(super) draining: bool,
     /// It asked for too much, or sent too much, and has been told.
@@ -84,6 +86,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         self.live.gauges().credit.begin_turn(cx.waker());
         // While the client does not take what was said, nothing is read and nothing more is said.
         let clogged = self.is_clogged(cx);
+        if clogged {
+            self.patience.rest();
+        }
         if self.end.is_none() && !clogged {
             self.poll_protocol(cx);
             // After the calls, the protocol again: it frames what they have said.
@@ -191,15 +196,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             self.live.out_bytes.store(sent.bytes, Ordering::Relaxed);
             self.live.may_send(received.connection_credit, sent.data_bytes);
             let frames: u64 = received.counts.iter().sum();
-            (received.bytes, frames, wire.harm)
+            (received.bytes, frames, received.unfinished(), wire.harm)
         });
-        let Some((bytes, frames, harm)) = counted else {
+        let Some((bytes, frames, unfinished, harm)) = counted else {
             return false;
         };
         if let Some(harm) = harm {
             self.harmed(harm, frames);
             return true;
         }
+        self.patience.saw(unfinished, Instant::now);
         if bytes != self.frames.bytes {
             self.frames.bytes = bytes;
             if self.keep_alive.is_some() {
@@ -269,10 +275,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             Some(since) => since.max(self.heard) + keep.timeout,
             None => self.heard + keep.interval,
         });
-        [alive, self.windows.rest_at()].into_iter().flatten().min()
+        [alive, self.windows.rest_at(), self.patience.due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn act(&mut self, now: Instant, cx: &mut Context<'_>) {
+        if self.patience.due().is_some_and(|due| now >= due) {
+            self.refuse(h2::Reason::ENHANCE_YOUR_CALM);
+            self.poll_protocol(cx);
+            self.end = Some(End::Unfinished);
+            return;
+        }
         let mut say = self.windows.rest(&mut self.protocol, now);
         if let Some(keep) = self.keep_alive {
             match self.pinger.flying_since() {

@@ -231,6 +231,7 @@ fn http2_options(shared: &Shared) -> Http2Options {
         header_bytes_max: HEADERS_BYTES_MAX,
         send_buffer_bytes: SEND_BUFFER_BYTES,
         hello_timeout: shared.options.hello_timeout,
+        header_timeout: shared.options.hello_timeout,
         stall_timeout: shared.options.stall_timeout,
         keep_alive: None,
     }

@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     pub(crate) checkpoints: Counter,
     pub(crate) rewrites: Counter,
     pub(crate) refused: Counter,
+    pub(crate) reads_outlived: Counter,
 }
 
 impl Default for Metrics {
@@ -45,6 +46,7 @@ impl Default for Metrics {
             checkpoints: Counter::default(),
             rewrites: Counter::default(),
             refused: Counter::default(),
+            reads_outlived: Counter::default(),
         }
     }
 }
@@ -182,6 +184,11 @@ pub(crate) fn register(shared: &std::sync::Arc<Shared>, registry: &Registry) -> 
             "setpoint_store_proposals_refused",
             "Proposals refused because the line was full",
             &metrics.refused,
+        ),
+        (
+            "setpoint_store_reads_outlived",
+            "Wide reads that ended because their clients took so long that what they read was given up",
+            &metrics.reads_outlived,
         ),
         // The same under the name for which etcd's alerts ask.
         (

@@ -32,6 +32,9 @@ pub struct Options {
     /// Whether a store without room stays closed to growth until somebody disarms the alarm, as etcd does. Otherwise
     /// it accepts writes again when there is room.
     pub no_space_manual: bool,
+    /// How long a wide read, which goes as slowly as its client takes it, may hold back the pruning of what has been compacted
+    /// since it began (60 s). It then ends with "compacted".
+    pub read_holds: Duration,
     /// Whether new segments are filled with zeros in the background; faster commits, more disk writes.
     pub prefill: bool,
 }
@@ -53,6 +56,7 @@ impl Options {
             progress_interval: Duration::from_secs(600),
             quota_bytes: 0,
             no_space_manual: false,
+            read_holds: Duration::from_secs(60),
             prefill: true,
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::pins::Pin;
 use super::reader::{STEP, after};
 use super::shared::Shared;
 use crate::core::check;
@@ -239,11 +240,10 @@ fn give_all<'a>(
 /// Gives the next keys of a walk, as many as are looked up under one lock at most; how many.
 ///
 /// # Errors
-/// [`Error::Read`] when a value does not read back.
+/// [`Error::Read`] when a value does not read back; [`Error::Compacted`] when it has taken too long.
 pub(super) fn step(
-    shared: &Shared,
+    pin: &Pin<Arc<Shared>>,
     range: &Range,
-    revision: i64,
     rest: &mut Option<KeyRange>,
     most: &mut Most,
     taker: &mut impl Taker,
@@ -251,11 +251,13 @@ pub(super) fn step(
     let Some(keys) = rest.take() else {
         return Ok(0);
     };
+    let shared = pin.shared();
     let index = shared.index.read();
+    pin.check()?;
     let mut giver = Giver::new(shared, range);
     let (mut seen, mut given, mut held) = (0, 0, 0);
     let mut last: Option<&[u8]> = None;
-    for (key, version) in index.scan(&keys, revision) {
+    for (key, version) in index.scan(&keys, pin.revision()) {
         if seen == STEP || held >= HELD_BYTES || most.is_reached() {
             *rest = last.and_then(|last| after(&keys, last));
             break;

@@ -4,6 +4,7 @@
 //!   `rests`: whether what a proposal was checked against is still so when its turn comes.
 //! - `reader`: reads on the caller's thread, under short read locks; `scan`: wide ones, piece by piece. `give`: keys and
 //!   values where they lie, for whoever makes an answer of them; `kvs` makes a list.
+//! - `pins`: what is not pruned, since somebody reads it.
 //! - `history`: events for watchers that lag.
 //! - `room`: quota and alarms.
 //! - `ticker`: ended leases, and the next segment.
@@ -15,6 +16,7 @@ mod history;
 mod janitor;
 mod kvs;
 mod open;
+mod pins;
 mod publish;
 mod queue;
 mod reader;
@@ -28,10 +30,11 @@ mod ticker;
 pub(crate) use give::{Given, Read, Taker, Value, few};
 pub(crate) use kvs::Kvs;
 pub(crate) use open::{Engine, open};
+pub(crate) use pins::Pin;
 pub(crate) use queue::{Command, Proposal, Reply};
 pub(crate) use reader::{holds_few, range, read_only_txn};
 pub(crate) use rests::{Found, MayWrite, Rests};
 pub(crate) use scan::Scan;
-pub(crate) use shared::{Pin, Shared, Tip};
+pub(crate) use shared::{Shared, Tip};
 #[cfg(feature = "simulation")]
 pub(crate) use {janitor::Janitor, open::prepare, sequencer::Sequencer, ticker::Ticker};

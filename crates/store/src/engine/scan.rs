@@ -2,7 +2,8 @@
 //!
 //! The first pass walks the index and shows every key that belongs to the answer, which is how its length on the wire
 //! becomes known; it reads no value. The second gives the answer in pieces. The revision is pinned from the first to
-//! the last, so both see the same keys whatever is written or compacted meanwhile. Each pass takes the index's lock
+//! the last, so both see the same keys whatever is written or compacted meanwhile, unless the client takes so long that
+//! what it reads is given up ([`Error::Compacted`]). Each pass takes the index's lock
 //! for [`STEP`] keys at a time.
 //!
 //! An order other than by key is the exception: the keys found (not their values, unless it is them one sorts by) are
@@ -13,8 +14,9 @@ use std::sync::Arc;
 use std::vec::IntoIter;
 
 use super::give::{Giver, Most, Taker, step};
+use super::pins::Pin;
 use super::reader::{STEP, after, relocate};
-use super::shared::{Pin, Shared};
+use super::shared::Shared;
 use crate::core::check;
 use crate::core::eval::read_revision;
 use crate::core::index::Version;
@@ -68,7 +70,7 @@ impl Scan {
         let current = shared.committed();
         let revision = read_revision(&range, current, shared.floor())?.unwrap_or(current);
         let count = (revision == current).then(|| index.count(&range.keys) as i64);
-        let pin = shared.pin_owned(revision);
+        let pin = shared.pin_for_a_while(revision);
         drop(index);
         let mut scan = Self {
             pin,
@@ -102,7 +104,7 @@ impl Scan {
     /// of values. Nothing at the end.
     ///
     /// # Errors
-    /// [`Error::Read`] when a value does not read back.
+    /// [`Error::Read`] when a value does not read back; [`Error::Compacted`] when it has taken too long.
     pub(crate) fn give(
         &mut self,
         keys_max: usize,
@@ -113,15 +115,11 @@ impl Scan {
             keys: keys_max.max(1).min(self.left),
             bytes: bytes_max.max(1),
         };
-        let shared = Arc::clone(self.pin.shared());
         while !most.is_reached() && self.left > 0 {
             let given = match &mut self.rest {
-                Rest::List(list) => give_listed(&shared, &self.range, list, &mut most, taker)?,
+                Rest::List(list) => give_listed(&self.pin, &self.range, list, &mut most, taker)?,
                 Rest::Walk(None) => return Err(Error::Read("a pinned revision lost keys".to_owned())),
-                Rest::Walk(rest) => {
-                    let revision = self.pin.revision();
-                    step(&shared, &self.range, revision, rest, &mut most, taker)?
-                }
+                Rest::Walk(rest) => step(&self.pin, &self.range, rest, &mut most, taker)?,
             };
             self.left -= given;
         }
@@ -213,7 +211,7 @@ impl Scan {
 
 /// Gives the next keys of a list.
 fn give_listed(
-    shared: &Shared,
+    pin: &Pin<Arc<Shared>>,
     range: &Range,
     list: &mut IntoIter<Found>,
     most: &mut Most,
@@ -226,7 +224,9 @@ fn give_listed(
         most.bytes = most.bytes.saturating_sub(next.version.at.len as usize);
         found.push(next);
     }
+    let shared = pin.shared();
     let index = shared.index.read();
+    pin.check()?;
     let mut giver = Giver::new(shared, range);
     for (left, found) in (0..found.len()).rev().zip(&found) {
         // It may lie in another file by now; its version is pinned.

@@ -1,8 +1,6 @@
 //! What the threads and handles of one store have in common.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::pins::{Pin, Pins};
 use super::queue::Queue;
 use super::room::{self, Room};
 use crate::core::alarm::{Alarm, AlarmKind};
@@ -60,8 +60,8 @@ pub(crate) struct Shared {
     pub(crate) tip: Mutex<Tip>,
     /// The floor down to which the index has been pruned.
     pub(crate) pruned: watch::Sender<i64>,
-    /// Revisions that a reader is in the middle of, with the number of readers.
-    pins: Mutex<BTreeMap<i64, usize>>,
+    /// Revisions that readers are in the middle of.
+    pub(super) pins: Pins,
     /// The disk has no room for the next segment.
     pub(crate) no_space: AtomicBool,
     pub(crate) room: Room,
@@ -110,7 +110,7 @@ impl Shared {
             floor: AtomicI64::new(start.floor),
             tip: Mutex::new(start.tip),
             pruned: watch::Sender::new(-1),
-            pins: Mutex::default(),
+            pins: Pins::default(),
             no_space: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
             poisoned: OnceLock::new(),
@@ -244,18 +244,23 @@ impl Shared {
 
     /// Keeps what a read at `revision` sees from being pruned. Take it under a lock of the index.
     pub(crate) fn pin(&self, revision: i64) -> Pin<&Self> {
-        Pin::new(self, revision)
+        Pin::new(self, revision, None)
     }
 
-    /// As [`Shared::pin`], for a read that outlives its call.
+    /// As [`Shared::pin`], for as long as it takes.
     pub(crate) fn pin_owned(self: &Arc<Self>, revision: i64) -> Pin<Arc<Self>> {
-        Pin::new(Arc::clone(self), revision)
+        Pin::new(Arc::clone(self), revision, None)
+    }
+
+    /// As [`Shared::pin`], for a read that goes as slowly as its client takes it: it has to [check](Pin::check).
+    pub(crate) fn pin_for_a_while(self: &Arc<Self>, revision: i64) -> Pin<Arc<Self>> {
+        let until = Instant::now() + self.options.read_holds;
+        Pin::new(Arc::clone(self), revision, Some(until))
     }
 
     /// The floor down to which may be pruned while readers are busy. Take it under the index's write lock.
     pub(crate) fn prunable(&self) -> i64 {
-        let oldest = self.pins.lock().keys().next().copied();
-        self.floor().min(oldest.unwrap_or(i64::MAX))
+        self.pins.prunable(self.floor(), Instant::now())
     }
 
     /// Values as of now. Take it under a lock of the index, so that places found there stay readable.
@@ -292,39 +297,6 @@ impl Shared {
             return Err(self.damage(segment, at.offset, &"the value does not match its checksum"));
         }
         Ok(())
-    }
-}
-
-/// See [`Shared::pin`].
-pub(crate) struct Pin<S: Deref<Target = Shared>> {
-    shared: S,
-    revision: i64,
-}
-
-impl<S: Deref<Target = Shared>> Pin<S> {
-    fn new(shared: S, revision: i64) -> Self {
-        *shared.pins.lock().entry(revision).or_default() += 1;
-        Self { shared, revision }
-    }
-
-    pub(crate) fn shared(&self) -> &S {
-        &self.shared
-    }
-
-    pub(crate) fn revision(&self) -> i64 {
-        self.revision
-    }
-}
-
-impl<S: Deref<Target = Shared>> Drop for Pin<S> {
-    fn drop(&mut self) {
-        let mut pins = self.shared.pins.lock();
-        if let Some(readers) = pins.get_mut(&self.revision) {
-            *readers -= 1;
-            if *readers == 0 {
-                pins.remove(&self.revision);
-            }
-        }
     }
 }
 

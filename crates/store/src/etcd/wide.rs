@@ -162,7 +162,7 @@ pub(super) async fn long<T: Send + 'static>(
     result.map_err(|error| of(&error))
 }
 
-/// RangeStream: the same answer in messages, all at the revision of the first.
+/// RangeStream: the same answer in messages, all at the revision of the first. As in etcd it ends when users or roles change.
 pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
     let request = call
         .inbound
@@ -180,6 +180,7 @@ pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
         let kvs = reader.next(part_keys, bytes_max, Kvs::default()).await?.kvs;
         let done = reader.scan().left() == 0;
         let bytes: usize = kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+        call.shared.auth.still(&access)?;
         let message = pb::RangeStreamResponse {
             range_response: Some(pb::RangeResponse {
                 header: done.then(|| call.shared.header(measure.revision)),

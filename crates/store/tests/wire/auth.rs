@@ -11,6 +11,7 @@ use tonic::metadata::MetadataValue;
 use super::*;
 
 mod enabling;
+mod streams;
 mod waits;
 
 const DENIED: &str = "etcdserver: permission denied";

@@ -216,3 +216,44 @@ async fn a_compaction_during_a_wide_answer_does_not_disturb_it() {
     assert_eq!(kvs as i64, count);
     server.stop().await;
 }
+
+/// Otherwise a client that takes a byte now and then has the store keep all that is overwritten, until there is no space.
+#[tokio::test]
+async fn a_stream_whose_client_dawdles_does_not_hold_history_for_ever() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let dir = TempDir::new();
+    let options = Options {
+        read_holds: std::time::Duration::ZERO,
+        ..Options::new(dir.path())
+    };
+    let store = Store::open(options, Arc::new(FsDisk), SystemClock::shared()).unwrap();
+    let server = Server::over(dir, store, addr, |_| (), vec![Listener::tcp(listener)]);
+    let (mut reader, mut kv) = (server.kv().await, server.kv().await);
+    // More than the client takes before it is asked to read.
+    let value = "v".repeat(500 << 10);
+    let overwrite = async |kv: &mut KvClient<Channel>| {
+        for n in 0..50 {
+            kv.put(put(&format!("k{n}"), &value)).await.unwrap();
+        }
+    };
+    overwrite(&mut kv).await;
+    let mut parts = reader.range_stream(get("k", "l")).await.unwrap().into_inner();
+    parts.message().await.unwrap().unwrap();
+    overwrite(&mut kv).await;
+    let compaction = pb::CompactionRequest {
+        revision: server.store.revision().0,
+        physical: true,
+    };
+    kv.compact(compaction).await.unwrap();
+    let ended = loop {
+        match parts.message().await {
+            Ok(Some(part)) => assert!(part.range_response.unwrap().header.is_none(), "all of it"),
+            Ok(None) => panic!("all of it"),
+            Err(status) => break Err::<(), _>(status),
+        }
+    };
+    let text = "etcdserver: mvcc: required revision has been compacted";
+    refused(ended, Code::OutOfRange, text);
+    server.stop().await;
+}

@@ -204,6 +204,18 @@ fn a_directory_is_no_snapshot() {
     assert!(refused.to_string().contains("is a directory"), "{refused}");
 }
 
+/// To open a pipe that nobody writes would be to wait for ever.
+#[test]
+fn a_pipe_or_a_device_is_no_snapshot() {
+    let dir = TempDir::new();
+    let socket = dir.path().join("socket");
+    let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [Path::new("/dev/null"), &socket] {
+        let refused = open_file(path).err().unwrap();
+        assert!(refused.to_string().contains("is a pipe or a device"), "{refused}");
+    }
+}
+
 #[tokio::test]
 async fn an_empty_store_comes_back_empty() {
     let disk = SimDisk::default();

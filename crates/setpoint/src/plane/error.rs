@@ -38,6 +38,12 @@ pub enum PlaneError {
         /// Why it failed. Part of the message, before the remedy.
         cause: io::Error,
     },
+    /// There is no store, but a restore that did not come to its end.
+    #[error("the restore in {} was not finished: run it again, or remove that directory to begin with nothing", .unfinished.display())]
+    HalfRestored {
+        /// Where the restore worked.
+        unfinished: PathBuf,
+    },
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] setpoint_store::OpenError),

@@ -33,6 +33,7 @@ use tokio::sync::watch;
 pub use error::PlaneError;
 pub use front::{ListenOn, Place};
 pub use options::{Engine, PlaneOptions};
+pub(crate) use store::UNFINISHED;
 pub use store_only::StoreOnly;
 
 use crate::loopback::Loopback;
@@ -272,7 +273,7 @@ async fn open_log(options: &PlaneOptions, metrics: &Metrics) -> Result<(Log, Opt
             let opening = options.clone();
             let store = blocking("the store", move || {
                 make_dir(&dir)?;
-                Ok(store::open(&opening)?)
+                store::open(&opening)
             })
             .await?;
             Ok((Log::from(store.clone()), Some(store)))

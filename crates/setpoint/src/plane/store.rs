@@ -1,14 +1,19 @@
 //! The store of a plane: on which disk, and what it forgets by itself.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use setpoint_base::{Disk, FsDisk, SystemClock, TaskGroup, UnsyncedDisk};
-use setpoint_store::{OpenError, Store};
+use setpoint_store::Store;
 
-use super::PlaneOptions;
+use super::{PlaneError, PlaneOptions};
+
+/// Where a restore works, beside the store's place.
+pub(crate) const UNFINISHED: &str = "store.restoring";
 
 /// Opens the store. Blocks.
-pub(super) fn open(options: &PlaneOptions) -> Result<Store, OpenError> {
+pub(super) fn open(options: &PlaneOptions) -> Result<Store, PlaneError> {
+    no_half_restore(&options.data_dir, &options.store.dir)?;
     let disk: Arc<dyn Disk> = if options.unsafe_no_fsync {
         tracing::warn!(
             "writes are not synced: a crash of this machine loses acknowledged writes, and may leave a log that does \
@@ -18,7 +23,16 @@ pub(super) fn open(options: &PlaneOptions) -> Result<Store, OpenError> {
     } else {
         Arc::new(FsDisk)
     };
-    Store::open(options.store.clone(), disk, SystemClock::shared())
+    Ok(Store::open(options.store.clone(), disk, SystemClock::shared())?)
+}
+
+/// Who restores wants what was there; an empty store in its place would be served as if all had been deleted.
+fn no_half_restore(data_dir: &Path, store: &Path) -> Result<(), PlaneError> {
+    let unfinished = data_dir.join(UNFINISHED);
+    if unfinished.exists() && !store.exists() {
+        return Err(PlaneError::HalfRestored { unfinished });
+    }
+    Ok(())
 }
 
 /// Compacts as the options say, while the group runs.
@@ -26,5 +40,22 @@ pub(super) fn compact(options: &PlaneOptions, store: &Store, group: &TaskGroup) 
     if let Some(policy) = options.auto_compaction {
         let (store, stop) = (store.clone(), group.stop().clone());
         group.spawn(async move { policy.run(&store, &stop).await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_restore_is_not_served_as_an_empty_store() {
+        let dir = crate::envtest::TempDir::new().unwrap();
+        let options = PlaneOptions::new(dir.path());
+        std::fs::create_dir(dir.path().join(UNFINISHED)).unwrap();
+        let refused = open(&options).err().unwrap().to_string();
+        assert!(refused.contains("was not finished"), "{refused}");
+        // Of an older attempt: the store has come since.
+        std::fs::create_dir(dir.path().join("store")).unwrap();
+        drop(open(&options).unwrap());
     }
 }

@@ -4,7 +4,7 @@
 //! in it: revisions ascend, no revision writes a key twice, versions of keys are versions of keys.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -44,6 +44,12 @@ pub enum FileError {
     #[error("{} is a directory: name a snapshot file in it; `setpoint store verify` looks at a store", .path.display())]
     Directory {
         /// The directory.
+        path: PathBuf,
+    },
+    /// It is a pipe, a socket or a device.
+    #[error("{} is a pipe or a device, and a snapshot is read back and forth: copy it to a file", .path.display())]
+    Stream {
+        /// What it is called.
         path: PathBuf,
     },
     /// There is no checksum behind it.
@@ -131,14 +137,20 @@ impl SnapshotFile {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
-        let meta = file.metadata().map_err(failed)?;
+        // Looked at first: to open a pipe is to wait for who writes it.
+        let meta = fs::metadata(path).map_err(failed)?;
         if meta.is_dir() {
             return Err(FileError::Directory {
                 path: path.to_owned(),
             });
         }
-        let len = meta.len();
+        if !meta.is_file() {
+            return Err(FileError::Stream {
+                path: path.to_owned(),
+            });
+        }
+        let file = File::open(path).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
         // Pages are multiples of 512 bytes, so what is left over is the checksum.
         let has_sum = len % 512 == SUM_BYTES;
         let bytes = if has_sum { len - SUM_BYTES } else { len };

@@ -13,11 +13,10 @@ use setpoint_store::{Options, Restore, SnapshotFile, Store};
 use super::file::{NewFile, Target, said};
 use super::show::{Format, Progress, print};
 use crate::cli::Failure;
+use crate::plane::UNFINISHED;
 
 /// The name of the store's directory in a plane's.
 const STORE: &str = "store";
-/// Where a restore works.
-const UNFINISHED: &str = "store.restoring";
 
 fn open(file: &Path, check_sum: bool) -> Result<SnapshotFile, Failure> {
     let mut progress = Progress::new("checksum");

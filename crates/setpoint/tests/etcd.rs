@@ -130,6 +130,53 @@ async fn it_serves_after_its_ready_line_and_ends_by_the_signal() {
     }
 }
 
+/// Two threads: while one waits for the end of the member, the other lets the client take leave of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_takes_longer_than_was_said_is_logged_by_its_name() {
+    // Nothing is done in a nanosecond; nothing done here takes an hour; 0 is for those who do not want to know.
+    for (limit, logged) in [("1ns", true), ("1h", false), ("0s", false)] {
+        let dir = TempDir::new().unwrap();
+        let flag = format!("--warning-unary-request-duration={limit}");
+        let member = Member::start(dir.path(), &[FREE, "-unsafe-no-fsync", &flag], &[]);
+        let mut kv = KvClient::new(member.channel().await);
+        let put = pb::PutRequest {
+            key: "a".into(),
+            ..Default::default()
+        };
+        kv.put(put).await.unwrap();
+        let range = pb::RangeRequest {
+            key: "a".into(),
+            ..Default::default()
+        };
+        kv.range(range.clone()).await.unwrap();
+        let op = pb::RequestOp {
+            request: Some(pb::request_op::Request::RequestRange(range)),
+        };
+        kv.txn(pb::TxnRequest {
+            success: vec![op],
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+        drop(kv);
+        let stopped = tokio::task::spawn_blocking(move || member.stop(Signal::TERM));
+        let (_, rest) = stopped.await.unwrap();
+        let slow = |line: &String| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            (line["msg"] == "a call took too long").then_some(line)
+        };
+        let slow: Vec<_> = rest.iter().filter_map(slow).collect();
+        let names: Vec<_> = slow.iter().map(|line| line["name"].as_str().unwrap()).collect();
+        let all = ["Put", "Range", "Txn"];
+        assert_eq!(names, if logged { &all[..] } else { &[] }, "{limit}: {rest:?}");
+        for line in slow {
+            assert_eq!(line["level"], "warn");
+            assert_eq!(line["service"], "etcdserverpb.KV");
+            assert!(line["took"].is_string() && line["expected"] == "1ns", "{line}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_member_list_shows_what_was_advertised() {
     let dir = TempDir::new().unwrap();

@@ -15,6 +15,7 @@
 
 mod ids;
 mod outgoing;
+mod rounds;
 mod shown;
 
 #[cfg(test)]
@@ -38,10 +39,6 @@ const FIRST_WINDOW: u64 = 65_535;
 pub(crate) const WINDOW_MAX: u64 = (1 << 31) - 1;
 /// Streams that are remembered after their reader has left, so that a peer that goes on is held to its window.
 const LEFT_MAX: usize = 64;
-/// A stream's window may be what it was first given and so many times what was read of it: trust grows by reading.
-const TRUST: u64 = 8;
-/// Looks for the level at which streams share, at most.
-const LEVEL_LOOKS: usize = 8;
 /// Updates are worth their frame from so many bytes on, or from half of a smaller window.
 const UPDATE_MIN: u64 = 8 << 10;
 
@@ -78,6 +75,12 @@ struct Stream {
     /// The last round in which it sent something, and how much that was.
     round: u32,
     sent: u32,
+    /// The most that it sent in a round, the less the longer ago that was.
+    peak: u32,
+    /// It had sent something before the last round.
+    is_known: bool,
+    /// What it may have by that, at most; 0 is as much as any.
+    own: u32,
 }
 
 /// Credit that was given to a stream, until the first byte comes that needed it.
@@ -111,6 +114,8 @@ pub(crate) struct Grants {
     is_open: bool,
     /// The window of streams that are read.
     share: u64,
+    /// The same at the end of the last two rounds.
+    shares: [u64; 2],
     /// The connection's, what is unread included.
     window: u64,
     arrived: u64,
@@ -141,6 +146,7 @@ impl Default for Grants {
             settings_acked: 0,
             is_open: false,
             share: FIRST_WINDOW,
+            shares: [FIRST_WINDOW; 2],
             window: FIRST_WINDOW,
             arrived: 0,
             released: 0,
@@ -199,42 +205,6 @@ impl Grants {
     /// The connection's window, what is unread included, in bytes.
     pub(crate) fn set_window(&mut self, bytes: u64) {
         self.window = bytes.min(WINDOW_MAX);
-    }
-
-    /// A round trip is over. What each stream may have if all may have `total` bytes: as much as it sent and a quarter more,
-    /// or an equal share of what such streams leave.
-    pub(crate) fn next_round(&mut self, total: u64) -> u64 {
-        let level = self.level(total);
-        self.round = self.round.wrapping_add(1);
-        level
-    }
-
-    fn level(&self, total: u64) -> u64 {
-        let sent = |stream: &&Stream| stream.round == self.round && stream.sent > 0 && !stream.left;
-        let wants = || {
-            self.streams
-                .values()
-                .filter(sent)
-                .map(|it| u64::from(it.sent) * 5 / 4)
-        };
-        let streams = wants().count() as u64;
-        let mut level = total / streams.max(1);
-        for _ in 0..LEVEL_LOOKS {
-            let (limited, others) = wants().fold((0, 0), |(limited, others), want| {
-                if want >= level {
-                    (limited + 1, others)
-                } else {
-                    (limited, others + want)
-                }
-            });
-            let left = total.saturating_sub(others);
-            let next = left.checked_div(limited).unwrap_or(left);
-            if limited == 0 || next <= level {
-                return level.max(next);
-            }
-            level = next;
-        }
-        level
     }
 
     /// When credit was given that has been used just now, if that is known: a round trip took no longer.
@@ -545,7 +515,7 @@ fn update(stream: &Stream, share: u64, announced: u64) -> Option<u64> {
     if stream.left || stream.ended || stream.reset {
         return None;
     }
-    let window = share.min(announced + TRUST * stream.released);
+    let window = stream.window(share, announced);
     let target = stream.released + window;
     let more = target.saturating_sub(announced + stream.extra);
     (more >= step(window)).then(|| more.min(WINDOW_MAX))

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use futures_util::future::join_all;
 use serde::Serialize;
 use setpoint_base::{Stop, TaskGroup};
 use setpoint_flow::impair::Setting;
@@ -18,7 +19,9 @@ const RTT_MS: u64 = 20;
 const EQUAL_STREAMS: usize = 100;
 const LARGE_STREAMS: usize = 8;
 const CALL_BYTES: usize = 1_024;
-/// Between two calls.
+/// Callers beside each other, with one call at a time each: as many calls as it takes to tell a p99 from the maximum.
+const CALLERS: u32 = 4;
+/// Between two calls of one.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Before anything counts.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -65,12 +68,12 @@ async fn fair(contender: Contender, start: &Start, time: Duration) -> Result<Fai
     setting.up.buffer = Some(BUFFER_BYTES);
     let (jain, percent) = equal(start, setting, time).await?;
     let bench = Bench::start(start, setting).await?;
-    let alone = calls(&bench, time / 3).await;
+    let alone = calls(&bench, time).await;
     let uploads = TaskGroup::new(&Stop::new());
     let counts = upload(&bench, LARGE_STREAMS, &uploads).await?;
     sleep(SETTLE).await;
     let (before, started) = (total(&counts), Instant::now());
-    let beside = calls(&bench, time).await;
+    let beside = calls(&bench, time * 2).await;
     let beside_percent = share(total(&counts) - before, started.elapsed());
     uploads.shutdown(GRACE).await;
     bench.stop().await?;
@@ -128,11 +131,26 @@ fn share(bytes: u64, time: Duration) -> f64 {
     bytes as f64 * 8.0 / 1e6 / time.as_secs_f64().max(1e-9) / LINK_MBIT as f64 * 100.0
 }
 
-/// Small calls one after the other: their times in milliseconds in order, and whether the last one had no answer.
+/// Small calls of callers that begin one after the other: their times in milliseconds in order, and how many had no answer.
 async fn calls(bench: &Bench, time: Duration) -> (Vec<f64>, usize) {
-    let mut times = Vec::new();
     let end = Instant::now() + time;
-    let mut stuck = 0;
+    let apart = (Duration::from_millis(RTT_MS) + PAUSE) / CALLERS;
+    let callers = (0..CALLERS).map(async |caller| {
+        sleep(apart * caller).await;
+        one_by_one(bench, end).await
+    });
+    let (mut times, mut stuck) = (Vec::new(), 0);
+    for (some, late) in join_all(callers).await {
+        times.extend(some);
+        stuck += late;
+    }
+    times.sort_by(f64::total_cmp);
+    (times, stuck)
+}
+
+/// Small calls one after the other, until `end`.
+async fn one_by_one(bench: &Bench, end: Instant) -> (Vec<f64>, usize) {
+    let (mut times, mut stuck) = (Vec::new(), 0);
     while Instant::now() < end {
         // One that takes longer than all the others may is stuck: it is not waited for.
         match tokio::time::timeout_at(end + SETTLE, bench.sender.echo(CALL_BYTES)).await {
@@ -141,7 +159,6 @@ async fn calls(bench: &Bench, time: Duration) -> (Vec<f64>, usize) {
         }
         sleep(PAUSE).await;
     }
-    times.sort_by(f64::total_cmp);
     (times, stuck)
 }
 

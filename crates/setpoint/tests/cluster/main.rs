@@ -16,6 +16,7 @@
     reason = "a test program, told by its script where the binaries are"
 )]
 
+mod compacted;
 #[allow(dead_code, reason = "shared with the other test binary")]
 #[path = "../harness.rs"]
 mod harness;

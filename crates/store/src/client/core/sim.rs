@@ -3,7 +3,7 @@
 //! Whatever happens: an owner is told every revision of its range once, in order and whole, except for those that a
 //! resync jumps over; and then snapshot and synthetic deletes say exactly what a reader of the store would find.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ struct Server {
     state: BTreeMap<Bytes, i64>,
     /// Id to the next revision to send.
     watchers: BTreeMap<i64, i64>,
+    /// Ended by compaction and not cancelled: as etcd does, nobody is told of progress meanwhile.
+    ended: BTreeSet<i64>,
     next_id: i64,
     answers: VecDeque<pb::WatchResponse>,
 }
@@ -133,13 +135,16 @@ impl Server {
                 });
                 self.watchers.insert(id, start);
             }
-            Some(RequestUnion::CancelRequest(cancel)) if self.watchers.remove(&cancel.watch_id).is_some() => {
-                self.answers.push_back(pb::WatchResponse {
-                    header: self.header(),
-                    watch_id: cancel.watch_id,
-                    canceled: true,
-                    ..Default::default()
-                });
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                let runs = self.watchers.remove(&cancel.watch_id).is_some();
+                if self.ended.remove(&cancel.watch_id) || runs {
+                    self.answers.push_back(pb::WatchResponse {
+                        header: self.header(),
+                        watch_id: cancel.watch_id,
+                        canceled: true,
+                        ..Default::default()
+                    });
+                }
             }
             _ => (),
         }
@@ -152,6 +157,7 @@ impl Server {
             let next = self.watchers[&id];
             if next < self.floor {
                 self.watchers.remove(&id);
+                self.ended.insert(id);
                 self.answers.push_back(pb::WatchResponse {
                     header: Some(pb::ResponseHeader::default()),
                     watch_id: id,
@@ -193,7 +199,7 @@ impl Server {
     }
 
     fn bookmark(&mut self) {
-        if self.watchers.values().all(|next| *next > self.revision) {
+        if self.ended.is_empty() && self.watchers.values().all(|next| *next > self.revision) {
             self.answers.push_back(pb::WatchResponse {
                 header: self.header(),
                 watch_id: -1,
@@ -377,6 +383,7 @@ impl World {
                 Effect::Close => {
                     self.connected = false;
                     self.server.watchers.clear();
+                    self.server.ended.clear();
                     self.server.answers.clear();
                     self.server.next_id = 0;
                 }
@@ -455,7 +462,7 @@ impl World {
         true
     }
 
-    /// Calm: everybody comes to the present.
+    /// Calm: everybody comes to the present, and is told so.
     fn settle(&mut self) {
         for _ in 0..200 {
             self.act(Move::Wait);
@@ -469,6 +476,20 @@ impl World {
         }
         for (id, owner) in &self.owners {
             assert_eq!(owner.state, self.server.state, "watcher {id} at {}", owner.at);
+        }
+        // Something that none of them watches.
+        self.server.revision += 1;
+        self.act(Move::Send {
+            revisions: 1,
+            pieces: false,
+        });
+        self.act(Move::Bookmark);
+        for id in 0..3 {
+            while self.take(id) {}
+            assert_eq!(
+                self.owners[&id].at, self.server.revision,
+                "watcher {id} is not told of progress"
+            );
         }
     }
 }

@@ -166,6 +166,13 @@ fn refused(reason: &str) -> pb::WatchResponse {
     }
 }
 
+fn canceled(watch_id: i64) -> pb::WatchResponse {
+    pb::WatchResponse {
+        canceled: true,
+        ..progress(watch_id, 60)
+    }
+}
+
 fn progress(watch_id: i64, revision: i64) -> pb::WatchResponse {
     pb::WatchResponse {
         header: header(revision),
@@ -327,7 +334,7 @@ fn an_unknown_watcher_of_the_server_is_cancelled_once() {
 fn compaction_reads_the_range_again_and_tells_the_deletes_nobody_saw() {
     let mut rig = Rig::active(|_| ());
     rig.hear(events(0, &[("a1", 11), ("a2", 12)]));
-    assert_eq!(rig.hear(compacted(0, 50)), ["1: list from a at 0"]);
+    assert_eq!(rig.hear(compacted(0, 50)), ["cancel 0", "1: list from a at 0"]);
     let next = rig.step(Input::Page(1, 1, page(&[("a2", 12)], 60, true)));
     assert_eq!(next, ["1: list from a20 at 60"]);
     let last = rig.step(Input::Page(1, 1, page(&[("a3", 40)], 61, false)));
@@ -360,7 +367,14 @@ fn a_listing_overtaken_by_compaction_starts_again_and_late_pages_of_the_first_ar
 fn whoever_wants_no_resync_ends_with_the_revision_it_needed_and_the_one_there_is() {
     let mut rig = Rig::active(|spec| spec.resync = false);
     let ends = rig.hear(compacted(0, 50));
-    assert_eq!(ends, ["1: ends: Compacted { asked: 11, compacted: 50 }"]);
+    assert_eq!(
+        ends,
+        ["cancel 0", "1: ends: Compacted { asked: 11, compacted: 50 }"]
+    );
+    assert!(
+        rig.hear(canceled(0)).is_empty(),
+        "what the cancel is answered with"
+    );
 }
 
 #[test]

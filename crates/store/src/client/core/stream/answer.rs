@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use setpoint_proto::etcdserverpb as pb;
 use tokio::time::Instant;
 
-use super::{Effect, Failure, Link, REFUSALS_MAX, Stream, WatcherId};
+use super::{Effect, Failure, Link, REFUSALS_MAX, RequestUnion, Stream, WatcherId};
 use crate::client::core::mailbox::Overflow;
 use crate::client::core::watcher::{Item, Phase, Watched, count};
 use crate::client::error::{NO_LEADER, WatchError, token_refused};
@@ -136,6 +136,7 @@ impl Stream {
             return;
         };
         if message.compact_revision != 0 {
+            self.let_go(message.watch_id);
             return self.history_lost(id, message.compact_revision);
         }
         if message.cancel_reason == NO_LEADER {
@@ -147,6 +148,15 @@ impl Stream {
                 reason: message.cancel_reason.clone(),
             },
         );
+    }
+
+    /// etcd keeps a watcher that compaction has ended on its stream, and answers no progress request of anybody there, until
+    /// it is cancelled (`server/storage/mvcc/watchable_store.go`, `progressIfSync`). The answer, where there is one, finds
+    /// nobody.
+    fn let_go(&mut self, server_id: i64) {
+        self.send(RequestUnion::CancelRequest(pb::WatchCancelRequest {
+            watch_id: server_id,
+        }));
     }
 
     /// Events between the watcher's position and `compacted` are gone for good.

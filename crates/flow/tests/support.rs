@@ -213,55 +213,9 @@ pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
 pub(crate) mod raw {
     //! Frames, as no library would send them.
 
+    pub(crate) use setpoint_testkit::frames::*;
+
     use super::*;
-
-    pub(crate) const DATA: u8 = 0;
-    pub(crate) const HEADERS: u8 = 1;
-    pub(crate) const PRIORITY: u8 = 2;
-    pub(crate) const RST_STREAM: u8 = 3;
-    pub(crate) const SETTINGS: u8 = 4;
-    pub(crate) const PUSH_PROMISE: u8 = 5;
-    pub(crate) const PING: u8 = 6;
-    pub(crate) const GOAWAY: u8 = 7;
-    pub(crate) const WINDOW_UPDATE: u8 = 8;
-    pub(crate) const CONTINUATION: u8 = 9;
-    pub(crate) const END_STREAM: u8 = 1;
-    pub(crate) const END_HEADERS: u8 = 4;
-    pub(crate) const ACK: u8 = 1;
-
-    pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        frame.extend_from_slice(&[kind, flags]);
-        frame.extend_from_slice(&stream.to_be_bytes());
-        frame.extend_from_slice(payload);
-        frame
-    }
-
-    pub(crate) fn update(stream: u32, bytes: u32) -> Vec<u8> {
-        frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
-    }
-
-    /// The preface and settings; the window is that of each stream.
-    pub(crate) fn hello(window: u32) -> Vec<u8> {
-        let mut bytes = http2::PREFACE.to_vec();
-        let mut setting = vec![0, 4];
-        setting.extend_from_slice(&window.to_be_bytes());
-        bytes.extend(frame(SETTINGS, 0, 0, &setting));
-        bytes
-    }
-
-    /// The head of a request: literals that no table remembers.
-    pub(crate) fn head(path: &str) -> Vec<u8> {
-        // ":method: POST", ":scheme: http"; the name ":path" is that of entry 4.
-        let mut block = vec![0x83, 0x86, 0x04, path.len() as u8];
-        block.extend_from_slice(path.as_bytes());
-        block
-    }
-
-    /// A request without a body.
-    pub(crate) fn call(stream: u32, path: &str) -> Vec<u8> {
-        frame(HEADERS, END_HEADERS | END_STREAM, stream, &head(path))
-    }
 
     /// A frame that came: kind, flags, stream, payload.
     pub(crate) type Came = (u8, u8, u32, Vec<u8>);

@@ -2,6 +2,7 @@
 //!
 //! - [`SimDisk`]: a disk in memory that loses, tears and reorders what was not synced, fills up, fails to sync.
 //! - [`Model`]: a key-value store with history that a child could write: the truth to compare with.
+//! - [`frames`]: HTTP/2, frame by frame, as no library would send it.
 //! - [`linear`]: whether what clients were told could have happened one after the other.
 //! - [`record`]: what was asked, what was acknowledged, what watchers saw.
 //! - [`validate`]: etcd's watch guarantees, by etcd's names, checked on records alone.
@@ -10,6 +11,7 @@
 //! servers do not belong here.
 
 mod disk;
+pub mod frames;
 pub mod linear;
 mod model;
 pub mod record;

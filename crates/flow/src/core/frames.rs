@@ -241,28 +241,21 @@ impl Frames {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        frame.extend_from_slice(&[kind, 0]);
-        frame.extend_from_slice(&stream.to_be_bytes());
-        frame.extend_from_slice(payload);
-        frame
-    }
+    use setpoint_testkit::frames::{PREFACE, frame};
 
     #[test]
     fn what_is_begun_is_seen_until_its_last_byte() {
         const HEADERS: u8 = 1;
         // The list of headers is one from its first frame to the last CONTINUATION.
-        let mut bytes = frame(6, 0, &[0; 8]);
+        let mut bytes = frame(6, 0, 0, &[0; 8]);
         let list = bytes.len() as u64;
-        bytes.extend(frame(HEADERS, 1, b"one"));
-        bytes.extend(frame(9, 1, b"two"));
+        bytes.extend(frame(HEADERS, 0, 1, b"one"));
+        bytes.extend(frame(9, 0, 1, b"two"));
         let last = bytes.len() + 4;
-        bytes.extend(frame(9, 1, b"three"));
+        bytes.extend(frame(9, 0, 1, b"three"));
         bytes[last] = END_HEADERS;
         let data = bytes.len() as u64;
-        bytes.extend(frame(0, 1, &[0; 20]));
+        bytes.extend(frame(0, 0, 1, &[0; 20]));
         let end = bytes.len() as u64;
         let mut seen = Frames::after_preface(0);
         for (before, byte) in bytes.iter().enumerate() {
@@ -285,11 +278,11 @@ mod tests {
             frames in prop::collection::vec((0_u8..12, 0_u32..3, prop::collection::vec(any::<u8>(), 0..40)), 0..30),
             cuts in prop::collection::vec(1_usize..20, 1..30),
         ) {
-            let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+            let mut bytes = PREFACE.to_vec();
             let mut counts = [0; 11];
             let (mut data, mut credit) = (0, 0);
             for (kind, stream, payload) in &frames {
-                bytes.extend(frame(*kind, *stream, payload));
+                bytes.extend(frame(*kind, 0, *stream, payload));
                 counts[usize::from(*kind).min(10)] += 1;
                 if *kind == 0 {
                     data += payload.len() as u64;

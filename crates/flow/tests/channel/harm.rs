@@ -9,26 +9,10 @@ use setpoint_base::{Stop, TaskGroup};
 use setpoint_flow::channel::{Address, ByteStream, ChannelOptions, Dialer, Dialled};
 use setpoint_flow::{Channel, Flow};
 use setpoint_telemetry::Metrics;
+use setpoint_testkit::frames::{ACK, DATA, END_HEADERS, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::peer::{Peer, PeerOptions, answering, range, until};
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PREFACE_BYTES: usize = 24;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend_from_slice(&[kind, flags]);
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
 
 /// The first connection is to a server that answers the first request with this; the others are to one that behaves.
 #[derive(Clone)]
@@ -82,7 +66,7 @@ impl Dialer for Harmful {
 /// Greets, and answers the first request; what a GOAWAY then says.
 async fn harm(socket: DuplexStream, answer: &[u8]) -> Option<Reason> {
     let (mut reader, mut writer) = tokio::io::split(socket);
-    let mut greeting = [0; PREFACE_BYTES];
+    let mut greeting = [0; PREFACE.len()];
     reader.read_exact(&mut greeting).await.ok()?;
     writer.write_all(&frame(SETTINGS, 0, 0, &[])).await.ok()?;
     let mut answered = false;

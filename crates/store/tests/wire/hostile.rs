@@ -2,48 +2,21 @@
 
 use std::time::Duration;
 
+use setpoint_testkit::frames::{
+    self, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
+    hello,
+};
+
 use super::raw::framed;
 use super::*;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend_from_slice(&[kind, flags]);
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// The preface and settings; the window is that of each stream.
-fn hello(window: u32) -> Vec<u8> {
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    let mut setting = vec![0, 4];
-    setting.extend_from_slice(&window.to_be_bytes());
-    bytes.extend(frame(SETTINGS, 0, 0, &setting));
-    bytes
-}
-
-/// The head of a gRPC request: literals that no table remembers.
+/// The head of a gRPC request.
 fn head(path: &str) -> Vec<u8> {
-    // ":method: POST" and ":scheme: http" are entries 3 and 6, the name ":path" is that of entry 4.
-    let mut block = vec![0x83, 0x86, 0x04, path.len() as u8];
-    block.extend_from_slice(path.as_bytes());
-    let (name, value) = ("content-type", "application/grpc");
-    block.extend_from_slice(&[0, name.len() as u8]);
-    block.extend_from_slice(name.as_bytes());
-    block.push(value.len() as u8);
-    block.extend_from_slice(value.as_bytes());
+    let mut block = frames::head(path);
+    frames::header(&mut block, "content-type", "application/grpc");
     block
 }
 

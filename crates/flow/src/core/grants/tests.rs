@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+pub(super) use setpoint_testkit::frames::frame;
+
 use super::*;
 use crate::core::frames::Frames;
 
@@ -10,14 +12,6 @@ pub(super) const SETTINGS: u8 = Kind::Settings as u8;
 pub(super) const DATA: u8 = Kind::Data as u8;
 pub(super) const HEADERS: u8 = Kind::Headers as u8;
 pub(super) const RESET: u8 = Kind::Reset as u8;
-
-pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend_from_slice(&[kind, flags]);
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
 
 pub(super) fn initial(bytes: u32) -> Vec<u8> {
     let [a, b, c, d] = bytes.to_be_bytes();

@@ -209,6 +209,8 @@ impl Driver {
             .initial_window_size(ANNOUNCED)
             .initial_connection_window_size(ANNOUNCED)
             .max_header_list_size(options.header_list_bytes_max)
+            // It counts over a connection's whole life. `core::flood` counts by the second.
+            .max_local_error_reset_streams(None)
             .enable_push(false)
             .initial_max_send_streams(0)
             .handshake::<_, Bytes>(cork.clone())
@@ -295,12 +297,10 @@ impl Driver {
             if let Some(harm) = self.account() {
                 return Some(self.harmed(harm));
             }
-            let asked = self.pinger.flying_since();
+            let before = self.pinger.answers();
             let say = self.windows.turn(&mut self.connection, &mut self.pinger, cx);
-            if let Some(asked) = asked
-                && self.pinger.flying_since() != Some(asked)
-            {
-                self.answered(asked.elapsed());
+            if self.pinger.answers() != before {
+                self.answered(self.pinger.took());
             }
             if !say {
                 return None;

@@ -8,12 +8,14 @@
 //! DATA with nothing but padding, no end                 1
 //! DATA, HEADERS of a stream that has ended             1, and for what comes after a GOAWAY
 //! HEADERS a server sends                                1, but for two to each call of ours: 1xx answers can be many
+//! what we reset a stream for, being at fault           1: calls beyond the maximum, or that are none
 //! ```
 //!
 //! What is left out is progress, or is bounded by the protocol or by whoever serves the calls.
 
 use std::time::Duration;
 
+use h2::Reason;
 use tokio::time::Instant;
 
 use super::frames::{ACK, END_STREAM, Head, Kind};
@@ -30,6 +32,14 @@ const UPDATES_OF_DATA: u64 = 10;
 const UPDATES_OF_CALL: u64 = 4;
 /// The answer and its trailers.
 const HEADERS_OF_CALL: u64 = 2;
+/// Reasons for which `h2` resets a stream by itself.
+const FAULTS: [Reason; 5] = [
+    Reason::PROTOCOL_ERROR,
+    Reason::FLOW_CONTROL_ERROR,
+    Reason::STREAM_CLOSED,
+    Reason::FRAME_SIZE_ERROR,
+    Reason::REFUSED_STREAM,
+];
 /// The most that is kept of what was earned.
 const EARNED_MAX: u64 = BURST;
 
@@ -40,6 +50,15 @@ pub(crate) struct Said {
     pub(crate) data: u64,
     /// Requests, or answers and trailers.
     pub(crate) headers: u64,
+    /// RST_STREAM of streams that broke the protocol, or were too many.
+    pub(crate) faults: u64,
+}
+
+impl Said {
+    /// A stream was reset for this reason (RFC 9113 §7): because it was at fault, or only because nobody wants it any more.
+    pub(crate) fn reset(&mut self, reason: u32) {
+        self.faults += u64::from(FAULTS.map(u32::from).contains(&reason));
+    }
 }
 
 /// What of it may still be reacted to for nothing.
@@ -100,7 +119,8 @@ impl Flood {
         now: impl FnOnce() -> Instant,
     ) -> Result<(), Kind> {
         let kind = Kind::of(head.kind);
-        let cost = self.cost(kind, head, awaited, said);
+        let faults = said.faults - std::mem::replace(&mut self.said.faults, said.faults);
+        let cost = self.cost(kind, head, awaited, said) + faults;
         if cost == 0 {
             return Ok(());
         }
@@ -250,6 +270,26 @@ mod tests {
             assert_eq!(pass(&mut flood, head(1, 0, 9, 0), said, 2, now), 2);
         }
         assert_eq!(pass(&mut flood, head(1, 0, 9, 0), said, BURST * 3, now), BURST);
+    }
+
+    #[test]
+    fn streams_that_are_reset_for_a_fault_cost_their_opener_and_others_do_not() {
+        let now = Instant::now();
+        let call = head(Kind::Headers as u8, 0, 9, 0);
+        for (reason, most) in [
+            (Reason::REFUSED_STREAM, BURST + 1),
+            (Reason::PROTOCOL_ERROR, BURST + 1),
+            (Reason::CANCEL, BURST * 3),
+            (Reason::NO_ERROR, BURST * 3),
+        ] {
+            let (mut flood, mut said) = (Flood::new(Role::Server, now), Said::default());
+            let passes = |_: &u64| {
+                let passed = flood.received(&call, true, said, || now).is_ok();
+                said.reset(reason.into());
+                passed
+            };
+            assert_eq!((0..BURST * 3).take_while(passes).count() as u64, most, "{reason}");
+        }
     }
 
     #[test]

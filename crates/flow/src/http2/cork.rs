@@ -29,6 +29,10 @@ const COLLECT_BYTES: usize = 64 << 10;
 /// An empty buffer larger than this is given back.
 const KEEP_BYTES: usize = 4 << 10;
 
+/// HEADERS that are passed on in a turn: the protocol keeps a stream for each until the turn is over, of those that it will
+/// reset as well.
+const HEADS_A_TURN: u64 = 4096;
+
 /// Room of a buffer that collects much: so much, and the frame that goes over.
 const LARGE_BYTES: usize = COLLECT_BYTES + (20 << 10);
 
@@ -68,6 +72,8 @@ pub(crate) struct Wire {
     pub(crate) sent: Outgoing,
     gauges: Arc<Gauges>,
     flood: Flood,
+    /// HEADERS that had come when the turn began.
+    heads_before: u64,
     /// Nothing of that is passed on, nor anything after it: the connection has to end.
     pub(crate) harm: Option<Harm>,
 }
@@ -92,6 +98,11 @@ impl Harm {
 }
 
 impl Wire {
+    /// The turn has passed on as many HEADERS as it may.
+    fn is_sated(&self) -> bool {
+        self.received.count(Kind::Headers) - self.heads_before >= HEADS_A_TURN
+    }
+
     /// Looks at what has come; how much of it may be passed on.
     fn receive(&mut self, bytes: &[u8]) -> usize {
         let (received, flood, said) = (&mut self.received, &mut self.flood, self.sent.said);
@@ -139,6 +150,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             sent: Outgoing::after_preface(sent),
             gauges,
             flood: Flood::new(role, Instant::now()),
+            heads_before: 0,
             harm: None,
         }));
     }
@@ -178,12 +190,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
         self.0.lock().total
     }
 
-    /// Writes what was collected, and the WINDOW_UPDATEs that are due.
+    /// Writes what was collected, and the WINDOW_UPDATEs that are due: a turn is over.
     ///
     /// # Errors
     /// The socket's.
     pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.lock().poll_drain(cx)
+        let mut inner = self.0.lock();
+        if let Some(wire) = &mut inner.wire {
+            wire.heads_before = wire.received.count(Kind::Headers);
+        }
+        inner.poll_drain(cx)
     }
 }
 
@@ -250,6 +266,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
         let mut inner = self.0.lock();
         let inner = &mut *inner;
         if inner.wire.as_ref().is_some_and(|wire| wire.harm.is_some()) {
+            return Poll::Pending;
+        }
+        if inner.wire.as_ref().is_some_and(|wire| wire.is_sated()) {
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buf.filled().len();

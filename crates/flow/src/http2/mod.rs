@@ -18,7 +18,8 @@
 //!    of that when the answer has come.
 //!
 //! What `h2` bounds by itself is left to it: header lists, CONTINUATION chains, resets before a call has begun, small DATA
-//! frames, streams beyond the announced maximum (refused, never parked).
+//! frames, streams beyond the announced maximum (refused, never parked). How many it resets so is counted here, by the second:
+//! its own bound is for the whole life of a connection.
 
 mod cork;
 mod credit;
@@ -189,6 +190,8 @@ where
         .initial_connection_window_size(ANNOUNCED)
         .max_concurrent_streams(options.streams_max)
         .max_header_list_size(options.header_bytes_max)
+        // It counts over a connection's whole life, which may be long. `core::flood` counts what it resets by the second.
+        .max_local_error_reset_streams(None)
         .max_send_buffer_size(options.send_buffer_bytes);
     let mut handshake = pin!(settings.handshake::<_, Bytes>(cork.clone()));
     let greeted = poll_fn(|cx| {

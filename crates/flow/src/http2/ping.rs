@@ -31,6 +31,8 @@ impl Reason {
 pub struct Pinger {
     ping_pong: Option<PingPong>,
     flying: Option<(Reason, Instant)>,
+    answers: u64,
+    took: Duration,
 }
 
 impl Pinger {
@@ -40,6 +42,8 @@ impl Pinger {
         Self {
             ping_pong,
             flying: None,
+            answers: 0,
+            took: Duration::ZERO,
         }
     }
 
@@ -47,6 +51,18 @@ impl Pinger {
     #[must_use]
     pub fn flying_since(&self) -> Option<Instant> {
         self.flying.map(|(_, since)| since)
+    }
+
+    /// How many PINGs have come back. Moments do not tell them apart: one may be sent in that in which another came back.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.answers
+    }
+
+    /// How long the last one that came back took.
+    #[must_use]
+    pub fn took(&self) -> Duration {
+        self.took
     }
 
     /// Sends a PING unless there is one on its way; whether it did. The connection has to be polled to write it.
@@ -74,7 +90,9 @@ impl Pinger {
         match self.ping_pong.as_mut()?.poll_pong(cx) {
             Poll::Ready(Ok(_)) => {
                 self.flying = None;
-                Some((reason, now().saturating_duration_since(since)))
+                self.answers += 1;
+                self.took = now().saturating_duration_since(since);
+                Some((reason, self.took))
             }
             // A broken connection is its driver's business.
             Poll::Ready(Err(_)) | Poll::Pending => None,

@@ -131,7 +131,9 @@ impl Outgoing {
         }
         let [_, a, b, kind, ..] = self.held;
         let length = usize::from(self.held[0]) << 16 | usize::from(u16::from_be_bytes([a, b]));
-        let peeks = kind == Kind::WindowUpdate as u8 || kind == Kind::GoAway as u8;
+        let peeks = [Kind::WindowUpdate, Kind::GoAway, Kind::Reset]
+            .iter()
+            .any(|peeked| kind == *peeked as u8);
         if self.need == HEAD_BYTES && peeks && length >= 4 {
             self.need = HEAD_BYTES + 4;
             return n;
@@ -176,7 +178,10 @@ impl Outgoing {
                 self.announces = grants.settings();
                 self.rest = Rest::Settings;
             }
-            RESET => grants.reset(stream),
+            RESET => {
+                self.said.reset(peeked);
+                grants.reset(stream);
+            }
             GO_AWAY => grants.goes_away(peeked),
             UPDATE if !grants.passes(stream, u64::from(peeked)) => {
                 self.rest = Rest::Dropped;

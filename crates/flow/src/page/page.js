@@ -165,20 +165,63 @@ function budget(state) {
   return section;
 }
 
-// The streams with the most unread, of what they have sent, and what their peer may still send.
-function largest(connection) {
-  const of = connection.streams.filter((s) => s.unread_bytes > 0).slice(0, 3);
-  const shown = of.map((s) => `${s.stream}: ${bytes(s.unread_bytes)} of ${bytes(s.received_bytes)}, ${bytes(Math.max(0, s.credit_bytes))} left`);
-  return shown.length ? shown.join("; ") : "–";
+// Who makes a stream wait, in words.
+const HOLDERS = {
+  stream: "the stream's window: its peer does not read this stream",
+  connection: "the connection's window: its peer leaves other streams of it unread",
+  socket: "the socket: its peer reads nothing at all",
+};
+const STALLS_SHOWN = 20;
+
+const peerOf = (c) => `#${c.id} ${c.front} ${c.peer}`;
+
+// Streams that have something to say and may not: a row for each connection, those that have waited longest first.
+function stalls(state) {
+  const rows = (state.connections || []).filter((c) => c.stalls.waiting_now > 0);
+  const longest = (c) => Math.max(0, ...c.stalls.waiting.map((w) => w.seconds));
+  rows.sort((a, b) => longest(b) - longest(a));
+  const waiting = rows.reduce((sum, c) => sum + c.stalls.waiting_now, 0);
+  const streams = (c) => {
+    const shown = c.stalls.waiting.slice(0, 5).map((w) => w.stream);
+    const more = c.stalls.waiting_now - shown.length;
+    return shown.join(", ") + (more > 0 ? ` and ${number(more)} more` : "");
+  };
+  const made = table(`Streams that wait for their peer's credit: ${number(waiting)}`, rows.slice(0, STALLS_SHOWN), [
+    ["connection", peerOf],
+    ["streams", (c) => number(c.stalls.waiting_now), "n"],
+    ["longest", (c) => element("span", number(longest(c), 1) + " s", longest(c) >= 1 ? "bad" : undefined), "n"],
+    ["held by", (c) => [...new Set(c.stalls.waiting.map((w) => HOLDERS[w.holder] || w.holder))].join("; "), "wrap"],
+    ["which", streams, "wrap"],
+    ["credit of the connection", (c) => bytes(Math.max(0, c.send_credit_bytes)), "n"],
+  ], "none");
+  if (rows.length > STALLS_SHOWN) {
+    made.append(element("p", `and on ${number(rows.length - STALLS_SHOWN)} more connections`, "dim"));
+  }
+  return made;
 }
 
-// Who holds up what, and for how long.
-function waiting(connection) {
-  const of = connection.stalls.waiting;
-  const shown = of.slice(0, 3).map((w) => `stream ${w.stream} ${number(w.seconds, 1)} s (${w.holder})`);
-  const now = connection.stalls.waiting_now;
-  if (now > shown.length) shown.push(`and ${now - shown.length} more`);
-  return of.length ? element("span", shown.join(", "), "bad") : "–";
+// Streams that have sent what nobody here reads, those with the most first.
+function unread(state) {
+  const rows = [];
+  for (const c of state.connections || []) {
+    for (const of of c.streams) if (of.unread_bytes > 0) rows.push({ c, of });
+  }
+  rows.sort((a, b) => b.of.unread_bytes - a.of.unread_bytes);
+  return table("Streams that are not read here", rows.slice(0, STALLS_SHOWN), [
+    ["connection", (r) => peerOf(r.c)],
+    ["stream", (r) => r.of.stream, "n"],
+    ["unread", (r) => bytes(r.of.unread_bytes), "n"],
+    ["of", (r) => bytes(r.of.received_bytes), "n"],
+    ["may still send", (r) => bytes(Math.max(0, r.of.credit_bytes)), "n"],
+  ], "none");
+}
+
+// How often and how long streams of a connection have waited, by whom they waited for.
+function stalled(connection) {
+  const of = connection.stalls;
+  const shown = Object.keys(HOLDERS).filter((by) => of[by + "_total"] > 0)
+    .map((by) => `${number(of[by + "_total"])} × ${by}, ${number(of[by + "_seconds"], 1)} s`);
+  return shown.join("; ") || "–";
 }
 
 // What TCP has measured, on the way to the next host that ends it.
@@ -195,29 +238,36 @@ function tcp(connection) {
   return shown.join(", ");
 }
 
+// Those in trouble first, then those with calls, each as they came: rows do not jump.
+function inOrder(connections) {
+  const rank = (c) => (c.stalls.waiting_now > 0 || c.hoarding ? 2 : Number(c.streams_open > 0));
+  return [...connections].sort((a, b) => rank(b) - rank(a) || a.id - b.id);
+}
+
 function connections(state, seconds) {
   if (!state.connections) return element("section");
   const title = `Connections: ${number(state.connections_total)}`;
   const unshown = state.connections_total - state.connections.length;
   const estimate = (show) => (c) => (c.estimate ? show(c.estimate) : "–");
-  const made = table(title, state.connections, [
-    ["", (c) => c.id, "n"],
+  const window = (show) => (c) => (c.protocol === "h2" ? bytes(show(c)) : "–");
+  const bad = (shown, is) => (is ? element("span", shown, "bad") : shown);
+  const made = table(title, inOrder(state.connections), [
+    ["", (c) => "#" + c.id, "n"],
     ["front", (c) => `${c.front} ${c.protocol}`],
     ["peer", (c) => c.peer],
-    ["streams", (c) => number(c.streams_open), "n"],
+    ["open", (c) => number(c.streams_open), "n"],
+    ["waiting", (c) => bad(number(c.stalls.waiting_now), c.stalls.waiting_now > 0), "n"],
+    ["unread", (c) => bad(bytes(c.unread_bytes), c.hoarding), "n"],
     ["in a second", (c) => rateOf(c.id + "in", c.in_bytes, seconds), "n"],
     ["out a second", (c) => rateOf(c.id + "out", c.out_bytes, seconds), "n"],
-    ["stream window", (c) => bytes(c.stream_window_bytes), "n"],
-    ["first window", (c) => bytes(c.initial_window_bytes), "n"],
-    ["connection window", (c) => bytes(c.connection_window_bytes), "n"],
-    ["unread", (c) => (c.hoarding ? element("span", bytes(c.unread_bytes), "bad") : bytes(c.unread_bytes)), "n"],
-    ["unread streams", largest, "wrap"],
+    ["may send us, a stream", window((c) => c.stream_window_bytes), "n"],
+    ["at first", window((c) => c.initial_window_bytes), "n"],
+    ["in all", window((c) => c.connection_window_bytes), "n"],
+    ["we may send", window((c) => Math.max(0, c.send_credit_bytes)), "n"],
     ["link", estimate((e) => bytes(e.bandwidth_bytes_per_second) + "/s"), "n"],
     ["round trip", estimate((e) => number(e.rtt_seconds * 1000, 2) + " ms"), "n"],
-    ["estimate", (c) => line(c.history.map((p) => p.window_bytes), 60)],
-    ["credit", (c) => bytes(Math.max(0, c.send_credit_bytes)), "n"],
-    ["stalls", (c) => number(c.stalls.stream_total + c.stalls.connection_total + c.stalls.socket_total), "n"],
-    ["waits for credit", waiting, "wrap"],
+    ["window found", (c) => (c.history.length > 1 ? line(c.history.map((p) => p.window_bytes), 60) : "–")],
+    ["waits so far", stalled, "wrap"],
     ["TCP", tcp, "wrap"],
   ], "none");
   if (unshown > 0) {
@@ -241,7 +291,7 @@ function links(endpoint) {
 }
 
 function channels(state, seconds) {
-  if (!state.channels) return element("section");
+  if (!state.channels || state.channels_total === 0) return element("section");
   const made = table(`Channels: ${number(state.channels_total)}`, state.channels, [
     ["channel", (c) => c.name],
     ["target", (c) => c.target + (c.tls ? " (TLS)" : ""), "wrap"],
@@ -295,8 +345,8 @@ function rateOf(key, value, seconds) {
 function show(state, seconds) {
   counters = new Map();
   const parts = [
-    memory(state), budget(state), limiters(state, seconds), buckets(state, seconds),
-    channels(state, seconds), connections(state, seconds),
+    stalls(state), unread(state), memory(state), budget(state), limiters(state, seconds), buckets(state, seconds),
+    connections(state, seconds), channels(state, seconds),
   ];
   document.getElementById("main").replaceChildren(...parts);
   while (series.size > 4096) series.delete(series.keys().next().value);

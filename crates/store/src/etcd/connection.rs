@@ -64,17 +64,20 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
         Err(error) => return tracing::warn!(%error, "register etcd client's socket"),
     };
     let address = socket.peer();
+    let shown = address.map_or_else(|| "unix".to_owned(), |address| address.to_string());
     let Some((mut socket, common_name)) = meet(&shared, socket, secure).await else {
         return;
     };
     let Ok(Some((is_http2, prefix))) = timeout(shared.options.hello_timeout, sniff(&mut socket)).await else {
         return;
     };
-    let live = shared.options.flow.open("etcd", &address);
+    let live = shared.options.flow.open("etcd", &shown);
     if let Some(tcp) = socket.info() {
         live.is_over(tcp);
     }
     let limited = shared.options.limits.is_some().then(|| {
+        // Whoever has no name is known by his address, whatever port he comes from.
+        let address = address.map_or_else(|| "unix".to_owned(), |address| address.ip().to_string());
         let peer = common_name.clone().unwrap_or_else(|| address.into());
         Arc::new(Limited {
             peer,

@@ -4,6 +4,7 @@
 //! beside its system call.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -21,15 +22,9 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// The peer's address without its port; all peers on this machine's sockets are one.
-    pub(super) fn peer(&self) -> String {
-        let Some(tcp) = self.tcp() else {
-            return "unix".to_owned();
-        };
-        // A peer that is gone already has no address, and will ask for nothing.
-        tcp.peer_addr()
-            .map(|peer| peer.ip().to_string())
-            .unwrap_or_default()
+    /// The peer's address; none of a peer on this machine's sockets, nor of one that is gone already and will ask for nothing.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.tcp()?.peer_addr().ok()
     }
 
     /// Whom to ask what TCP knows of it.

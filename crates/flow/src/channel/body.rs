@@ -39,14 +39,15 @@ struct Open {
 pub(super) struct Deadline {
     pub(super) timer: Pin<Box<Sleep>>,
     pub(super) timeout: Duration,
-    pub(super) method: String,
+    /// What was called.
+    pub(super) method: http::Uri,
 }
 
 impl Deadline {
     /// What the caller is told when it has passed.
     pub(super) fn error(&self, sent: bool, why: Option<std::sync::Arc<str>>) -> ChannelError {
         ChannelError::Deadline {
-            method: self.method.clone(),
+            method: self.method.path().to_owned(),
             timeout: self.timeout,
             sent,
             why,

@@ -10,6 +10,7 @@ use super::dial::{Dialer, Network, Tls};
 use super::hub::{Hub, Surroundings};
 use super::metrics::ChannelMetrics;
 use super::options::ChannelOptions;
+use super::origin::Origin;
 use super::resolve::{self, Dns, Resolver};
 use super::target::{InvalidTarget, Place, Target};
 use super::{Channel, Handle};
@@ -149,11 +150,12 @@ impl ChannelBuilder {
         self.parts().map(drop)
     }
 
-    fn parts(&self) -> Result<(Target, Option<Tls>), BuildError> {
+    fn parts(&self) -> Result<(Target, Option<Tls>, Origin), BuildError> {
         self.options.validate().map_err(BuildError::Options)?;
         let target: Target = self.target.parse()?;
         let tls = Tls::of(&target, &self.options).map_err(BuildError::Tls)?;
-        Ok((target, tls))
+        let origin = Origin::of(&target, &self.options, tls.is_some()).map_err(BuildError::Options)?;
+        Ok((target, tls, origin))
     }
 
     /// Builds the channel, which begins to connect at once.
@@ -164,7 +166,7 @@ impl ChannelBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BuildError::NoRuntime);
         }
-        let (target, tls) = self.parts()?;
+        let (target, tls, origin) = self.parts()?;
         let name = self.name.unwrap_or_else(|| target.text.clone());
         let flow = self.flow.unwrap_or_default();
         let metrics = self.metrics.unwrap_or_else(|| flow.channels().metrics.clone());
@@ -175,6 +177,7 @@ impl ChannelBuilder {
             tasks: TaskGroup::new(&self.stop),
             flow,
             meters,
+            origin,
         };
         let hub = Arc::new(Hub::new(self.options, name, target, tls, surroundings));
         let resolver = match (self.resolver, place) {

@@ -8,8 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::header::{HeaderValue, USER_AGENT};
-use http::uri::{PathAndQuery, Scheme};
-use http::{Request, Response, Uri};
+use http::{Request, Response};
 use http_body::Body;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -101,7 +100,7 @@ where
     let mut deadline = Deadline {
         timer: Box::pin(sleep_until(call.until)),
         timeout: call.timeout,
-        method: call.head.uri.path().to_owned(),
+        method: call.head.uri.clone(),
     };
     let told = {
         let work = std::pin::pin!(call.attempts(&attempts));
@@ -154,12 +153,10 @@ impl Call {
         let grpc = is_grpc(&head);
         let send_bytes_max = grpc.then_some(options.send_bytes_max);
         let body = Replay::new(body, options.replay_bytes_max, send_bytes_max);
-        head.uri = uri(&hub, &head.uri)?;
+        head.uri = hub.origin.uri(&head.uri);
         let headers = &mut head.headers;
-        if !headers.contains_key(USER_AGENT)
-            && let Ok(agent) = HeaderValue::from_str(&options.user_agent)
-        {
-            headers.insert(USER_AGENT, agent);
+        if !headers.contains_key(USER_AGENT) {
+            headers.insert(USER_AGENT, hub.origin.agent.clone());
         }
         if grpc {
             headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
@@ -277,7 +274,9 @@ impl Call {
             avoid: &used,
         };
         let lease = self.hub.lease(&want).await.map_err(Failed::here)?;
-        self.used.lock().push(Arc::clone(&lease.endpoint.name));
+        if self.hub.has_choice() {
+            self.used.lock().push(Arc::clone(&lease.endpoint.name));
+        }
         let mut request = Request::new(());
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.head.uri.clone();
@@ -379,19 +378,3 @@ fn timeout_of(
 
 /// Longer than any stream lasts, and short enough to be added to any clock.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
-
-fn uri(hub: &Hub, asked: &Uri) -> Result<Uri, Status> {
-    let scheme = if hub.tls.is_some() {
-        Scheme::HTTPS
-    } else {
-        Scheme::HTTP
-    };
-    let authority = hub.options.authority.as_ref().unwrap_or(&hub.target.authority);
-    let path = asked.path_and_query().cloned();
-    Uri::builder()
-        .scheme(scheme)
-        .authority(authority.as_str())
-        .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
-        .build()
-        .map_err(|error| ChannelError::Request(error.to_string()).into())
-}

@@ -17,6 +17,7 @@ use super::error::ChannelError;
 use super::lease::Lease;
 use super::metrics::Meters;
 use super::options::ChannelOptions;
+use super::origin::Origin;
 use super::target::{Address, Target};
 use crate::core::latency::two_of;
 use crate::core::outlier::{Tally, outliers};
@@ -29,6 +30,7 @@ pub(super) struct Hub {
     pub(super) name: String,
     pub(super) target: Target,
     pub(super) tls: Option<Tls>,
+    pub(super) origin: Origin,
     pub(super) dialer: Arc<dyn Dialer>,
     pub(super) tasks: TaskGroup,
     pub(super) flow: Flow,
@@ -53,6 +55,7 @@ pub(super) struct Surroundings {
     pub(super) tasks: TaskGroup,
     pub(super) flow: Flow,
     pub(super) meters: Meters,
+    pub(super) origin: Origin,
 }
 
 /// Why there is no slot at the moment.
@@ -86,6 +89,7 @@ impl Hub {
             tasks,
             flow,
             meters,
+            origin,
         } = surroundings;
         Self {
             budget: Budget::new(options.retry_tokens, options.retry_token_ratio),
@@ -94,6 +98,7 @@ impl Hub {
             name,
             target,
             tls,
+            origin,
             dialer,
             tasks,
             flow,
@@ -218,6 +223,11 @@ impl Hub {
             });
         }
         Ok(entered)
+    }
+
+    /// Whether calls can go to one endpoint or another.
+    pub(super) fn has_choice(&self) -> bool {
+        self.endpoints.load().len() > 1
     }
 
     /// The better of two endpoints with room, or any with room.

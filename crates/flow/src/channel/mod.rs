@@ -25,6 +25,7 @@ mod lease;
 mod link;
 mod metrics;
 mod options;
+mod origin;
 mod registry;
 mod replay;
 mod resolve;

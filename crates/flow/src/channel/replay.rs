@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use parking_lot::Mutex;
 use tonic::Status;
 
@@ -15,7 +17,7 @@ use super::error::ChannelError;
 use crate::core::message::{Messages, Violation};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+type BoxBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A body that several attempts read from its start.
 #[derive(Clone)]
@@ -56,7 +58,7 @@ impl Replay {
         let body: Option<BoxBody> = if body.is_end_stream() {
             None
         } else {
-            Some(Box::pin(Boxed(Box::pin(body))))
+            Some(body.map_err(Into::into).boxed_unsync())
         };
         Self(Arc::new(Mutex::new(State {
             body,
@@ -131,7 +133,7 @@ impl State {
         let Some(body) = &mut self.body else {
             return Poll::Ready(Ok(()));
         };
-        let frame = match ready!(body.as_mut().poll_frame(cx)) {
+        let frame = match ready!(Pin::new(body).poll_frame(cx)) {
             None => {
                 self.body = None;
                 return Poll::Ready(Ok(()));
@@ -179,27 +181,4 @@ impl State {
 
 fn body_ended(body: Option<&BoxBody>) -> bool {
     body.is_some_and(|body| body.is_end_stream())
-}
-
-/// A body whose errors have been made alike.
-struct Boxed<B>(Pin<Box<B>>);
-
-impl<B> Body for Boxed<B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
-        self.0.as_mut().poll_frame(cx).map_err(Into::into)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
 }

@@ -68,6 +68,7 @@ where
             http.method = %head.method,
             url.path = %head.path,
             user = %head.identity.user,
+            flow.refused_by = tracing::field::Empty,
         );
         head.trace = setpoint_telemetry::trace::open(&span, Some(&head.trace));
         Box::pin(async move { Ok(answer(server, head, body).await) }.instrument(span))

@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use setpoint_telemetry::{DuplicateMetric, Metrics};
 
 use crate::core::frames::Kind;
+use crate::core::window::Estimate;
 use crate::gauges::Holder;
 use crate::http2::Harm;
 
@@ -48,11 +49,33 @@ impl MetricConstructor<Histogram> for RoundTrips {
     }
 }
 
+/// Rates of links from 100 kB/s to 10 GB/s.
+#[derive(Clone)]
+struct Bandwidths;
+
+impl MetricConstructor<Histogram> for Bandwidths {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new([1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9, 3e9, 1e10])
+    }
+}
+
+/// What links hold, from a KiB to a GiB.
+#[derive(Clone)]
+struct Products;
+
+impl MetricConstructor<Histogram> for Products {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new((0..11).map(|n| 1024.0 * 4_f64.powi(n)))
+    }
+}
+
 /// Metrics of connections and of the receive budget.
 pub(crate) struct ConnectionMetrics {
     connections: Family<Front, Gauge>,
     window: Family<Front, Gauge>,
     rtt: Family<Front, Histogram, RoundTrips>,
+    bandwidth: Family<Front, Histogram, Bandwidths>,
+    bdp: Family<Front, Histogram, Products>,
     pings: Family<Why, Counter>,
     stalls: Family<Held, Counter>,
     stalled: Family<Held, Counter<f64, std::sync::atomic::AtomicU64>>,
@@ -60,6 +83,7 @@ pub(crate) struct ConnectionMetrics {
     cut: Family<Why, Counter>,
     hoarding: Family<Front, Counter>,
     floods: Family<OfKind, Counter>,
+    faults: Family<Why, Counter>,
     budget: Gauge,
     wanted: Gauge,
     unread: Gauge,
@@ -71,6 +95,8 @@ impl ConnectionMetrics {
             connections: Family::default(),
             window: Family::default(),
             rtt: Family::new_with_constructor(RoundTrips),
+            bandwidth: Family::new_with_constructor(Bandwidths),
+            bdp: Family::new_with_constructor(Products),
             pings: Family::default(),
             stalls: Family::default(),
             stalled: Family::default(),
@@ -78,6 +104,7 @@ impl ConnectionMetrics {
             cut: Family::default(),
             hoarding: Family::default(),
             floods: Family::default(),
+            faults: Family::default(),
             budget: Gauge::default(),
             wanted: Gauge::default(),
             unread: Gauge::default(),
@@ -91,12 +118,15 @@ impl ConnectionMetrics {
         metrics.register("flow_connections", "Connections open now", self.connections.clone())?;
         metrics.register("flow_window_bytes", "Receive windows of all connections together", self.window.clone())?;
         metrics.register("flow_rtt_seconds", "Round trips that PINGs took", self.rtt.clone())?;
+        metrics.register("flow_bandwidth_bytes_per_second", "What links were found to carry, at each round trip", self.bandwidth.clone())?;
+        metrics.register("flow_bdp_bytes", "What links were found to hold, at each round trip", self.bdp.clone())?;
         metrics.register("flow_pings", "PINGs sent, by reason", self.pings.clone())?;
         metrics.register("flow_credit_stalls", "Waits for a peer's credit, by who held it", self.stalls.clone())?;
         metrics.register("flow_credit_stall_seconds", "Time streams waited for a peer's credit", self.stalled.clone())?;
         metrics.register("flow_frames_received", "HTTP/2 frames received, by kind", self.frames.clone())?;
         metrics.register("flow_connections_cut", "Connections that were cut, by reason", self.cut.clone())?;
         metrics.register("flow_floods", "Connections that were cut for a flood of frames that bring nothing forward, by the kind of the last", self.floods.clone())?;
+        metrics.register("flow_streams_reset", "Streams that were reset for a fault of their opener, by reason", self.faults.clone())?;
         metrics.register("flow_hoarding", "Times that half of what a connection may send was unread", self.hoarding.clone())?;
         metrics.register("flow_budget_bytes", "What peers may have us keep unread", self.budget.clone())?;
         metrics.register("flow_budget_wanted_bytes", "Receive windows that connections want of the budget", self.wanted.clone())?;
@@ -120,6 +150,15 @@ impl ConnectionMetrics {
         self.rtt
             .get_or_create(&Front { front })
             .observe(took.as_secs_f64());
+    }
+
+    /// What is thought of a link after a round trip.
+    pub(crate) fn estimated(&self, front: &'static str, estimate: Estimate) {
+        if estimate.bandwidth > 0.0 && estimate.rtt.is_some() {
+            let front = Front { front };
+            self.bandwidth.get_or_create(&front).observe(estimate.bandwidth);
+            self.bdp.get_or_create(&front).observe(estimate.bdp());
+        }
     }
 
     pub(crate) fn pinged(&self, front: &'static str, reason: &'static str) {
@@ -150,6 +189,11 @@ impl ConnectionMetrics {
             let kind = kind.name();
             self.floods.get_or_create(&OfKind { front, kind }).inc();
         }
+    }
+
+    /// So many streams were reset for this fault.
+    pub(crate) fn reset(&self, front: &'static str, reason: &'static str, streams: u64) {
+        self.faults.get_or_create(&Why { front, reason }).inc_by(streams);
     }
 
     pub(crate) fn hoarding(&self, front: &'static str) {

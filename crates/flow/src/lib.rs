@@ -67,6 +67,7 @@ pub use options::{FlowOptions, Windows};
 pub use overload::{
     Classes, Concurrency, Find, Machine, Memory, MemoryLimit, Outcome, Permit, Reading, Span,
 };
+pub use refusal::REFUSED_BY;
 pub use rules::{Per, RULES_MAX, Rule, Rules};
 pub use snapshot::{
     BudgetSnapshot, ConnectionSnapshot, EstimatePoint, EstimateSnapshot, FlowSnapshot, StallSnapshot,

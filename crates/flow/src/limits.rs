@@ -294,11 +294,12 @@ impl Limits {
                     before.with_bucket(ask, scope, now, |bucket| bucket.give_back(before.quota));
                 }
                 rule.counters.refused.inc();
-                return Err(Refused {
+                let refused = Refused {
                     rule: Arc::clone(&rule.name),
                     retry_after,
                     cause: Cause::Rate,
-                });
+                };
+                return Err(refused.traced(ask.method));
             }
             rule.counters.admitted.inc();
         }

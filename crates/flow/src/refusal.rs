@@ -11,7 +11,17 @@ use crate::limits::Refused;
 /// Tells a gRPC client when to come again; clients that know it wait as long by themselves.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
+/// The field of a span that says which rule has refused its call.
+pub const REFUSED_BY: &str = "flow.refused_by";
+
 impl Refused {
+    /// Leaves a word in the call's trace: in the field [`REFUSED_BY`] of the span it is in, where that has one, and as an event.
+    pub(crate) fn traced(self, method: &str) -> Self {
+        tracing::Span::current().record(REFUSED_BY, &*self.rule);
+        tracing::debug!(rule = &*self.rule, method, retry_after = ?self.retry_after, "a call was refused");
+        self
+    }
+
     /// `RESOURCE_EXHAUSTED` with `google.rpc.RetryInfo` among its details and `grpc-retry-pushback-ms` in its metadata.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -41,8 +51,57 @@ impl Refused {
 mod tests {
     use std::time::Duration;
 
+    use std::fmt;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use tracing::field::{Field, Visit};
+    use tracing::span;
+    use tracing_subscriber::Layer;
+    use tracing_subscriber::layer::{Context, SubscriberExt};
+
     use super::*;
     use crate::limits::Cause;
+    use crate::{Ask, Limits, Per, Rule, Rules, Scope};
+
+    /// Notes what is recorded in spans.
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<Vec<String>>>);
+
+    impl Visit for Notes {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            self.0.lock().push(format!("{} {value:?}", field.name()));
+        }
+    }
+
+    impl<S: tracing::Subscriber> Layer<S> for Notes {
+        fn on_record(&self, _: &span::Id, values: &span::Record<'_>, _: Context<'_, S>) {
+            values.record(&mut self.clone());
+        }
+    }
+
+    #[test]
+    fn who_is_refused_has_the_rule_in_its_trace() {
+        let limits = Limits::of(&Rules {
+            rules: vec![Rule::new("puts", "1/s").burst(1).per(Per::Global)],
+            ..Rules::default()
+        });
+        let (limits, notes) = (limits.unwrap(), Notes::default());
+        let ask = Ask {
+            method: "put",
+            peer: "",
+            metadata: &|_| None,
+        };
+        let (scope, now) = (Scope::default(), tokio::time::Instant::now());
+        let subscriber = tracing_subscriber::registry().with(notes.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!("request", flow.refused_by = tracing::field::Empty);
+            let _entered = span.enter();
+            limits.admit(&ask, &scope, now).unwrap();
+            limits.admit(&ask, &scope, now).unwrap_err();
+        });
+        assert_eq!(*notes.0.lock(), ["flow.refused_by \"puts\""]);
+    }
 
     #[test]
     fn times_are_never_rounded_down() {

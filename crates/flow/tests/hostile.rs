@@ -132,7 +132,7 @@ async fn updates_of_zero_and_windows_that_overflow_end_what_they_are_about() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_whose_window_overflows_is_reset_alone() {
-    let (_server, socket) = Server::plain();
+    let (server, socket) = Server::plain();
     let mut peer = RawPeer::greet(socket, 65_535).await;
     peer.say(&call(1, "/hold")).await;
     peer.say(&update(1, i32::MAX as u32)).await;
@@ -140,6 +140,7 @@ async fn a_stream_whose_window_overflows_is_reset_alone() {
     assert_eq!(why, 3_u32.to_be_bytes(), "FLOW_CONTROL_ERROR");
     peer.say(&call(3, "/9")).await;
     assert_eq!(peer.next_of(DATA, 3).await.3, [7; 9]);
+    server.counted("flow_streams_reset_total{front=\"test\",reason=\"flow_control\"} 1");
 }
 
 #[tokio::test(start_paused = true)]

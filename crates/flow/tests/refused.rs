@@ -75,6 +75,7 @@ async fn who_is_refused_thousands_of_times_keeps_its_connection() {
     let mut peer = busy(socket).await;
     let next = reset_each(&mut peer, 5, 3_000, |stream| call(stream, "/9"), REFUSED_STREAM).await;
     is_served(&mut peer, next).await;
+    server.counted("flow_streams_reset_total{front=\"test\",reason=\"refused\"} 3000");
     assert!(!server.metrics.encode().contains("flow_connections_cut_total{"));
 }
 
@@ -84,6 +85,7 @@ async fn who_makes_thousands_of_calls_that_are_none_keeps_its_connection() {
     let mut peer = busy(socket).await;
     let next = reset_each(&mut peer, 5, 3_000, no_call, PROTOCOL_ERROR).await;
     is_served(&mut peer, next).await;
+    server.counted("flow_streams_reset_total{front=\"test\",reason=\"protocol\"} 3000");
     assert!(!server.metrics.encode().contains("flow_connections_cut_total{"));
 }
 

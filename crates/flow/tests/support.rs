@@ -253,16 +253,18 @@ pub(crate) mod raw {
         /// Says it while reading away what is answered; whether all was taken.
         pub(crate) async fn flood(&mut self, bytes: &[u8]) -> bool {
             let (mut reader, mut writer) = tokio::io::split(&mut self.socket);
-            let mut sink = vec![0; 64 << 10];
+            let waiting = &mut self.waiting;
             let write = writer.write_all(bytes);
             let mut write = std::pin::pin!(write);
             loop {
                 tokio::select! {
                     written = &mut write => return written.is_ok(),
-                    read = reader.read(&mut sink) => {
+                    read = reader.read_buf(waiting) => {
                         if matches!(read, Ok(0) | Err(_)) {
                             return false;
                         }
+                        // Frames are read away, not bytes: what is read later begins with one.
+                        while cut(waiting).is_some() {}
                     }
                 }
             }
@@ -296,20 +298,25 @@ pub(crate) mod raw {
 
         /// The next frame of those that are here.
         pub(crate) fn take(&mut self) -> Option<Came> {
-            let [a, b, c, kind, flags, s0, s1, s2, s3, ..] = self.waiting[..] else {
-                return None;
-            };
-            let len = 9 + u32::from_be_bytes([0, a, b, c]) as usize;
-            if self.waiting.len() < len {
-                return None;
-            }
-            let frame: Vec<u8> = self.waiting.drain(..len).collect();
-            Some((
-                kind,
-                flags,
-                u32::from_be_bytes([s0, s1, s2, s3]),
-                frame[9..].to_vec(),
-            ))
+            cut(&mut self.waiting)
         }
+    }
+
+    /// Cuts off the first frame, if it is whole.
+    fn cut(bytes: &mut Vec<u8>) -> Option<Came> {
+        let [a, b, c, kind, flags, s0, s1, s2, s3, ..] = bytes[..] else {
+            return None;
+        };
+        let len = 9 + u32::from_be_bytes([0, a, b, c]) as usize;
+        if bytes.len() < len {
+            return None;
+        }
+        let frame: Vec<u8> = bytes.drain(..len).collect();
+        Some((
+            kind,
+            flags,
+            u32::from_be_bytes([s0, s1, s2, s3]),
+            frame[9..].to_vec(),
+        ))
     }
 }

@@ -63,6 +63,8 @@ async fn a_long_link_opens_the_window_and_rest_closes_it() {
     assert!(!connection.history.is_empty());
     server.counted("flow_pings_total{front=\"test\",reason=\"probe\"}");
     server.counted("flow_rtt_seconds_count{front=\"test\"}");
+    server.counted("flow_bandwidth_bytes_per_second_count{front=\"test\"}");
+    server.counted("flow_bdp_bytes_count{front=\"test\"}");
     tokio::time::sleep(Duration::from_secs(40)).await;
     assert_eq!(server.connection().stream_window_bytes, 1 << 20);
     assert_eq!(server.flow.snapshot().budget.wanted_bytes, 0);

@@ -32,14 +32,17 @@ const UPDATES_OF_DATA: u64 = 10;
 const UPDATES_OF_CALL: u64 = 4;
 /// The answer and its trailers.
 const HEADERS_OF_CALL: u64 = 2;
-/// Reasons for which `h2` resets a stream by itself.
-const FAULTS: [Reason; 5] = [
-    Reason::PROTOCOL_ERROR,
-    Reason::FLOW_CONTROL_ERROR,
-    Reason::STREAM_CLOSED,
-    Reason::FRAME_SIZE_ERROR,
-    Reason::REFUSED_STREAM,
+/// Reasons for which `h2` resets a stream by itself, each in one word.
+pub(crate) const FAULTS: [(Reason, &str); 5] = [
+    (Reason::PROTOCOL_ERROR, "protocol"),
+    (Reason::FLOW_CONTROL_ERROR, "flow_control"),
+    (Reason::STREAM_CLOSED, "closed"),
+    (Reason::FRAME_SIZE_ERROR, "frame_size"),
+    (Reason::REFUSED_STREAM, "refused"),
 ];
+
+/// Streams that were reset, by the place of the reason among [`FAULTS`].
+pub(crate) type Faults = [u64; FAULTS.len()];
 /// The most that is kept of what was earned.
 const EARNED_MAX: u64 = BURST;
 
@@ -56,8 +59,12 @@ pub(crate) struct Said {
 
 impl Said {
     /// A stream was reset for this reason (RFC 9113 §7): because it was at fault, or only because nobody wants it any more.
-    pub(crate) fn reset(&mut self, reason: u32) {
-        self.faults += u64::from(FAULTS.map(u32::from).contains(&reason));
+    pub(crate) fn reset(&mut self, reason: u32, faults: &mut Faults) {
+        let fault = FAULTS.iter().position(|(fault, _)| u32::from(*fault) == reason);
+        if let Some(fault) = fault {
+            self.faults += 1;
+            faults[fault] += 1;
+        }
     }
 }
 
@@ -285,7 +292,7 @@ mod tests {
             let (mut flood, mut said) = (Flood::new(Role::Server, now), Said::default());
             let passes = |_: &u64| {
                 let passed = flood.received(&call, true, said, || now).is_ok();
-                said.reset(reason.into());
+                said.reset(reason.into(), &mut Faults::default());
                 passed
             };
             assert_eq!((0..BURST * 3).take_while(passes).count() as u64, most, "{reason}");

@@ -22,6 +22,7 @@ use super::ping::{Pinger, Reason};
 use super::receive::Receive;
 use super::windows::Controller;
 use super::{End, Handler, KeepAlive};
+use crate::core::flood::{FAULTS, Faults};
 use crate::core::frames::Kind;
 use crate::core::unfinished::Patience;
 use crate::flow::Live;
@@ -61,6 +62,7 @@ pub(super) struct Counts {
     kinds: [u64; Kind::ALL.len()],
     bytes: u64,
     reported: u64,
+    faults: Faults,
 }
 
 impl Counts {
@@ -69,6 +71,7 @@ impl Counts {
             kinds: [0; Kind::ALL.len()],
             bytes: 0,
             reported: 0,
+            faults: Faults::default(),
         }
     }
 }
@@ -196,11 +199,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             self.live.out_bytes.store(sent.bytes, Ordering::Relaxed);
             self.live.may_send(received.connection_credit, sent.data_bytes);
             let frames: u64 = received.counts.iter().sum();
-            (received.bytes, frames, received.unfinished(), wire.harm)
+            let unfinished = received.unfinished();
+            (received.bytes, frames, unfinished, wire.harm, sent.faults)
         });
-        let Some((bytes, frames, unfinished, harm)) = counted else {
+        let Some((bytes, frames, unfinished, harm, faults)) = counted else {
             return false;
         };
+        if faults != self.frames.faults {
+            self.report_faults(faults);
+        }
         if let Some(harm) = harm {
             self.harmed(harm, frames);
             return true;
@@ -224,6 +231,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             self.report_frames(frames);
             self.live.flow().metrics().harmed(self.live.front, harm);
             self.refuse(harm.reason());
+        }
+    }
+
+    /// Brings the metrics of streams that were reset up to date.
+    fn report_faults(&mut self, faults: Faults) {
+        let before = std::mem::replace(&mut self.frames.faults, faults);
+        let (metrics, front) = (self.live.flow().metrics(), self.live.front);
+        for ((now, before), (_, reason)) in faults.into_iter().zip(before).zip(FAULTS) {
+            if now > before {
+                metrics.reset(front, reason, now - before);
+            }
         }
     }
 

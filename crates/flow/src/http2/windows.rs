@@ -262,7 +262,9 @@ impl Controller {
             Reason::Probe => estimator.ping_acked(since),
             Reason::KeepAlive => estimator.also_took(took),
         }
-        self.gauges.estimated(estimator.estimate(), estimator.window());
+        let estimate = estimator.estimate();
+        self.flow.metrics().estimated(self.gauges.front, estimate);
+        self.gauges.estimated(estimate, estimator.window());
     }
 
     /// Sets the windows anew. Whether the connection has to be polled.

@@ -95,7 +95,10 @@ impl Limits {
             place.map(|place| (Arc::clone(&place.limiter), table.classes.of(method)))
         };
         match found {
-            Some((limiter, class)) => limiter.enter(class).await,
+            Some((limiter, class)) => {
+                let entered = limiter.enter(class).await;
+                entered.map_err(|refused| refused.traced(method))
+            }
             None => Ok(Permit::default()),
         }
     }
@@ -142,10 +145,11 @@ impl Limits {
             return Ok(());
         }
         self.0.overload.short(class);
-        Err(Refused {
+        let refused = Refused {
             rule: "memory".into(),
             retry_after: SHORT_RETRY,
             cause: Cause::Memory(class),
-        })
+        };
+        Err(refused.traced(method))
     }
 }

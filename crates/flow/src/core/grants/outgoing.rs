@@ -10,7 +10,7 @@
 //! Bytes may be cut anywhere. Nothing is held back but the head of a frame that is not whole yet, and SETTINGS entries.
 
 use super::Grants;
-use crate::core::flood::Said;
+use crate::core::flood::{Faults, Said};
 use crate::core::frames::{ACK, ID, Kind};
 
 const HEAD_BYTES: usize = 9;
@@ -39,6 +39,8 @@ pub(crate) struct Outgoing {
     pub(crate) data_bytes: u64,
     /// What the peer may react to.
     pub(crate) said: Said,
+    /// Streams that were reset for a fault.
+    pub(crate) faults: Faults,
     /// The beginning of a frame, or of an entry.
     held: [u8; HEAD_BYTES + 4],
     have: usize,
@@ -59,6 +61,7 @@ impl Outgoing {
             bytes: 0,
             data_bytes: 0,
             said: Said::default(),
+            faults: Faults::default(),
             held: [0; HEAD_BYTES + 4],
             have: 0,
             need: HEAD_BYTES,
@@ -179,7 +182,7 @@ impl Outgoing {
                 self.rest = Rest::Settings;
             }
             RESET => {
-                self.said.reset(peeked);
+                self.said.reset(peeked, &mut self.faults);
                 grants.reset(stream);
             }
             GO_AWAY => grants.goes_away(peeked),

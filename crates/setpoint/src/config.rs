@@ -15,7 +15,7 @@ use setpoint_telemetry::Format;
 use crate::engine_args::{self, EngineArgs};
 use crate::flow_args::{self, FlowArgs};
 use crate::front_args::{self, FrontArgs};
-use crate::plane::PlaneOptions;
+use crate::plane::{ListenOn, Place, PlaneOptions};
 use crate::store_args::{self, StoreArgs};
 
 /// One setting: its name in files and (with dashes) as a flag, and its variable.
@@ -254,7 +254,8 @@ impl Said {
         if let Some(addr) = self.address(API_LISTEN, "127.0.0.1:6443", &mut problems) {
             plane.api_listen = addr;
         }
-        if plane.etcd_listen == plane.api_listen && plane.api_listen.port() != 0 {
+        let shared = |on: &ListenOn| on.place == Place::Tcp(plane.api_listen);
+        if plane.etcd_listen.iter().any(shared) && plane.api_listen.port() != 0 {
             problems.push(format!(
                 "etcd and Kubernetes clients cannot share {}: give --{ETCD_LISTEN} and --{API_LISTEN} different ports",
                 plane.api_listen
@@ -375,7 +376,10 @@ pub(crate) mod tests {
     fn nothing_said_means_the_documented_defaults() {
         let resolved = said(&[]).resolve(Path::new("/home/me"), Vec::new()).unwrap();
         assert_eq!(resolved.plane.data_dir, Path::new("/home/me/setpoint-data"));
-        assert_eq!(resolved.plane.etcd_listen.to_string(), "127.0.0.1:2379");
+        assert_eq!(
+            resolved.plane.etcd_listen,
+            [ListenOn::tcp("127.0.0.1:2379".parse().unwrap())]
+        );
         assert_eq!(resolved.plane.api_listen.to_string(), "127.0.0.1:6443");
         assert!(!resolved.plane.etcd_writes_registry);
         assert_eq!(resolved.log_format, Format::Text);

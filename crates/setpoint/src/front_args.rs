@@ -127,36 +127,26 @@ pub(crate) fn resolve(
         problems.push(format!("--{AUTO_TLS} and --{CERT_FILE}: choose one"));
     }
     let secure = plane.etcd_auto_tls || plane.etcd.tls.is_some();
-    let mut first = None;
+    let mut listens = Vec::new();
     for (flag, serves) in [
         (listen, Serves::All),
         (LISTEN_HTTP, Serves::Http),
         (LISTEN_METRICS, Serves::Metrics),
     ] {
-        for on in places(said, flag, serves, secure, problems) {
-            match on.place {
-                Place::Tcp(addr) if first.is_none() && flag == listen => {
-                    first = Some((addr, on.plain));
-                }
-                _ => plane.etcd_listen_more.push(on),
+        let said = places(said, flag, serves, secure, problems);
+        if flag == listen && said.is_empty() {
+            listens.append(&mut plane.etcd_listen);
+        }
+        listens.extend(said);
+    }
+    if listens.iter().any(|on| on.serves == Serves::Http) {
+        for on in &mut listens {
+            if on.serves == Serves::All {
+                on.serves = Serves::Grpc;
             }
         }
     }
-    if let Some((addr, plain)) = first {
-        (plane.etcd_listen, plane.etcd_plain) = (addr, plain);
-    }
-    if plane
-        .etcd_listen_more
-        .iter()
-        .any(|more| more.serves == Serves::Http)
-    {
-        plane.etcd_serves = Serves::Grpc;
-        for more in &mut plane.etcd_listen_more {
-            if more.serves == Serves::All {
-                more.serves = Serves::Grpc;
-            }
-        }
-    }
+    plane.etcd_listen = listens;
 }
 
 fn tls(said: &mut Said, cwd: &Path, problems: &mut Vec<String>) -> Option<TlsOptions> {
@@ -242,23 +232,20 @@ fn places(
                 serves,
             }),
             None => problems.push(format!(
-                "{source} is {value:?}: write ADDRESS:PORT, for example 127.0.0.1:2379; port 0 takes a free one"
+                "{source} is {value:?}: write ADDRESS:PORT, for example 127.0.0.1:2379, or unix://PATH; port 0 takes a \
+                 free one"
             )),
         }
-    }
-    if flag == "etcd-listen"
-        && !places.iter().any(|on| matches!(on.place, Place::Tcp(_)))
-        && problems.is_empty()
-    {
-        problems.push(format!("{source} names no TCP address: one is needed"));
     }
     places
 }
 
 /// A place, and whether TLS was asked for or ruled out.
 fn place(item: &str) -> Option<(Place, Option<bool>)> {
-    if let Some(path) = item.strip_prefix("unix://") {
-        return (!path.is_empty()).then(|| (Place::Unix(PathBuf::from(path)), None));
+    for (scheme, tls) in [("unix://", false), ("unixs://", true)] {
+        if let Some(path) = item.strip_prefix(scheme) {
+            return (!path.is_empty()).then(|| (Place::Unix(PathBuf::from(path)), Some(tls)));
+        }
     }
     let (tls, addr) = match item.split_once("://") {
         Some(("http", addr)) => (Some(false), addr),
@@ -311,7 +298,8 @@ mod tests {
             ),
             (&["--etcd-client-cert-auth"], "--etcd-trusted-ca-file: give it"),
             (&["--etcd-listen=https://127.0.0.1:1"], "needs a certificate"),
-            (&["--etcd-listen=unix:///x"], "names no TCP address"),
+            (&["--etcd-listen=unixs:///x"], "needs a certificate"),
+            (&["--etcd-listen=unix://"], "or unix://PATH"),
             (&["--etcd-listen=ftp://127.0.0.1:1"], "write ADDRESS:PORT"),
             (&["--etcd-auto-tls=maybe"], "write true or false"),
         ] {
@@ -332,14 +320,13 @@ mod tests {
             "--etcd-auto-tls",
         ])
         .unwrap();
-        assert_eq!((plane.etcd_listen.port(), plane.etcd_plain), (1, false));
-        assert_eq!(plane.etcd_serves, Serves::Grpc);
         let on = |place, plain, serves| ListenOn { place, plain, serves };
         let tcp = |addr: &str| Place::Tcp(addr.parse().unwrap());
         assert_eq!(
-            plane.etcd_listen_more,
+            plane.etcd_listen,
             [
-                on(Place::Unix("/run/etcd.sock".into()), false, Serves::Grpc),
+                on(Place::Unix("/run/etcd.sock".into()), true, Serves::Grpc),
+                on(tcp("127.0.0.1:1"), false, Serves::Grpc),
                 on(tcp("127.0.0.1:2"), true, Serves::Grpc),
                 on(tcp("127.0.0.1:3"), false, Serves::Http),
                 on(tcp("0.0.0.0:4"), true, Serves::Metrics),

@@ -139,6 +139,9 @@ pub struct Range {
     pub count_only: bool,
     /// Order other than by ascending key: target and whether descending.
     pub sort: Option<(SortTarget, bool)>,
+    /// Whether the limit takes keys in ascending order before they are put in the order of `sort`: what etcd does for a
+    /// target without an order, unless there are bounds.
+    pub limit_first: bool,
     /// Inclusive bounds on `mod_revision`, then on `create_revision`; 0 is no bound.
     pub mod_bounds: (i64, i64),
     /// Inclusive bounds on `create_revision`; 0 is no bound.
@@ -156,6 +159,7 @@ impl Range {
             keys_only: false,
             count_only: false,
             sort: None,
+            limit_first: false,
             mod_bounds: (0, 0),
             create_bounds: (0, 0),
         }

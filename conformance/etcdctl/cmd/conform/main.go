@@ -6,6 +6,7 @@
 //   - auth: an etcdctl session and random requests of several users, with authentication on (auth.go).
 //   - jwt: the random requests again, with signed tokens.
 //   - resume: watches through clientv3 while connections are cut and the server is killed (resume.go).
+//   - talks: single streams and calls, with what is odd in them, message by message (talks.go).
 package main
 
 import (
@@ -30,7 +31,7 @@ var (
 	seed         = flag.Int64("seed", 1, "seed of the random operations")
 	ops          = flag.Int("ops", 4000, "how many random operations")
 	pairs        = flag.Int("pairs", 1, "pairs of servers for the random operations, each with a seed and its part")
-	only         = flag.String("only", "", "one part: session, random, auth, jwt or resume")
+	only         = flag.String("only", "", "one part: session, random, auth, jwt, resume or talks")
 )
 
 // A server under test.
@@ -129,7 +130,7 @@ func main() {
 	for _, part := range []struct {
 		name string
 		run  func(ours, theirs *server) int
-	}{{"session", runSession}, {"random", runRandom}, {"auth", runAuth}, {"jwt", runAuthRandom}, {"resume", runResume}} {
+	}{{"session", runSession}, {"random", runRandom}, {"auth", runAuth}, {"jwt", runAuthRandom}, {"resume", runResume}, {"talks", runTalks}} {
 		if *only != "" && *only != part.name {
 			continue
 		}

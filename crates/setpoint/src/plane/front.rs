@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::{PlaneError, PlaneOptions, bind, reachable};
 
+const FLAG: &str = "etcd-listen";
+
 /// Clients that may wait to be accepted, as for other listeners.
 const BACKLOG: u32 = 1024;
 
@@ -24,7 +26,7 @@ pub enum Place {
     Unix(PathBuf),
 }
 
-/// A further listener of the etcd front.
+/// A listener of the etcd front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenOn {
     /// Where.
@@ -35,11 +37,30 @@ pub struct ListenOn {
     pub serves: Serves,
 }
 
+impl ListenOn {
+    /// Everything at an address, over TLS when the front has certificates.
+    #[must_use]
+    pub fn tcp(addr: SocketAddr) -> Self {
+        Self {
+            place: Place::Tcp(addr),
+            plain: false,
+            serves: Serves::All,
+        }
+    }
+
+    fn addr(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Tcp(addr) => Some(addr),
+            Place::Unix(_) => None,
+        }
+    }
+}
+
 /// The bound listeners.
 pub(super) struct EtcdListeners {
     pub(super) listeners: Vec<Listener>,
-    /// Of the first one.
-    pub(super) addr: SocketAddr,
+    /// What they are, with the ports that were taken.
+    pub(super) bound: Vec<ListenOn>,
     /// Where gRPC clients connect, the first one first.
     pub(super) urls: Vec<String>,
     /// Kept as long as they are served.
@@ -63,36 +84,37 @@ pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, P
         check(tls)?;
     }
     let secure = options.etcd_auto_tls || options.etcd.tls.is_some();
-    let socket = bind_tcp(options, options.etcd_listen).await?;
-    let addr = socket
-        .local_addr()
-        .map_err(|cause| PlaneError::listen(options.etcd_listen, "etcd-listen", cause))?;
-    let first = Listener::tcp(socket).only(options.etcd_serves);
     let mut bound = EtcdListeners {
-        listeners: vec![if options.etcd_plain { first.plain() } else { first }],
-        addr,
-        urls: vec![url(addr, secure && !options.etcd_plain)],
+        listeners: Vec::new(),
+        bound: Vec::new(),
+        urls: Vec::new(),
         sockets: Vec::new(),
     };
-    for more in &options.etcd_listen_more {
-        let (listener, url) = match &more.place {
+    for on in &options.etcd_listen {
+        let (listener, place) = match &on.place {
             Place::Tcp(at) => {
                 let socket = bind_tcp(options, *at).await?;
-                let addr = socket.local_addr().unwrap_or(*at);
-                (Listener::tcp(socket), url(addr, secure && !more.plain))
+                let addr = socket
+                    .local_addr()
+                    .map_err(|cause| PlaneError::listen(*at, FLAG, cause))?;
+                (Listener::tcp(socket), Place::Tcp(addr))
             }
             Place::Unix(path) => {
                 let socket = bind_unix(path).await?;
                 bound.sockets.push(SocketFile(path.clone()));
-                (Listener::unix(socket), format!("unix://{}", path.display()))
+                (Listener::unix(socket), on.place.clone())
             }
         };
-        let listener = if more.plain { listener.plain() } else { listener };
-        bound.listeners.push(listener.only(more.serves));
-        if matches!(more.serves, Serves::All | Serves::Grpc) {
-            bound.urls.push(url);
+        let on = ListenOn { place, ..on.clone() };
+        let listener = if on.plain { listener.plain() } else { listener };
+        bound.listeners.push(listener.only(on.serves));
+        if matches!(on.serves, Serves::All | Serves::Grpc) {
+            bound.urls.push(url(&on, secure));
         }
+        bound.bound.push(on);
     }
+    // Who is told one URL to connect to may be on another machine.
+    bound.urls.sort_by_key(|url| url.starts_with("unix"));
     Ok(bound)
 }
 
@@ -106,7 +128,6 @@ pub(super) fn advertised(options: &PlaneOptions, bound: &[String]) -> Vec<String
 }
 
 async fn bind_tcp(options: &PlaneOptions, addr: SocketAddr) -> Result<TcpListener, PlaneError> {
-    const FLAG: &str = "etcd-listen";
     if !options.etcd_reuse_port {
         return bind(addr, FLAG).await;
     }
@@ -126,9 +147,12 @@ fn shared_port(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn url(addr: SocketAddr, secure: bool) -> String {
-    let scheme = if secure { "https" } else { "http" };
-    format!("{scheme}://{}", reachable(addr))
+fn url(on: &ListenOn, secure: bool) -> String {
+    let secure = secure && !on.plain;
+    match &on.place {
+        Place::Tcp(addr) => format!("{}://{}", if secure { "https" } else { "http" }, reachable(*addr)),
+        Place::Unix(path) => format!("{}://{}", if secure { "unixs" } else { "unix" }, path.display()),
+    }
 }
 
 /// A socket file that a dead process left is taken over; one that answers is not.
@@ -143,18 +167,22 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, PlaneError> {
         std::fs::remove_file(path).map_err(refused)?;
     }
     let socket = UnixListener::bind(path).map_err(refused)?;
-    // It asks nobody for a certificate: its mode is what keeps others out.
+    // It mostly asks nobody for a certificate: its mode is what keeps others out.
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refused)?;
     Ok(socket)
 }
 
 /// The front's TLS, with a certificate of our own where that is asked for. Reads the files, so it may block.
-pub(super) fn tls(options: &PlaneOptions, addr: SocketAddr) -> Result<Option<TlsOptions>, PlaneError> {
+pub(super) fn tls(options: &PlaneOptions, bound: &[ListenOn]) -> Result<Option<TlsOptions>, PlaneError> {
     let tls = match &options.etcd.tls {
         Some(tls) => tls.clone(),
         None if options.etcd_auto_tls => {
             let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-            if !addr.ip().is_loopback() && !addr.ip().is_unspecified() {
+            let first = bound.iter().find_map(ListenOn::addr);
+            if let Some(addr) = first
+                && !addr.ip().is_loopback()
+                && !addr.ip().is_unspecified()
+            {
                 hosts.push(addr.ip().to_string());
             }
             let dir = options.data_dir.join("etcd-tls");
@@ -174,23 +202,19 @@ fn check(tls: &TlsOptions) -> Result<(), PlaneError> {
 }
 
 /// Says so when the front can be reached by anybody from other machines.
-pub(super) fn warn_of_open_front(options: &PlaneOptions, addr: SocketAddr) {
+pub(super) fn warn_of_open_front(options: &PlaneOptions, bound: &[ListenOn]) {
     let guarded = options
         .etcd
         .tls
         .as_ref()
         .is_some_and(|tls| tls.trusted_ca.is_some());
-    let open = |addr: &SocketAddr, plain: bool| !addr.ip().is_loopback() && (plain || !guarded);
-    let more = options
-        .etcd_listen_more
+    let open = |on: &&ListenOn| on.serves != Serves::Metrics && (on.plain || !guarded);
+    let elsewhere = |addr: &SocketAddr| !addr.ip().is_loopback();
+    for addr in bound
         .iter()
-        .filter_map(|more| match &more.place {
-            Place::Tcp(addr) if more.serves != Serves::Metrics => Some((*addr, more.plain)),
-            _ => None,
-        });
-    for (addr, _) in std::iter::once((addr, options.etcd_plain))
-        .chain(more)
-        .filter(|(addr, plain)| open(addr, *plain))
+        .filter(open)
+        .filter_map(ListenOn::addr)
+        .filter(elsewhere)
     {
         tracing::warn!(
             %addr,

@@ -78,7 +78,7 @@ impl Plane {
             .local_addr()
             .map_err(|cause| PlaneError::listen(options.api_listen, "api-listen", cause))?;
         if let Some(etcd) = &etcd {
-            front::warn_of_open_front(&options, etcd.addr);
+            front::warn_of_open_front(&options, &etcd.bound);
         }
 
         let etcd_url = match (&options.engine, &etcd) {
@@ -97,9 +97,9 @@ impl Plane {
             kubeconfig,
             kubeconfig_text,
         } = {
-            let (options, etcd_addr) = (options.clone(), etcd.as_ref().map(|etcd| etcd.addr));
+            let (options, listens) = (options.clone(), etcd.as_ref().map(|etcd| etcd.bound.clone()));
             blocking("the certificates", move || {
-                certificates(&options, etcd_addr, api_addr)
+                certificates(&options, listens.as_deref(), api_addr)
             })
             .await?
         };
@@ -315,12 +315,12 @@ fn make_dir(dir: &Path) -> Result<(), PlaneError> {
 /// Comes after the log: its lock keeps two planes on one directory from touching each other's certificates.
 fn certificates(
     options: &PlaneOptions,
-    etcd_addr: Option<SocketAddr>,
+    etcd_listens: Option<&[ListenOn]>,
     api_addr: SocketAddr,
 ) -> Result<Certificates, PlaneError> {
     let dir = &options.data_dir;
-    let etcd_tls = match etcd_addr {
-        Some(addr) => front::tls(options, addr)?,
+    let etcd_tls = match etcd_listens {
+        Some(listens) => front::tls(options, listens)?,
         None => None,
     };
     let names: Vec<String> = match api_addr.ip() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use setpoint_apiserver::ServeOptions;
 use setpoint_flow::FlowOptions;
-use setpoint_store::etcd::{FrontOptions, Serves};
+use setpoint_store::etcd::FrontOptions;
 use setpoint_store::{AutoCompaction, ClusterOptions};
 
 use super::front::ListenOn;
@@ -31,14 +31,9 @@ pub struct PlaneOptions {
     pub data_dir: PathBuf,
     /// Where the log is (embedded).
     pub engine: Engine,
-    /// Where etcd clients connect (127.0.0.1:2379); port 0 takes a free one. Not used with a cluster.
-    pub etcd_listen: SocketAddr,
-    /// Whether that listener goes without TLS although the front has certificates (no).
-    pub etcd_plain: bool,
-    /// What that listener serves (all).
-    pub etcd_serves: Serves,
-    /// Further listeners of the etcd front (none).
-    pub etcd_listen_more: Vec<ListenOn>,
+    /// Where etcd clients connect (127.0.0.1:2379), at least one place; port 0 takes a free one. Clients are sent to
+    /// the first address that serves gRPC, or else to a socket that does. Not used with a cluster.
+    pub etcd_listen: Vec<ListenOn>,
     /// Whether a certificate is made for the etcd front, where its options name none (no).
     pub etcd_auto_tls: bool,
     /// Whether the etcd front serves CPU profiles under `/debug/pprof/` (no).
@@ -77,10 +72,7 @@ impl PlaneOptions {
             store: setpoint_store::Options::new(data_dir.join("store")),
             data_dir,
             engine: Engine::Embedded,
-            etcd_listen: SocketAddr::from(([127, 0, 0, 1], 2379)),
-            etcd_plain: false,
-            etcd_serves: Serves::All,
-            etcd_listen_more: Vec::new(),
+            etcd_listen: vec![ListenOn::tcp(SocketAddr::from(([127, 0, 0, 1], 2379)))],
             etcd_auto_tls: false,
             etcd_pprof: false,
             etcd_reuse_port: false,
@@ -120,7 +112,7 @@ impl PlaneOptions {
     #[must_use]
     pub fn small(data_dir: impl Into<PathBuf>) -> Self {
         let mut options = Self::new(data_dir);
-        options.etcd_listen.set_port(0);
+        options.etcd_listen = vec![ListenOn::tcp(SocketAddr::from(([127, 0, 0, 1], 0)))];
         options.api_listen.set_port(0);
         options.etcd.workers = 1;
         options.store.segment_bytes = 8 << 20;

@@ -1,7 +1,5 @@
 //! The store role alone: the log and its etcd front, and no key that anyone else owns. It is an etcd.
 
-use std::net::SocketAddr;
-
 use setpoint_base::{Chain, Stop, TaskGroup};
 use setpoint_store::Store;
 use setpoint_store::etcd::{Front, FrontOptions};
@@ -9,7 +7,9 @@ use setpoint_telemetry::Metrics;
 use tokio::sync::watch;
 
 use super::front::{advertised, bind_etcd, tls, warn_of_open_front};
-use super::{PlaneError, PlaneOptions, STOP_GRACE, blocking, flow, limits, make_dir, profiler, run};
+use super::{
+    ListenOn, PlaneError, PlaneOptions, STOP_GRACE, blocking, flow, limits, make_dir, profiler, run,
+};
 use crate::ready::Ready;
 
 /// A running store. Call [`StoreOnly::stop`] at the end: dropping it ends its tasks without waiting.
@@ -17,7 +17,7 @@ pub struct StoreOnly {
     options: PlaneOptions,
     store: Store,
     url: String,
-    addr: SocketAddr,
+    listens: Vec<ListenOn>,
     front: TaskGroup,
     ended: watch::Receiver<Option<(&'static str, String)>>,
 }
@@ -29,12 +29,12 @@ impl StoreOnly {
     /// An address or a directory that cannot be used, a damaged store: each with its remedy.
     pub async fn start(mut options: PlaneOptions) -> Result<Self, PlaneError> {
         let bound = bind_etcd(&options).await?;
-        warn_of_open_front(&options, bound.addr);
-        let (addr, opening) = (bound.addr, options.clone());
+        warn_of_open_front(&options, &bound.bound);
+        let (listens, opening) = (bound.bound.clone(), options.clone());
         let (store, tls) = blocking("the store", move || {
             make_dir(&opening.data_dir)?;
             let store = super::store::open(&opening)?;
-            Ok((store, tls(&opening, addr)?))
+            Ok((store, tls(&opening, &listens)?))
         })
         .await?;
         let metrics = Metrics::new();
@@ -61,17 +61,17 @@ impl StoreOnly {
         Ok(Self {
             options,
             store,
-            addr,
+            listens: bound.bound,
             url: bound.urls.into_iter().next().unwrap_or_default(),
             front,
             ended,
         })
     }
 
-    /// Where the first listener is.
+    /// Where it listens.
     #[must_use]
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    pub fn listens(&self) -> &[ListenOn] {
+        &self.listens
     }
 
     /// What scripts need to know; there is no API and no kubeconfig.

@@ -1,7 +1,8 @@
 //! From keys found to a range result: bounds, order, limit, values.
 //!
 //! The order of work is etcd's (`server/etcdserver/txn/range.go`): keys at the revision, then bounds, then sort,
-//! then limit; `count` is taken before all of it.
+//! then limit; `count` is taken before all of it. A target without an order is the exception: there the limit, and one
+//! key more, is taken before the sort.
 
 use std::cmp::Ordering;
 
@@ -89,16 +90,18 @@ pub(crate) fn lease(id: i64) -> Option<LeaseId> {
 
 /// Whether the answer is a run of keys in their own order, so that a limit can be applied while looking.
 pub(crate) fn is_plain(range: &Range) -> bool {
-    matches!(range.sort, None | Some((SortTarget::Key, false)))
-        && range.mod_bounds == (0, 0)
-        && range.create_bounds == (0, 0)
+    matches!(range.sort, None | Some((SortTarget::Key, false))) && is_unbounded(range)
+}
+
+fn is_unbounded(range: &Range) -> bool {
+    range.mod_bounds == (0, 0) && range.create_bounds == (0, 0)
 }
 
 /// How many keys have to be looked up: one more than the limit tells whether there are more.
 pub(crate) fn wanted(range: &Range) -> usize {
     if range.count_only {
         0
-    } else if range.limit > 0 && is_plain(range) {
+    } else if range.limit > 0 && is_unbounded(range) && (range.limit_first || is_plain(range)) {
         range.limit.saturating_add(1)
     } else {
         usize::MAX

@@ -20,7 +20,7 @@ use super::shared::Shared;
 use crate::core::check;
 use crate::core::eval::read_revision;
 use crate::core::index::Version;
-use crate::core::select::{Found, RESULT_BYTES_MAX, passes, sort, weight};
+use crate::core::select::{Found, RESULT_BYTES_MAX, passes, sort, wanted, weight};
 use crate::error::Error;
 use crate::types::{KeyRange, Range, Revision, SortTarget};
 
@@ -163,9 +163,10 @@ impl Scan {
         show: &mut dyn FnMut(usize, &Version),
     ) -> Result<Measure, Error> {
         let (mut measure, mut found) = (Measure::default(), Vec::new());
+        let wanted = wanted(&self.range);
         self.walk(&mut |key, version| {
             measure.count += 1;
-            if passes(&self.range, version) {
+            if found.len() < wanted && passes(&self.range, version) {
                 found.push(Found::new((key, version)));
             }
             ControlFlow::Continue(())

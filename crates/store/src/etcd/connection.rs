@@ -25,7 +25,7 @@ use super::listen::{Incoming, Serves};
 use super::overload;
 use super::readings::Seen;
 use super::server::Shared;
-use super::socket::Socket;
+use super::socket::{Plain, Socket};
 use super::web::{self, Body};
 
 /// Bytes a call may have queued before it waits for its client to read.
@@ -112,10 +112,9 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
 }
 
 /// Speaks TLS where that is asked for; `None` when the client does not.
-async fn meet(shared: &Shared, socket: Socket, secure: bool) -> Option<(Socket, Option<Arc<str>>)> {
-    let (tls, socket) = match (&shared.tls, socket) {
-        (Some(tls), Socket::Tcp(socket)) if secure => (tls, socket),
-        (_, socket) => return Some((socket, None)),
+async fn meet(shared: &Shared, socket: Plain, secure: bool) -> Option<(Socket, Option<Arc<str>>)> {
+    let Some(tls) = shared.tls.as_ref().filter(|_| secure) else {
+        return Some((Socket::Plain(socket), None));
     };
     match timeout(shared.options.hello_timeout, tls.accept(socket)).await {
         Ok(Ok(stream)) => {

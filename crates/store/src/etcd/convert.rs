@@ -68,6 +68,7 @@ pub(super) fn range(request: pb::RangeRequest) -> Result<Range, Status> {
         Target::Mod => SortTarget::Mod,
         Target::Value => SortTarget::Value,
     };
+    let ordered = request.sort_order() != SortOrder::None;
     let sort = match (request.sort_order(), target) {
         // The store's own order; a target without an order is ascending.
         (SortOrder::None | SortOrder::Ascend, SortTarget::Key) => None,
@@ -81,6 +82,7 @@ pub(super) fn range(request: pb::RangeRequest) -> Result<Range, Status> {
         keys_only: request.keys_only,
         count_only: request.count_only,
         sort,
+        limit_first: !ordered,
         mod_bounds: (request.min_mod_revision, request.max_mod_revision),
         create_bounds: (request.min_create_revision, request.max_create_revision),
     })

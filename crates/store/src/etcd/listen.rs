@@ -10,7 +10,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::server::{Counted, Shared, Worker};
-use super::socket::Socket;
+use super::socket::Plain;
 
 /// Pause after a failed accept: the usual reason is too many open files, which time cures.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -60,12 +60,12 @@ impl Listener {
         }
     }
 
-    /// Serves everything on a socket of this machine, without TLS.
+    /// Serves everything on a socket of this machine, over TLS when the front has TLS options.
     #[must_use]
     pub fn unix(socket: UnixListener) -> Self {
         Self {
             socket: Bound::Unix(socket),
-            secure: false,
+            secure: true,
             serves: Serves::All,
         }
     }
@@ -94,7 +94,8 @@ impl Listener {
             Bound::Unix(socket) => {
                 let addr = socket.local_addr()?;
                 let path = addr.as_pathname().unwrap_or_else(|| "".as_ref());
-                format!("unix://{}", path.display())
+                let scheme = if self.secure && tls { "unixs" } else { "unix" };
+                format!("{scheme}://{}", path.display())
             }
         })
     }
@@ -118,10 +119,10 @@ pub(super) enum Arrived {
 }
 
 impl Arrived {
-    pub(super) fn register(self) -> io::Result<Socket> {
+    pub(super) fn register(self) -> io::Result<Plain> {
         Ok(match self {
-            Self::Tcp(socket) => Socket::Tcp(Tcp::new(TcpStream::from_std(socket)?)),
-            Self::Unix(socket) => Socket::Unix(UnixStream::from_std(socket)?),
+            Self::Tcp(socket) => Plain::Tcp(Tcp::new(TcpStream::from_std(socket)?)),
+            Self::Unix(socket) => Plain::Unix(UnixStream::from_std(socket)?),
         })
     }
 }

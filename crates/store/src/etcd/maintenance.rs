@@ -110,6 +110,6 @@ fn is_version(version: &str) -> bool {
     (2..=3).contains(&numbers.len()) && numbers.iter().all(|number| number.parse::<u32>().is_ok())
 }
 
-fn minor(version: &str) -> &str {
+pub(super) fn minor(version: &str) -> &str {
     version.rsplit_once('.').map_or(version, |(minor, _)| minor)
 }

@@ -14,6 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use setpoint_telemetry::{DuplicateMetric, Metrics};
 
+use super::maintenance::minor;
 use super::{CLUSTER_VERSION, ETCD_VERSION};
 use crate::Store;
 
@@ -169,7 +170,7 @@ pub(super) fn register(store: &Store, metrics: &Metrics) -> Result<(), Duplicate
         version,
     )?;
     let version = Family::<ClusterVersion, Gauge>::default();
-    let cluster_version = CLUSTER_VERSION;
+    let cluster_version = minor(CLUSTER_VERSION);
     version
         .get_or_create_owned(&ClusterVersion { cluster_version })
         .set(1);

@@ -1,4 +1,4 @@
-//! The socket of a connection: TCP, TLS over TCP, or a socket of this machine.
+//! The socket of a connection: TCP or a socket of this machine, or TLS over either.
 //!
 //! An enum rather than a type parameter: HTTP/2 is compiled once, and the one branch an operation costs is nothing
 //! beside its system call.
@@ -13,30 +13,73 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio_rustls::server::TlsStream;
 
-/// A connected socket.
-pub(super) enum Socket {
+/// A connected socket, as it came.
+pub(super) enum Plain {
     Tcp(Tcp),
     Unix(UnixStream),
+}
+
+/// What a connection is spoken over.
+pub(super) enum Socket {
+    Plain(Plain),
     /// Boxed: a session is two kilobytes, which plain connections do not carry.
-    Tls(Box<TlsStream<Tcp>>),
+    Tls(Box<TlsStream<Plain>>),
+}
+
+impl Plain {
+    /// The peer's address; none of a peer on this machine's sockets, nor of one that is gone already and will ask for
+    /// nothing.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
 }
 
 impl Socket {
-    /// The peer's address; none of a peer on this machine's sockets, nor of one that is gone already and will ask for nothing.
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.tcp()?.peer_addr().ok()
-    }
-
     /// Whom to ask what TCP knows of it.
     pub(super) fn info(&self) -> Option<TcpInfo> {
         self.tcp().map(Tcp::info)
     }
 
     fn tcp(&self) -> Option<&Tcp> {
-        match self {
-            Self::Tcp(socket) => Some(socket),
-            Self::Tls(socket) => Some(socket.get_ref().0),
-            Self::Unix(_) => None,
+        let plain = match self {
+            Self::Plain(plain) => plain,
+            Self::Tls(socket) => socket.get_ref().0,
+        };
+        match plain {
+            Plain::Tcp(socket) => Some(socket),
+            Plain::Unix(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for Plain {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }
@@ -44,8 +87,7 @@ impl Socket {
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Tls(socket) => Pin::new(socket).poll_read(cx, buf),
         }
     }
@@ -54,8 +96,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
-            Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Tls(socket) => Pin::new(socket).poll_write(cx, buf),
         }
     }
@@ -63,15 +104,14 @@ impl AsyncWrite for Socket {
     /// Only TLS keeps records back.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Tls(socket) => Pin::new(socket).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }

@@ -19,11 +19,12 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 use setpoint_base::{Chain, Stop};
-use setpoint_flow::Tcp;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::socket::Plain;
 
 /// Largest file of certificates read, in bytes: some keep a whole distribution's authorities in one.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -234,7 +235,7 @@ impl Acceptor {
     }
 
     /// Shakes hands. A client whose certificate does not do is told so by an alert, or left.
-    pub(super) async fn accept(&self, socket: Tcp) -> io::Result<TlsStream<Tcp>> {
+    pub(super) async fn accept(&self, socket: Plain) -> io::Result<TlsStream<Plain>> {
         let stream = TlsAcceptor::from(self.config.load_full()).accept(socket).await?;
         if !self.names.is_empty() && !self.has_allowed_name(&stream) {
             return Err(io::Error::other(
@@ -244,7 +245,7 @@ impl Acceptor {
         Ok(stream)
     }
 
-    fn has_allowed_name(&self, stream: &TlsStream<Tcp>) -> bool {
+    fn has_allowed_name(&self, stream: &TlsStream<Plain>) -> bool {
         let cert = leaf(stream).and_then(|cert| ParsedCertificate::try_from(cert).ok());
         cert.is_some_and(|cert| {
             self.names
@@ -254,7 +255,7 @@ impl Acceptor {
     }
 
     /// The user a client's certificate names.
-    pub(super) fn user(&self, stream: &TlsStream<Tcp>) -> Option<Arc<str>> {
+    pub(super) fn user(&self, stream: &TlsStream<Plain>) -> Option<Arc<str>> {
         if !self.options.client_cert_auth {
             return None;
         }
@@ -295,7 +296,7 @@ impl Acceptor {
     }
 }
 
-fn leaf(stream: &TlsStream<Tcp>) -> Option<&CertificateDer<'static>> {
+fn leaf(stream: &TlsStream<Plain>) -> Option<&CertificateDer<'static>> {
     stream.get_ref().1.peer_certificates()?.first()
 }
 

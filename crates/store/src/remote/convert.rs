@@ -23,6 +23,7 @@ pub(super) fn range(space: &Keyspace, range: &Range) -> pb::RangeRequest {
     let (key, range_end) = space.range(&range.keys);
     let (order, by) = match range.sort {
         None => (SortOrder::None, SortTarget::Key),
+        Some((by, _)) if range.limit_first => (SortOrder::None, by),
         Some((by, true)) => (SortOrder::Descend, by),
         Some((by, false)) => (SortOrder::Ascend, by),
     };

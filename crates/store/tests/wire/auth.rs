@@ -225,6 +225,8 @@ async fn a_user_reaches_the_keys_of_its_roles_and_no_others() {
         ("a/", "a1"),
         ("a", "a0"),
         ("a/", "\0"),
+        // GHSA-xg4h-6gfc-h4m8: whoever may read one key watched all from there on.
+        ("b/1", "\0"),
         ("\0", "\0"),
         ("b/", "b0"),
     ] {

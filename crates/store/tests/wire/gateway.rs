@@ -98,6 +98,24 @@ async fn errors_have_etcds_code_text_and_http_status() {
             400,
             r#"{"code":3,"message":"proto: syntax error (line 1:1): unexpected token ["}"#,
         ),
+        (
+            "/v3/kv/range",
+            "null",
+            400,
+            r#"{"code":3,"message":"proto: syntax error (line 1:1): unexpected token null"}"#,
+        ),
+        (
+            "/v3/kv/range",
+            r#"{"key":"Zm9v","key":"Zm9v"}"#,
+            400,
+            r#"{"code":3,"message":"proto: (line 1:15): duplicate field \"key\""}"#,
+        ),
+        (
+            "/v3/kv/range",
+            r#"{"key":"Zm9v",}"#,
+            400,
+            r#"{"code":3,"message":"invalid character '}' looking for beginning of object key string"}"#,
+        ),
         ("/v3/nope", "{}", 404, r#"{"code":5,"message":"Not Found"}"#),
     ] {
         assert_eq!(
@@ -271,6 +289,7 @@ async fn a_body_that_never_ends_is_cut_by_the_request_timeout() {
     for (header, expect) in [
         ("", ("503", "etcdserver: request timed out")),
         ("Grpc-Timeout: 50m\r\n", ("504", "context deadline exceeded")),
+        ("Grpc-Timeout: 5\r\n", ("400", "invalid grpc-timeout: 5")),
     ] {
         let mut socket = TcpStream::connect(server.addr).await.unwrap();
         let head = format!(

@@ -29,6 +29,7 @@ mod auth;
 mod gateway;
 mod hostile;
 mod kv;
+mod leases;
 mod maintenance;
 mod raw;
 mod tls;

@@ -102,11 +102,21 @@ fn config(trusted: &Path, identity: Option<(PathBuf, PathBuf)>) -> rustls::Clien
 
 async fn connect(
     server: &Server,
-    mut config: rustls::ClientConfig,
+    config: rustls::ClientConfig,
     alpn: &str,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    handshake(TcpStream::connect(server.addr).await?, config, alpn).await
+}
+
+async fn handshake<S>(
+    socket: S,
+    mut config: rustls::ClientConfig,
+    alpn: &str,
+) -> std::io::Result<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     config.alpn_protocols = vec![alpn.into()];
-    let socket = TcpStream::connect(server.addr).await?;
     let name = ServerName::try_from("127.0.0.1").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, socket).await
 }
@@ -427,13 +437,15 @@ async fn a_front_serves_several_listeners_each_in_its_own_way() {
     );
     let (plain_addr, path) = (plain.local_addr().unwrap(), ca.file("etcd.sock"));
     let local = tokio::net::UnixListener::bind(&path).unwrap();
+    let secret = tokio::net::UnixListener::bind(ca.file("secret.sock")).unwrap();
     let server = Server::start_on(
         secure.local_addr().unwrap(),
         |options| options.tls = Some(ca.options()),
         vec![
             Listener::tcp(secure).only(Serves::Grpc),
             Listener::tcp(plain).plain().only(Serves::Metrics),
-            Listener::unix(local),
+            Listener::unix(local).plain(),
+            Listener::unix(secret),
         ],
     )
     .await;
@@ -456,6 +468,13 @@ async fn a_front_serves_several_listeners_each_in_its_own_way() {
             .await
             .contains("etcdserver")
     );
+    // `unixs`: a socket of this machine on which TLS is spoken.
+    let secret = || tokio::net::UnixStream::connect(ca.file("secret.sock"));
+    assert!(put_over(secret().await.unwrap()).await.is_err());
+    let stream = handshake(secret().await.unwrap(), config(&ca.file("ca.crt"), None), "h2")
+        .await
+        .unwrap();
+    assert_eq!(put_over(stream).await, Ok(4));
     server.stop().await;
 }
 
@@ -476,7 +495,7 @@ async fn what_tcp_has_measured_is_shown_of_plain_and_secure_connections_and_of_n
         vec![
             Listener::tcp(secure),
             Listener::tcp(plain).plain(),
-            Listener::unix(local),
+            Listener::unix(local).plain(),
         ],
     )
     .await;

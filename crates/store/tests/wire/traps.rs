@@ -37,6 +37,45 @@ async fn an_answer_of_keys_alone_names_no_lease() {
 }
 
 #[tokio::test]
+async fn a_target_without_an_order_is_put_in_order_after_the_limit_and_one_with_it_before() {
+    use pb::range_request::{SortOrder, SortTarget};
+    let server = Server::plain().await;
+    let mut kv = server.kv().await;
+    for (key, value) in [("a", "5"), ("b", "4"), ("c", "3"), ("d", "2"), ("e", "1")] {
+        kv.put(put(key, value)).await.unwrap();
+    }
+    let sorted = |order: SortOrder| pb::RangeRequest {
+        limit: 2,
+        sort_target: SortTarget::Value as i32,
+        sort_order: order as i32,
+        ..get("a", "\0")
+    };
+    let bounded = pb::RangeRequest {
+        min_mod_revision: 1,
+        ..sorted(SortOrder::None)
+    };
+    for (request, keys) in [
+        // The limit and one more of the keys as they lie: a, b, c.
+        (sorted(SortOrder::None), ["c", "b"]),
+        (bounded, ["e", "d"]),
+        (sorted(SortOrder::Ascend), ["e", "d"]),
+        (sorted(SortOrder::Descend), ["a", "b"]),
+    ] {
+        let in_txn = txn(vec![op(Op::RequestRange(request.clone()))]);
+        let answer = kv.range(request).await.unwrap().into_inner();
+        let said: Vec<_> = answer.kvs.iter().map(|kv| kv.key.clone()).collect();
+        assert_eq!(said, keys);
+        assert_eq!((answer.more, answer.count), (true, 5));
+        let nested = kv.txn(in_txn).await.unwrap().into_inner().responses.remove(0);
+        let Some(pb::response_op::Response::ResponseRange(nested)) = nested.response else {
+            panic!("{nested:?}")
+        };
+        assert_eq!((nested.kvs, nested.more, nested.count), (answer.kvs, true, 5));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_header_of_a_read_of_the_past_is_of_now() {
     let server = Server::plain().await;
     let mut kv = server.kv().await;

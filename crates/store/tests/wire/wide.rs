@@ -46,6 +46,13 @@ fn meant(request: &pb::RangeRequest, all: &[setpoint_proto::mvccpb::KeyValue]) -
         })
         .cloned()
         .collect();
+    let limit = usize::try_from(request.limit).unwrap();
+    let in_order = request.sort_order() == SortOrder::None && request.sort_target() != SortTarget::Key;
+    let more = limit > 0 && kvs.len() > limit;
+    if more && in_order && (request.min_mod_revision, request.max_mod_revision) == (0, 0) {
+        // A target without an order: the limit comes first, and leaves one key more for the sort.
+        kvs.truncate(limit + 1);
+    }
     match request.sort_target() {
         SortTarget::Value => kvs.sort_by(|a, b| a.value.cmp(&b.value)),
         SortTarget::Version => kvs.sort_by_key(|kv| kv.version),
@@ -57,8 +64,6 @@ fn meant(request: &pb::RangeRequest, all: &[setpoint_proto::mvccpb::KeyValue]) -
             _ => kvs.sort_by(|a, b| b.key.cmp(&a.key)),
         }
     }
-    let limit = usize::try_from(request.limit).unwrap();
-    let more = limit > 0 && kvs.len() > limit;
     if more {
         kvs.truncate(limit);
     }
@@ -136,7 +141,19 @@ async fn a_wide_range_is_what_its_keys_say_whatever_is_asked_of_it() {
             },
             pb::RangeRequest {
                 sort_target: SortTarget::Version as i32,
-                limit: 900,
+                limit: 600,
+                ..everything.clone()
+            },
+            pb::RangeRequest {
+                sort_target: SortTarget::Version as i32,
+                sort_order: SortOrder::Ascend as i32,
+                limit: 600,
+                ..everything.clone()
+            },
+            pb::RangeRequest {
+                sort_target: SortTarget::Value as i32,
+                min_mod_revision: 9,
+                limit: 600,
                 ..everything.clone()
             },
         ] {
@@ -175,6 +192,10 @@ async fn a_stream_is_the_unary_answer_in_parts_at_one_revision() {
         let revision = whole.header.unwrap().revision;
         assert_eq!(last, (revision, whole.more, whole.count));
     }
+    let mut parts = kv.range_stream(get("k", "l")).await.unwrap().into_inner();
+    let first = parts.message().await.unwrap().unwrap().range_response.unwrap();
+    assert_eq!(first.kvs.len(), 10, "a client that wants few has them soon");
+    drop(parts);
     let count = pb::RangeRequest {
         count_only: true,
         ..get("k", "l")

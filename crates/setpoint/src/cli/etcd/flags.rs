@@ -96,7 +96,7 @@ flags! {
         "election-timeout", Uint, "1000", RAFT, "Milliseconds without a heartbeat before an election.";
         "initial-election-tick-advance", Bool, "true", RAFT, "Whether the first election may come early.";
         "listen-peer-urls", Urls, "http://localhost:2380", PEERS, "Where other members would connect.";
-        "listen-client-urls", Urls, "http://localhost:2379", Works, "Where clients connect, at least one of them http or https; the others may be unix. All are served alike.";
+        "listen-client-urls", Urls, "http://localhost:2379", Works, "Where clients connect: http, https, unix, unixs. All are served alike.";
         "listen-client-http-urls", Urls, "", Works, "Where HTTP clients connect; --listen-client-urls then serve gRPC alone.";
         "max-snapshots", Uint, "5", BACKEND, "Snapshot files to keep.";
         "max-wals", Uint, "5", BACKEND, "Write-ahead log files to keep.";

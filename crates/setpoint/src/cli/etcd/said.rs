@@ -165,6 +165,7 @@ fn flag_name(group: &str, key: &str) -> String {
         ("peer-transport-security", _) => format!("peer-{key}"),
         ("client-transport-security", "allowed-hostname") => format!("client-cert-{key}"),
         ("socket-options", _) => format!("socket-{key}"),
+        ("discovery-config", "token") => "discovery-token".to_owned(),
         ("" | "client-transport-security", _) => key.to_owned(),
         _ => format!("{group}.{key}"),
     }

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::settings::Settings;
 use super::systemd;
 use crate::cli::start;
-use crate::plane::{ListenOn, Place, PlaneError, PlaneOptions, StoreOnly};
+use crate::plane::{Place, PlaneError, PlaneOptions, StoreOnly};
 
 /// How it ended: by itself, or by this signal.
 pub(super) type Signal = i32;
@@ -97,13 +97,8 @@ fn is_etcds(dir: &Path) -> bool {
 /// Says where clients are served, as etcd says it, and that it is ready.
 fn announce(settings: &Settings, member: &StoreOnly) {
     let plane = &settings.plane;
-    let first = ListenOn {
-        place: Place::Tcp(member.addr()),
-        plain: plane.etcd_plain,
-        serves: plane.etcd_serves,
-    };
     let secure = plane.etcd.tls.is_some() || plane.etcd_auto_tls;
-    for on in std::iter::once(&first).chain(&plane.etcd_listen_more) {
+    for on in member.listens() {
         let address = match &on.place {
             Place::Tcp(addr) => addr.to_string(),
             Place::Unix(path) => path.display().to_string(),

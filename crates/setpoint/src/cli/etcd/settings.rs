@@ -197,7 +197,7 @@ fn listeners(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) 
     let secure = plane.etcd.tls.is_some() || plane.etcd_auto_tls;
     let apart = !said.get("listen-client-http-urls").is_empty();
     let clients = if apart { Serves::Grpc } else { Serves::All };
-    let mut first = None;
+    plane.etcd_listen.clear();
     for (flag, serves) in [
         ("listen-client-urls", clients),
         ("listen-client-http-urls", Serves::Http),
@@ -205,25 +205,10 @@ fn listeners(said: &Said, plane: &mut PlaneOptions, problems: &mut Vec<String>) 
     ] {
         for url in urls(said, flag, problems) {
             match listen(&url, serves, secure) {
-                Ok(on) => match on.place {
-                    crate::plane::Place::Tcp(addr) if first.is_none() && serves == clients => {
-                        first = Some((addr, on));
-                    }
-                    _ => plane.etcd_listen_more.push(on),
-                },
+                Ok(on) => plane.etcd_listen.push(on),
                 Err(problem) => problems.push(format!("--{flag}: {problem}")),
             }
         }
-    }
-    match first {
-        Some((addr, on)) => {
-            (plane.etcd_listen, plane.etcd_plain, plane.etcd_serves) = (addr, on.plain, clients);
-        }
-        None if problems.is_empty() => problems.push(
-            "--listen-client-urls names no http or https URL: add one, for example http://127.0.0.1:2379"
-                .to_owned(),
-        ),
-        None => (),
     }
     plane.etcd_reuse_port = said.is("socket-reuse-port");
     // Listening elsewhere than by default makes the default no place to send clients to.
@@ -257,11 +242,6 @@ fn listen(url: &Url, serves: Serves, secure: bool) -> Result<ListenOn, String> {
     }
     let place = match url.place()? {
         Place::Tcp(addr) => crate::plane::Place::Tcp(addr),
-        Place::Unix(_) if url.secure() => {
-            return Err(format!(
-                "{url}: a local socket is served without TLS: write unix://"
-            ));
-        }
         Place::Unix(path) => crate::plane::Place::Unix(path),
     };
     Ok(ListenOn {

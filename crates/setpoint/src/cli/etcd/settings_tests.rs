@@ -24,7 +24,13 @@ fn refused(args: &[&str], expect: &str) {
 fn nothing_said_means_etcds_defaults() {
     let settings = settled(&[]).unwrap();
     assert_eq!(settings.plane.data_dir, Path::new("/nowhere/default.etcd"));
-    assert_eq!(settings.plane.etcd_listen.to_string(), "127.0.0.1:2379");
+    assert_eq!(
+        settings.plane.etcd_listen,
+        [ListenOn {
+            plain: true,
+            ..ListenOn::tcp("127.0.0.1:2379".parse().unwrap())
+        }]
+    );
     assert_eq!(settings.plane.etcd.client_urls, ["http://localhost:2379"]);
     assert_eq!(settings.plane.etcd.member_name, "default");
     assert_eq!(settings.plane.auto_compaction, None);
@@ -60,10 +66,15 @@ fn the_flags_of_kubeadm_are_understood() {
     .unwrap();
     let plane = &settings.plane;
     assert_eq!(plane.etcd.peer_urls, ["https://10.0.0.1:2380"]);
-    assert_eq!(plane.etcd_listen.to_string(), "127.0.0.1:2379");
-    let served: Vec<Serves> = plane.etcd_listen_more.iter().map(|more| more.serves).collect();
-    assert_eq!(served, [Serves::All, Serves::Metrics]);
-    assert!(!plane.etcd_plain && plane.etcd_listen_more[1].plain);
+    let served: Vec<_> = plane.etcd_listen.iter().map(|on| (on.serves, on.plain)).collect();
+    assert_eq!(
+        served,
+        [
+            (Serves::All, false),
+            (Serves::All, false),
+            (Serves::Metrics, true)
+        ]
+    );
     assert!(plane.etcd.tls.as_ref().unwrap().client_cert_auth);
     assert_eq!(plane.store.quota_bytes, 8 << 30);
     assert_eq!(plane.store.progress_interval, Duration::from_secs(5));
@@ -142,8 +153,25 @@ fn http_apart_leaves_grpc_alone() {
     let plane = settled(&["--listen-client-http-urls=http://127.0.0.1:8080"])
         .unwrap()
         .plane;
-    assert_eq!(plane.etcd_serves, Serves::Grpc);
-    assert_eq!(plane.etcd_listen_more[0].serves, Serves::Http);
+    let served: Vec<_> = plane.etcd_listen.iter().map(|on| on.serves).collect();
+    assert_eq!(served, [Serves::Grpc, Serves::Http]);
+}
+
+#[test]
+fn sockets_of_this_machine_are_enough_with_tls_and_without() {
+    let plane = settled(&["--listen-client-urls=unix:///run/etcd.sock"])
+        .unwrap()
+        .plane;
+    let on = |plain| ListenOn {
+        place: crate::plane::Place::Unix("/run/etcd.sock".into()),
+        plain,
+        serves: Serves::All,
+    };
+    assert_eq!(plane.etcd_listen, [on(true)]);
+    let secure = &["--listen-client-urls=unixs:///run/etcd.sock", "--auto-tls"];
+    assert_eq!(settled(secure).unwrap().plane.etcd_listen, [on(false)]);
+    let problems = settled(&["--listen-client-urls=unixs:///run/etcd.sock"]).unwrap_err();
+    assert!(problems[0].contains("must be provided for client url unixs:///run/etcd.sock"));
 }
 
 #[test]

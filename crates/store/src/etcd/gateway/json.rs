@@ -4,11 +4,12 @@ use std::sync::OnceLock;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
-use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions};
 use tonic::Status;
 
 use super::super::inbound::FRAME_BYTES;
 use super::super::method::{METHODS, Method};
+use super::read;
 
 /// Read when the first JSON request comes: programs that speak gRPC do not pay for it.
 static DESCRIPTORS: OnceLock<Option<DescriptorPool>> = OnceLock::new();
@@ -28,12 +29,9 @@ impl Call {
             .ok_or_else(|| Status::unimplemented(format!("method {name} is not in the gateway")))
     }
 
-    /// A framed request from an object.
+    /// A framed request from an object, which `super::scan` has found.
     pub(super) fn request(&self, json: &[u8]) -> Result<Bytes, Status> {
-        let mut json = serde_json::Deserializer::from_slice(json);
-        let options = DeserializeOptions::new().deny_unknown_fields(false);
-        let message = DynamicMessage::deserialize_with_options(self.0.input(), &mut json, &options)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let message = read::message(&self.0.input(), json)?;
         let len = message.encoded_len();
         let mut framed = BytesMut::with_capacity(FRAME_BYTES + len);
         framed.put_u8(0);
@@ -93,10 +91,115 @@ mod tests {
         ] {
             assert_eq!(range(json), expect, "{json}");
         }
-        for json in ["{\"key\":\"!!\"}", "[]", "{\"key\":1}", "{\"limit\":\"x\"}", "{"] {
-            let status = round(Method::Range, json).unwrap_err();
-            assert_eq!(status.code(), tonic::Code::InvalidArgument, "{json}");
+    }
+
+    #[test]
+    fn numbers_names_and_bytes_are_read_as_go_reads_them() {
+        let range = |json| pb::RangeRequest::decode(round(Method::Range, json).unwrap()).unwrap();
+        for (json, limit) in [
+            (r#"{"limit":"1.0"}"#, 1),
+            (r#"{"limit":"1E+2"}"#, 100),
+            (r#"{"limit":100e-2}"#, 1),
+            (r#"{"limit":-0}"#, 0),
+            (r#"{"limit":null}"#, 0),
+            (r#"{"limit":"-9223372036854775808"}"#, i64::MIN),
+        ] {
+            assert_eq!(range(json).limit, limit, "{json}");
         }
+        for (json, order) in [
+            (r#"{"sort_order":2.0}"#, 2),
+            (r#"{"sort_order":"ASCEND"}"#, 1),
+            (r#"{"sort_order":-7}"#, -7),
+            (r#"{"sort_order":"nobody knows it"}"#, 0),
+        ] {
+            assert_eq!(range(json).sort_order, order, "{json}");
+        }
+        for (json, key) in [
+            (r#"{"key":"_-8"}"#, &[0xff, 0xef][..]),
+            (r#"{"key":"/+8="}"#, &[0xff, 0xef]),
+            (r#"{"key":"YR=="}"#, b"a"),
+            (r#"{"key":"YWJj\n"}"#, b"abc"),
+            (r#"{"k\u0065y":"\u0059Q\u003d="}"#, b"a"),
+        ] {
+            assert_eq!(&range(json).key[..], key, "{json}");
+        }
+        let user = round(Method::UserGet, r#"{"name":"\ud83d\ude00"}"#).unwrap();
+        assert_eq!(pb::AuthUserGetRequest::decode(user).unwrap().name, "😀");
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_in_the_words_of_etcd() {
+        for (method, json, expect) in [
+            (Method::Range, "[]", "syntax error (line 1:1): unexpected token ["),
+            (
+                Method::Range,
+                "null",
+                "syntax error (line 1:1): unexpected token null",
+            ),
+            (
+                Method::Range,
+                r#"{"key":"!!"}"#,
+                r#"(line 1:8): invalid value for bytes field key: "!!""#,
+            ),
+            (
+                Method::Range,
+                r#"{"key":"YQ="}"#,
+                r#"(line 1:8): invalid value for bytes field key: "YQ=""#,
+            ),
+            (
+                Method::Range,
+                "{\n \"key\":1}",
+                "(line 2:8): invalid value for bytes field key: 1",
+            ),
+            (
+                Method::Range,
+                r#"{"rangeEnd":"YQ==","range_end":"YQ=="}"#,
+                r#"(line 1:20): duplicate field "range_end""#,
+            ),
+            (
+                Method::Range,
+                r#"{"sort_order":[]}"#,
+                "(line 1:15): invalid value for enum field sortOrder: [",
+            ),
+            (
+                Method::Range,
+                r#"{"limit":"+1"}"#,
+                r#"(line 1:10): invalid value for int64 field limit: "+1""#,
+            ),
+            (
+                Method::Range,
+                r#"{"serializable":"true"}"#,
+                r#"(line 1:17): invalid value for bool field serializable: "true""#,
+            ),
+            (
+                Method::MemberPromote,
+                r#"{"ID":18446744073709551616}"#,
+                "(line 1:7): invalid value for uint64 field ID: 18446744073709551616",
+            ),
+            (
+                Method::Txn,
+                r#"{"success":[null]}"#,
+                "syntax error (line 1:13): unexpected token null",
+            ),
+            (
+                Method::Txn,
+                r#"{"success":[{"request_put":{},"request_range":{}}]}"#,
+                "(line 1:31): error parsing \"request_range\", oneof etcdserverpb.RequestOp.request is already set",
+            ),
+            (Method::UserGet, r#"{"name":"\ud800"}"#, "unexpected EOF"),
+            (
+                Method::UserGet,
+                r#"{"name":"\udc00\ud800"}"#,
+                r#"syntax error (line 1:9): invalid escape code "\\ud800" in string"#,
+            ),
+        ] {
+            let status = round(method, json).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument, "{json}");
+            assert_eq!(status.message(), format!("proto: {expect}"), "{json}");
+        }
+        let flood = "{\"success\":[{\"request_txn\":".repeat(200);
+        let status = round(Method::Txn, &flood).unwrap_err();
+        assert_eq!(status.message(), "proto: exceeded max recursion depth");
     }
 
     #[test]

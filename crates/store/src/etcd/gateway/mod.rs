@@ -8,15 +8,19 @@
 //! ([`super::call`]), answers are turned back by the descriptions in `setpoint-proto`. A path in `routes` is all that a
 //! new call needs.
 //!
-//! - `routes`: paths to calls. `json`: messages from and to JSON. `requests`: a body cut into objects.
+//! - `routes`: paths to calls. `requests`: a body cut into objects, which `scan` finds.
+//! - `json`: messages from and to JSON; `read`: an object taken apart, with `number`.
 //! - `exchange`: a call in progress. `answer`: what the client reads of it.
 //! - `websocket`: the same for browsers, a message a line.
 
 mod answer;
 mod exchange;
 mod json;
+mod number;
+mod read;
 mod requests;
 mod routes;
+mod scan;
 pub(super) mod websocket;
 
 use std::sync::Arc;
@@ -49,7 +53,13 @@ const META: &str = "grpc-metadata-";
 
 /// Whether bytes are the JSON of a method's request, for fuzzers.
 pub(super) fn reads_as_request(method: Method, json: &[u8]) -> bool {
-    Call::of(method).is_ok_and(|call| call.request(json).is_ok())
+    let mut scan = scan::Scan::default();
+    let found = scan
+        .find(json)
+        .ok()
+        .and_then(|found| found.or_else(|| scan.finish()));
+    let object = found.and_then(|range| json.get(range)).unwrap_or_default();
+    Call::of(method).is_ok_and(|call| call.request(object).is_ok())
 }
 
 /// Answers a request below `/v3/`.
@@ -66,6 +76,14 @@ pub(super) async fn respond(
     if head.method != http::Method::POST {
         let status = Status::unimplemented("Method Not Allowed");
         return refused(StatusCode::NOT_IMPLEMENTED, &status);
+    }
+    if let Some(wrong) = head.headers.get("grpc-timeout")
+        && call::patience(&head.headers).is_none()
+    {
+        let wrong = String::from_utf8_lossy(wrong.as_bytes());
+        return failed(&Status::invalid_argument(format!(
+            "invalid grpc-timeout: {wrong}"
+        )));
     }
     let call = match Call::of(method) {
         Ok(call) => call,

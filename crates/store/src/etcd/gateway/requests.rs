@@ -4,6 +4,7 @@
 //! also counts what an object holds: a few bytes of JSON make a message of hundreds in memory, and no request that etcd
 //! accepts has that many parts.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,9 +15,7 @@ use super::super::server::Shared;
 use super::super::status;
 use super::super::web::Body;
 use super::json::Call;
-
-/// Most objects, lists and members in one request.
-const PARTS_MAX: usize = 100_000;
+use super::scan::Scan;
 
 /// Bytes of the largest request: base64 is a third larger than what it says; names and digits are little beside a large
 /// value.
@@ -61,14 +60,18 @@ impl Requests {
         }
         loop {
             match self.scan.find(&self.waiting) {
-                Ok(Some(end)) => {
-                    let object = self.take(end);
+                Ok(Some(range)) => {
+                    let object = self.take(range);
                     return self.made(&object);
                 }
                 Ok(None) => (),
                 Err(status) => return self.broken(status),
             }
             let Some(chunk) = self.body.chunk().await? else {
+                if let Some(range) = self.scan.finish() {
+                    let last = self.take(range);
+                    return self.made(&last);
+                }
                 let rest = std::mem::take(&mut self.waiting);
                 if rest.iter().all(u8::is_ascii_whitespace) {
                     let empty = !self.begun && !self.many;
@@ -114,9 +117,9 @@ impl Requests {
         self.body.leave();
     }
 
-    fn take(&mut self, end: usize) -> Bytes {
+    fn take(&mut self, range: Range<usize>) -> Bytes {
         self.scan = Scan::default();
-        let object = self.waiting.split_to(end).freeze();
+        let object = self.waiting.split_to(range.end).freeze().slice(range.start..);
         if self.waiting.is_empty() {
             self.uncount();
         }
@@ -151,110 +154,5 @@ impl Drop for Requests {
     fn drop(&mut self) {
         self.waiting.advance(self.waiting.len());
         self.uncount();
-    }
-}
-
-/// Looks for the end of an object.
-#[derive(Default)]
-struct Scan {
-    /// How far it has looked.
-    at: usize,
-    depth: usize,
-    parts: usize,
-    in_text: bool,
-    escaped: bool,
-}
-
-impl Scan {
-    /// The end of the first object in `bytes`, of which it has seen the beginning before.
-    fn find(&mut self, bytes: &[u8]) -> Result<Option<usize>, Status> {
-        for byte in bytes.get(self.at..).unwrap_or_default() {
-            self.at += 1;
-            if self.in_text {
-                self.step_in_text(*byte);
-                continue;
-            }
-            match byte {
-                b'"' if self.depth > 0 => self.in_text = true,
-                b'{' | b'[' if self.depth > 0 || *byte == b'{' => {
-                    self.depth += 1;
-                    self.parts += 1;
-                }
-                b'}' | b']' if self.depth > 0 => self.depth -= 1,
-                b',' if self.depth > 0 => self.parts += 1,
-                byte if self.depth > 0 || byte.is_ascii_whitespace() => continue,
-                byte => {
-                    let token = char::from(*byte);
-                    let text = format!(
-                        "proto: syntax error (line 1:{}): unexpected token {token}",
-                        self.at
-                    );
-                    return Err(Status::invalid_argument(text));
-                }
-            }
-            if self.depth == 0 {
-                return Ok(Some(self.at));
-            }
-            if self.parts > PARTS_MAX {
-                return Err(Status::invalid_argument(format!(
-                    "more than {PARTS_MAX} parts in a request"
-                )));
-            }
-        }
-        Ok(None)
-    }
-
-    fn step_in_text(&mut self, byte: u8) {
-        match byte {
-            _ if self.escaped => self.escaped = false,
-            b'\\' => self.escaped = true,
-            b'"' => self.in_text = false,
-            _ => (),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Feeds the text byte by byte; where the first object ends.
-    fn end(text: &str) -> Result<Option<usize>, String> {
-        let mut scan = Scan::default();
-        for len in 0..=text.len() {
-            let found = scan.find(&text.as_bytes()[..len]);
-            match found.map_err(|status| status.message().to_owned())? {
-                Some(end) => return Ok(Some(end)),
-                None => continue,
-            }
-        }
-        Ok(None)
-    }
-
-    #[test]
-    fn the_end_of_an_object_is_found_wherever_the_body_is_cut() {
-        for (text, expect) in [
-            ("{}", Some(2)),
-            ("  {\"a\":[{},{}]} {}", Some(15)),
-            (r#"{"a":"}\"]{"}x"#, Some(13)),
-            ("{\"a\":", None),
-            ("", None),
-        ] {
-            assert_eq!(end(text), Ok(expect), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_object_is_refused_at_its_first_byte() {
-        for text in ["[]", "1", "\"a\"", "nope", " }"] {
-            assert!(end(text).unwrap_err().contains("unexpected token"), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_flood_of_parts_is_refused() {
-        let flood = format!("{{\"success\":[{}", "{},".repeat(PARTS_MAX / 2 + 1));
-        let refused = Scan::default().find(flood.as_bytes()).unwrap_err();
-        assert!(refused.message().contains("parts in a request"));
     }
 }

@@ -157,6 +157,23 @@ async fn more_data_than_the_window_allows_ends_the_connection() {
     server.counted("flow_connections_cut_total{front=\"test\",reason=\"flow_control\"} 1");
 }
 
+/// Within its window, and three hundred times as large in memory.
+#[tokio::test(start_paused = true)]
+async fn a_window_full_of_single_bytes_that_nobody_reads_is_not_kept() {
+    let begun = frame(HEADERS, END_HEADERS, 1, &head("/hold"));
+    let bytes = |frames| [&begun[..], &frame(DATA, 0, 1, &[0]).repeat(frames)].concat();
+    let (server, end) = flooded(&bytes(100_000)).await;
+    assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
+    server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+    // As many as fit into what a slow reader may leave.
+    let (server, socket) = Server::plain();
+    let mut peer = RawPeer::greet(socket, 65_535).await;
+    assert!(peer.flood(&bytes(40_000)).await);
+    peer.say(&call(3, "/9")).await;
+    assert_eq!(peer.next_of(DATA, 3).await.3, [7; 9]);
+    assert_eq!(server.connection().unread_bytes, 40_000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn headers_that_are_too_large_refuse_their_call_alone() {
     let options = Http2Options {

@@ -31,6 +31,9 @@ use crate::http2::{self, ANNOUNCED, Controller, Cork, End, Harm, Pinger};
 
 /// A connection that lived for so long was one.
 const PROBATION: Duration = Duration::from_secs(1);
+/// What unread DATA frames of less than 256 bytes may lack of that together, in bytes. More than servers allow: an answer in
+/// small messages whose reader is slow is nobody's fault, and windows of answers grow.
+const SMALL_FRAMES_BYTES: usize = 64 << 20;
 /// How often a connection is looked at on which nothing happens.
 const LOOK_ROUND: Duration = Duration::from_secs(10);
 
@@ -211,6 +214,7 @@ impl Driver {
             .max_header_list_size(options.header_list_bytes_max)
             // It counts over a connection's whole life. `core::flood` counts by the second.
             .max_local_error_reset_streams(None)
+            .data_frame_budget(SMALL_FRAMES_BYTES)
             .enable_push(false)
             .initial_max_send_streams(0)
             .handshake::<_, Bytes>(cork.clone())

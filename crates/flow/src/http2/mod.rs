@@ -61,6 +61,11 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Calls that may still be in memory after their client has reset them.
 const RESET_CALLS_MAX: usize = 1024;
 
+/// What unread DATA frames of less than 256 bytes may lack of that together, in bytes: each takes some 300 bytes of memory, and
+/// windows count what is in it. So many that a whole initial window in messages of twenty bytes is let pass; by itself `h2`
+/// would allow as much as the window it announces.
+const SMALL_FRAMES_BYTES: usize = 16 << 20;
+
 /// What becomes of a connection's requests.
 pub trait Handler {
     /// A call in progress. Its connection polls it, and drops it at its end.
@@ -192,6 +197,7 @@ where
         .max_header_list_size(options.header_bytes_max)
         // It counts over a connection's whole life, which may be long. `core::flood` counts what it resets by the second.
         .max_local_error_reset_streams(None)
+        .data_frame_budget(SMALL_FRAMES_BYTES)
         .max_send_buffer_size(options.send_buffer_bytes);
     let mut handshake = pin!(settings.handshake::<_, Bytes>(cork.clone()));
     let greeted = poll_fn(|cx| {

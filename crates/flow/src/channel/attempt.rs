@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use super::error::{ChannelError, code_of_http, of_stream};
 use super::hub::Hub;
 use super::lease::Lease;
+use super::names;
 use super::replay::{Part, Replay};
 use crate::core::retry::{Failure, Pushback};
 use crate::http2::{Expected, Pace, Receive};
@@ -216,7 +217,7 @@ async fn send_chunk(
 /// An answer that is an error and nothing else can be thrown away for another attempt.
 fn judge(mut answer: Answer) -> Result<Answer, Failed> {
     let headers = &answer.head.headers;
-    let code = match headers.get("grpc-status") {
+    let code = match headers.get(names::STATUS) {
         Some(code) => Code::from_bytes(code.as_bytes()),
         None if answer.head.status.is_success() => return encoding(answer),
         None => code_of_http(answer.head.status),
@@ -224,7 +225,7 @@ fn judge(mut answer: Answer) -> Result<Answer, Failed> {
     if code == Code::Ok {
         return encoding(answer);
     }
-    let pushback = headers.get("grpc-retry-pushback-ms");
+    let pushback = headers.get(names::PUSHBACK);
     let pushback = pushback.map(|value| Pushback::parse(value.as_bytes()));
     answer.lease.ended(code);
     Err(Failed {
@@ -235,7 +236,7 @@ fn judge(mut answer: Answer) -> Result<Answer, Failed> {
 
 /// Only identity was offered: anything else could be a small message that becomes a huge one.
 fn encoding(mut answer: Answer) -> Result<Answer, Failed> {
-    let encoding = answer.head.headers.get("grpc-encoding");
+    let encoding = answer.head.headers.get(names::ENCODING);
     let Some(encoding) = encoding.filter(|encoding| encoding.as_bytes() != b"identity") else {
         return Ok(answer);
     };
@@ -268,6 +269,6 @@ fn refuse(lease: &mut Lease, error: &h2::Error) -> Failed {
 /// The headers that every attempt has.
 pub(super) fn previous_attempts(headers: &mut HeaderMap, count: u32) {
     if count > 0 {
-        headers.insert("grpc-previous-rpc-attempts", count.into());
+        headers.insert(names::PREVIOUS_ATTEMPTS, count.into());
     }
 }

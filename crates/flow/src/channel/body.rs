@@ -15,6 +15,7 @@ use super::Channel;
 use super::attempt::Pump;
 use super::error::{ChannelError, of_stream};
 use super::lease::Lease;
+use super::names;
 use crate::core::message::{Messages, Violation};
 use crate::http2::Receive;
 
@@ -177,7 +178,7 @@ impl Open {
 }
 
 fn code_of(trailers: &HeaderMap) -> Code {
-    let status = trailers.get("grpc-status");
+    let status = trailers.get(names::STATUS);
     // What is not gRPC has no status, and has come to its end.
     status.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }

@@ -19,13 +19,13 @@ use super::attempt::{Answer, Failed, Told, attempt, previous_attempts};
 use super::body::{Deadline, ResponseBody};
 use super::error::ChannelError;
 use super::hub::{Hub, Want};
+use super::names;
 use super::options::MethodPolicy;
 use super::replay::Replay;
 use crate::core::message::Messages;
 use crate::core::retry::{Attempts, Failure, Hedge, Pushback, Retry, TRANSPARENT_MAX, Verdict};
 use crate::core::timeout;
 
-const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// Between attempts side by side, whatever the policy says.
 const HEDGE_DELAY_MIN: Duration = Duration::from_millis(1);
 
@@ -159,7 +159,7 @@ impl Call {
             headers.insert(USER_AGENT, hub.origin.agent.clone());
         }
         if grpc {
-            headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+            headers.insert(names::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         let attempts = policy.map_or(Attempts::Once, |policy| policy.attempts.clone());
         let call = Self {
@@ -286,7 +286,7 @@ impl Call {
             let left = timeout::format(self.until.saturating_duration_since(Instant::now()));
             // Digits and a letter are fit for a header.
             if let Ok(left) = HeaderValue::try_from(left) {
-                request.headers_mut().insert(GRPC_TIMEOUT, left);
+                request.headers_mut().insert(names::TIMEOUT, left);
             }
         }
         previous_attempts(request.headers_mut(), previous);
@@ -359,7 +359,7 @@ fn timeout_of(
     policy: Option<&MethodPolicy>,
     hub: &Hub,
 ) -> Duration {
-    let header = head.headers.get(GRPC_TIMEOUT);
+    let header = head.headers.get(names::TIMEOUT);
     let header = header.and_then(|value| timeout::parse(value.as_bytes()));
     let shortest = match (asked.timeout, header) {
         (Some(asked), Some(header)) => Some(asked.min(header)),

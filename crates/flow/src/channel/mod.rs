@@ -24,6 +24,7 @@ mod hub;
 mod lease;
 mod link;
 mod metrics;
+mod names;
 mod options;
 mod origin;
 mod registry;

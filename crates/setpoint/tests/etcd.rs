@@ -1,7 +1,8 @@
 //! The binary called as etcd: started, waited for, used, stopped as programs that start etcd do it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -128,6 +129,24 @@ async fn it_serves_after_its_ready_line_and_ends_by_the_signal() {
         assert_eq!(ended, Some(number));
         assert!(rest.last().unwrap().contains("closed etcd server"), "{rest:?}");
     }
+}
+
+#[test]
+fn it_serves_on_a_socket_of_this_machine_and_nowhere_else() {
+    let dir = TempDir::new().unwrap();
+    let socket = dir.path().join("etcd.sock");
+    let url = format!("--listen-client-urls=unix://{}", socket.display());
+    let member = Member::start(dir.path(), &[&url, "-unsafe-no-fsync"], &[]);
+    assert_eq!(Path::new(&member.address), socket);
+    let mut client = UnixStream::connect(&socket).unwrap();
+    client
+        .write_all(b"GET /version HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("etcdserver"), "{answer}");
+    assert_eq!(member.stop(Signal::TERM).0, Some(15));
+    assert!(!socket.exists(), "it takes its socket with it");
 }
 
 /// Two threads: while one waits for the end of the member, the other lets the client take leave of it.

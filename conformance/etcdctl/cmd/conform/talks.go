@@ -179,7 +179,7 @@ func shown(answer proto.Message) string {
 func mask(answer protoreflect.Message) {
 	answer.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
 		switch {
-		case chosen[field.Name()], answer.Descriptor().Name() == "Member" && field.Name() == "name":
+		case chosen[field.Name()], answer.Descriptor().Name() == "Member":
 			answer.Clear(field)
 		case field.IsList() && field.Message() != nil:
 			for i := range value.List().Len() {

@@ -133,7 +133,7 @@ var talks = []talk{
 		`{"progress_request":{}}`,
 	}},
 	{"etcdserverpb.Watch/Watch", []string{`{"create_request":{"key":"dzE=","start_revision":2}}`, `{"progress_request":{}}`}},
-	{"etcdserverpb.Watch/Watch", []string{`{"create_request":{"key":"dzE=","watch_id":9,"start_revision":2}}`, `{"create_request":{"key":"dzE="}}`, `{"progress_request":{}}`}},
+	{"etcdserverpb.Watch/Watch", []string{`{"create_request":{"key":"dzE=","watch_id":9,"start_revision":2}}`, `{"create_request":{"key":"dzE="}}`}},
 	{"etcdserverpb.Watch/Watch", []string{`{"create_request":{"key":"dw==","range_end":"eA==","start_revision":13,"prev_kv":true}}`, `{"progress_request":{}}`}},
 	{"etcdserverpb.Watch/Watch", []string{
 		`{"create_request":{"key":"dw==","range_end":"eA==","start_revision":11}}`,

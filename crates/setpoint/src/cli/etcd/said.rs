@@ -247,7 +247,7 @@ mod tests {
             "name: m\nlisten-client-urls: http://127.0.0.1:1,http://127.0.0.1:2\nlog-outputs: [stderr, a.log]\n\
              watch-progress-notify-interval: 5000000000\nauto-compaction-retention: 1\n\
              client-transport-security:\n  cert-file: c\n  client-cert-auth: true\n  allowed-hostname: [x.org, y.org]\n\
-             peer-transport-security:\n  allowed-cn: [z]\nsocket-options:\n  reuse-port: true\nwal-dir:\nnmae: x\n",
+             peer-transport-security:\n  allowed-cn: [z]\nsocket-options:\n  reuse-port: true\ndiscovery-config:\n  token: t\nwal-dir:\nnmae: x\n",
         )
         .unwrap();
         for (name, value) in [
@@ -261,6 +261,7 @@ mod tests {
             ("client-cert-allowed-hostname", "x.org,y.org"),
             ("peer-cert-allowed-cn", "z"),
             ("socket-reuse-port", "true"),
+            ("discovery-token", "t"),
         ] {
             assert_eq!(said.said(name), Some(value), "{name}");
         }

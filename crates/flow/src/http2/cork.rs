@@ -314,3 +314,49 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Cork<T> {
         Pin::new(&mut inner.socket).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use setpoint_testkit::frames::{call, hello};
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::flow::Flow;
+
+    /// Reads until there is nothing more for now; how many HEADERS have passed so far.
+    async fn heads_after_reading<T: AsyncRead + AsyncWrite + Unpin>(cork: &Cork<T>) -> u64 {
+        poll_fn(|cx| {
+            let mut room = [0; 8 << 10];
+            let mut buf = ReadBuf::new(&mut room);
+            while Pin::new(&mut cork.clone()).poll_read(cx, &mut buf).is_ready() {
+                buf.clear();
+            }
+            Poll::Ready(())
+        })
+        .await;
+        cork.wire(|wire| wire.received.count(Kind::Headers)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_turn_takes_so_many_heads_and_the_next_one_goes_on() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let (cork, live) = (Cork::new(ours, Bytes::new()), Flow::default().open("test", ""));
+        cork.govern(Role::Server, Arc::clone(live.gauges()));
+        let calls = 3 * HEADS_A_TURN;
+        let said: Vec<u8> = (0..calls)
+            .flat_map(|n| call(2 * u32::try_from(n).unwrap() + 1, "/"))
+            .collect();
+        theirs.write_all(&[hello(65_535), said].concat()).await.unwrap();
+        // What one read brings is not cut: some more than a turn's.
+        let first = heads_after_reading(&cork).await;
+        assert!((HEADS_A_TURN..HEADS_A_TURN + 1_000).contains(&first), "{first}");
+        assert_eq!(heads_after_reading(&cork).await, first, "the turn is not over");
+        poll_fn(|cx| cork.poll_drain(cx)).await.unwrap();
+        let second = heads_after_reading(&cork).await;
+        assert!(second >= first + HEADS_A_TURN && second < calls, "{second}");
+        poll_fn(|cx| cork.poll_drain(cx)).await.unwrap();
+        assert_eq!(heads_after_reading(&cork).await, calls);
+    }
+}

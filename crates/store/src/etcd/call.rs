@@ -91,7 +91,10 @@ pub(super) fn begin(
     } else {
         inbound = Inbound::new(shared.clone(), method, Source::Http2(body));
     }
-    let outbound = Outbound::new(shared.clone(), method, Sink::Http2(sink));
+    let mut outbound = Outbound::new(shared.clone(), method, Sink::Http2(sink));
+    if matches!(method, Method::Range | Method::RangeStream) {
+        outbound = outbound.sharing(client.share.clone());
+    }
     let user = client.common_name.as_ref();
     Some(Call::start(
         shared,
@@ -344,7 +347,7 @@ impl Call {
         access.gate(&shared.store, self.method, &request)?;
         let place = overload::enter(shared, self.method, &request).await?;
         let result = match self.method {
-            Method::Range => kv::range(shared, request, access).await,
+            Method::Range => kv::range(shared, request, access, self.outbound.share()).await,
             Method::Put => kv::put(shared, request, trace, access).await,
             Method::DeleteRange => kv::delete(shared, request, trace, access).await,
             Method::Txn => kv::txn(shared, request, trace, access).await,

@@ -24,6 +24,7 @@ use super::call::{self, Running};
 use super::listen::{Incoming, Serves};
 use super::overload;
 use super::readings::Seen;
+use super::room::Share;
 use super::server::Shared;
 use super::socket::{Plain, Socket};
 use super::web::{self, Body};
@@ -43,6 +44,8 @@ pub(super) struct Client {
     pub(super) pace: Pace,
     /// The version of the client's calls.
     pub(super) seen: Arc<Seen>,
+    /// What it may have of the room for wide answers.
+    pub(super) share: Share,
 }
 
 /// Whom a connection's calls are counted for.
@@ -90,6 +93,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
         limited,
         pace: Pace::of(&live),
         seen: Arc::default(),
+        share: shared.room.share(),
     };
     tracing::debug!(
         user = client.common_name.as_deref(),

@@ -11,6 +11,7 @@ use tonic::Status;
 use super::auth::Access;
 use super::convert;
 use super::listing::Listing;
+use super::room::Share;
 use super::server::Shared;
 use super::status::{self, status as of};
 use super::wire::{self, Reply};
@@ -28,18 +29,23 @@ const INLINE_BYTES_MAX: usize = 512 << 10;
 pub(super) const FAILED: &str = "the read failed: see the server's log";
 
 /// Range: linearizable and serializable reads are the same here, as nothing is readable before it is durable.
-pub(super) async fn range(shared: &Arc<Shared>, request: Bytes, access: &Access) -> Result<Reply, Status> {
+pub(super) async fn range(
+    shared: &Arc<Shared>,
+    request: Bytes,
+    access: &Access,
+    share: Option<&Share>,
+) -> Result<Reply, Status> {
     let range = convert::range(convert::decode(request)?)?;
     access.range(&range.keys)?;
-    let reply = answer(shared, range).await?;
+    let reply = answer(shared, range, share).await?;
     shared.auth.still(access)?;
     Ok(reply)
 }
 
-async fn answer(shared: &Arc<Shared>, range: Range) -> Result<Reply, Status> {
+async fn answer(shared: &Arc<Shared>, range: Range, share: Option<&Share>) -> Result<Reply, Status> {
     match now(shared, &range) {
         Some(reply) => reply,
-        None => wide::range(shared, range).await,
+        None => wide::range(shared, range, share).await,
     }
 }
 

@@ -19,6 +19,7 @@ use tonic::Status;
 use super::gateway::Answers;
 use super::inbound::FRAME_BYTES;
 use super::method::Method;
+use super::room::{self, Share};
 use super::server::{ROOM_FREE, SMALL_BYTES, Shared};
 use super::wide::Wide;
 use super::wire::Reply;
@@ -43,6 +44,8 @@ pub(super) struct Outbound {
     sink: Sink,
     /// What is still to come of the message that has begun.
     rest: usize,
+    /// What the connection may have of the room for wide answers, where the method has any.
+    share: Option<Share>,
 }
 
 impl Outbound {
@@ -52,7 +55,20 @@ impl Outbound {
             method,
             sink,
             rest: 0,
+            share: None,
         }
+    }
+
+    /// Wide answers take their room of this.
+    pub(super) fn sharing(self, share: Share) -> Self {
+        Self {
+            share: Some(share),
+            ..self
+        }
+    }
+
+    pub(super) fn share(&self) -> Option<&Share> {
+        self.share.as_ref()
     }
 
     /// Counts bytes and the messages that begin in them.
@@ -120,7 +136,7 @@ impl Outbound {
         let sent = match reply {
             Reply::Whole(message) => self.send_whole(message, stall).await,
             Reply::Pieces(pieces) => self.send_pieces(pieces, _room.is_some(), stall).await,
-            Reply::Wide(wide) => self.send_wide(*wide, stall).await,
+            Reply::Wide(wide) => self.send_wide(*wide).await,
             Reply::Held(..) => Err(Gone),
         };
         match sent {
@@ -184,10 +200,14 @@ impl Outbound {
         Ok(())
     }
 
-    async fn send_wide(&mut self, mut wide: Wide, stall: Duration) -> Result<(), Gone> {
+    async fn send_wide(&mut self, mut wide: Wide) -> Result<(), Gone> {
         loop {
             match wide.next().await {
-                Ok(Some(parts)) => self.send_parts(parts, stall).await?,
+                Ok(Some(parts)) => {
+                    for part in parts {
+                        self.send_wide_part(part).await?;
+                    }
+                }
                 Ok(None) => return Ok(()),
                 Err(status) => {
                     tracing::error!(error = %status, "read the rest of a range");
@@ -195,6 +215,17 @@ impl Outbound {
                 }
             }
         }
+    }
+
+    /// Sends a part of an answer that has room. Who takes too long over it, by what others need, loses the call.
+    pub(super) async fn send_wide_part(&mut self, mut part: Bytes) -> Result<(), Gone> {
+        let shared = Arc::clone(&self.shared);
+        while !part.is_empty() {
+            let some = part.split_to(part.len().min(room::PART_BYTES));
+            let sent = shared.room.taken(shared.options.stall_timeout, self.send(some));
+            sent.await.unwrap_or(Err(Gone))?;
+        }
+        Ok(())
     }
 
     pub(super) fn abandon(self) {

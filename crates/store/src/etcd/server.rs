@@ -25,6 +25,7 @@ use super::gateway::websocket::OPEN_MAX;
 use super::listen::{Incoming, Listener, accept};
 use super::metrics::FrontMetrics;
 use super::options::FrontOptions;
+use super::room::{self, Room, Share};
 use super::tls::Acceptor;
 use super::waits::Waits;
 use super::wire::RAFT_TERM;
@@ -40,12 +41,13 @@ const HANDOVER_MAX: usize = 64;
 const LARGE_READS_MAX: usize = 4;
 /// Readings of the whole log (snapshots, hashes) that run at a time, off the worker threads.
 const SCANS_MAX: usize = 2;
-/// Room for answers is counted in these.
-const ROOM_UNIT: usize = 4 << 10;
 /// Answers up to this size are counted only when they have to wait.
 pub(super) const ROOM_FREE: usize = 64 << 10;
 /// Answers up to this size are never counted: as many may wait as there are open calls.
 pub(super) const SMALL_BYTES: usize = 2 << 10;
+
+/// What an answer has: of its connection's share, and of the room of all.
+pub(super) type Held = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
 /// etcd's API in front of a store.
 pub struct Front(Shared);
@@ -65,9 +67,9 @@ pub(super) struct Shared {
     pub(super) large_reads: Arc<Semaphore>,
     /// Who may read the whole log now.
     pub(super) scans: Arc<Semaphore>,
-    /// Room for large answers, in units of [`ROOM_UNIT`] bytes.
-    room: Arc<Semaphore>,
-    /// The same for answers of few keys, so that wide ones do not crowd them out.
+    /// Room for large answers.
+    pub(super) room: Room,
+    /// The same for answers of few keys, in units of [`room::UNIT`] bytes, so that wide ones do not crowd them out.
     room_of_few: Arc<Semaphore>,
     connections: AtomicUsize,
     /// Who may have a WebSocket.
@@ -81,8 +83,19 @@ pub(super) struct Shared {
 impl Shared {
     /// Waits until there is room for an answer of `bytes`; a small one needs none.
     pub(super) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(self.room_units(bytes)?).ok()?;
-        self.room.clone().acquire_many_owned(units).await.ok()
+        self.room.take(self.room_units(bytes)?).await
+    }
+
+    /// The same, first of the share of a connection.
+    pub(super) async fn room_of(&self, share: Option<&Share>, bytes: usize) -> Held {
+        let Some(units) = self.room_units(bytes) else {
+            return (None, None);
+        };
+        let of_share = match share {
+            Some(share) => self.room.take_of(share, units).await,
+            None => None,
+        };
+        (of_share, self.room.take(units).await)
     }
 
     /// Room for an answer of few keys that waits for its client, if it is not very small; `None` when there is none.
@@ -91,13 +104,14 @@ impl Shared {
             return Some(None);
         }
         let bytes = bytes.min(self.options.outbound_bytes_max / 2);
-        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT)).ok()?;
+        let units = u32::try_from(bytes.div_ceil(room::UNIT)).ok()?;
         let room = self.room_of_few.clone().try_acquire_many_owned(units);
         room.map(Some).ok()
     }
 
-    fn room_units(&self, bytes: usize) -> Option<usize> {
-        (bytes > ROOM_FREE).then(|| bytes.min(self.options.outbound_bytes_max / 2) / ROOM_UNIT)
+    fn room_units(&self, bytes: usize) -> Option<u32> {
+        let units = bytes.min(self.options.outbound_bytes_max / 2) / room::UNIT;
+        u32::try_from(units).ok().filter(|_| bytes > ROOM_FREE)
     }
 
     /// A top-level response header at `revision`.
@@ -119,9 +133,9 @@ impl Shared {
     }
 }
 
-/// Half of the room there is.
-fn room(options: &FrontOptions) -> Arc<Semaphore> {
-    let units = options.outbound_bytes_max / 2 / ROOM_UNIT;
+/// Half of the room there is, for answers of few keys.
+fn room_of_few(options: &FrontOptions) -> Arc<Semaphore> {
+    let units = options.outbound_bytes_max / 2 / room::UNIT;
     Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
 }
 
@@ -160,8 +174,8 @@ impl Front {
             inbound_bytes: AtomicUsize::new(0),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
-            room: room(&options),
-            room_of_few: room(&options),
+            room: Room::new(options.outbound_bytes_max / 2),
+            room_of_few: room_of_few(&options),
             connections: AtomicUsize::new(0),
             websockets: Arc::new(Semaphore::new(OPEN_MAX)),
             waits: Waits::new(options.waits_max),

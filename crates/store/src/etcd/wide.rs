@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use setpoint_proto::etcdserverpb as pb;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tonic::Status;
 
 use super::call::Call;
@@ -21,7 +19,8 @@ use super::convert;
 use super::kv::FAILED;
 use super::listing::Listing;
 use super::outbound::Gone;
-use super::server::Shared;
+use super::room::Share;
+use super::server::{Held, Shared};
 use super::status::status as of;
 use super::wire::{self, Around, Reply};
 use crate::Error;
@@ -46,8 +45,12 @@ pub(super) struct Wide {
 }
 
 /// Begins a unary range.
-pub(super) async fn range(shared: &Arc<Shared>, range: Range) -> Result<Reply, Status> {
-    let (reader, kvs_len) = Reader::begin(shared, range).await?;
+pub(super) async fn range(
+    shared: &Arc<Shared>,
+    range: Range,
+    share: Option<&Share>,
+) -> Result<Reply, Status> {
+    let (reader, kvs_len) = Reader::begin(shared, range, share).await?;
     let measure = reader.scan().measure();
     let around = Around::new(shared.header(measure.revision), measure.more, measure.count);
     let head = around.begin(kvs_len)?;
@@ -91,12 +94,16 @@ struct Reader {
     /// Here, unless a thread has it.
     scan: Option<Scan>,
     /// Room for two pieces.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Held,
 }
 
 impl Reader {
     /// Measures, and waits for room; the length is that of the keys on the wire.
-    async fn begin(shared: &Arc<Shared>, range: Range) -> Result<(Self, usize), Status> {
+    async fn begin(
+        shared: &Arc<Shared>,
+        range: Range,
+        share: Option<&Share>,
+    ) -> Result<(Self, usize), Status> {
         let store = shared.store.clone();
         let (scan, kvs_len) = long(shared, move || {
             let (mut kvs_len, shown) = (0, (!range.keys_only, shows_leases(&range)));
@@ -109,7 +116,7 @@ impl Reader {
         let reader = Self {
             shared: shared.clone(),
             scan: Some(scan),
-            _room: shared.room(kvs_len.min(2 * PIECE_BYTES)).await,
+            _room: shared.room_of(share, kvs_len.min(2 * PIECE_BYTES)).await,
         };
         Ok((reader, kvs_len))
     }
@@ -173,7 +180,7 @@ pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
     let access = call.access();
     access.range(&range.keys)?;
     let bytes_max = call.shared.options.request_bytes_max;
-    let (mut reader, _) = Reader::begin(&call.shared, range).await?;
+    let (mut reader, _) = Reader::begin(&call.shared, range, call.outbound.share()).await?;
     let measure = reader.scan().measure();
     let mut part_keys = FIRST_PART_KEYS;
     loop {
@@ -190,9 +197,8 @@ pub(super) async fn range_stream(call: &mut Call) -> Result<(), Status> {
             }),
         };
         let message = wire::message(&message);
-        let sent = timeout(call.shared.options.stall_timeout, call.outbound.send(message)).await;
-        sent.unwrap_or(Err(Gone))
-            .map_err(|Gone| Status::cancelled("context canceled"))?;
+        let sent = call.outbound.send_wide_part(message).await;
+        sent.map_err(|Gone| Status::cancelled("context canceled"))?;
         if done {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use setpoint_testkit::frames::{
 use super::raw::framed;
 use super::*;
 
-const RANGE: &str = "/etcdserverpb.KV/Range";
+pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// The head of a gRPC request.
@@ -20,7 +20,7 @@ fn head(path: &str) -> Vec<u8> {
     block
 }
 
-fn call(stream: u32, path: &str, message: &[u8]) -> Vec<u8> {
+pub(super) fn call(stream: u32, path: &str, message: &[u8]) -> Vec<u8> {
     let mut bytes = frame(HEADERS, END_HEADERS, stream, &head(path));
     bytes.extend(frame(DATA, END_STREAM, stream, &framed(message)));
     bytes
@@ -30,7 +30,7 @@ fn range_of(key: &str) -> Vec<u8> {
     prost::Message::encode_to_vec(&get(key, ""))
 }
 
-async fn connect(server: &Server, window: u32) -> TcpStream {
+pub(super) async fn connect(server: &Server, window: u32) -> TcpStream {
     let mut socket = TcpStream::connect(server.addr).await.unwrap();
     socket.write_all(&hello(window)).await.unwrap();
     socket
@@ -53,7 +53,7 @@ async fn closed(socket: &mut TcpStream) -> Vec<u8> {
 }
 
 /// Kinds and payloads of the frames in what a server said.
-fn frames(mut said: &[u8]) -> Vec<(u8, u32, Vec<u8>)> {
+pub(super) fn frames(mut said: &[u8]) -> Vec<(u8, u32, Vec<u8>)> {
     let mut frames = Vec::new();
     while let [a, b, c, kind, _, s0, s1, s2, s3, rest @ ..] = said {
         let len = u32::from_be_bytes([0, *a, *b, *c]) as usize;

@@ -34,6 +34,7 @@ mod maintenance;
 mod raw;
 mod tls;
 mod traps;
+mod unread;
 mod waiting;
 mod watch;
 mod websocket;

@@ -1,5 +1,7 @@
 //! A link and its two ends, for tests: a sender that always has more to say, a pipe with a rate and a delay, a receiver
-//! that reads at once and gives credit back as [`Grants`](crate::core::grants) do. Time is a number; nothing waits.
+//! that reads at once and gives credit back as [`Grants`](crate::core::grants) do. Time is a number; nothing waits. Each
+//! direction delivers in order: what leaves after the path has become shorter catches up with what left before, and arrives
+//! with it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,6 +21,14 @@ enum Event {
     Ping,
     /// Its answer at the receiver, behind all data that was queued before it.
     Pong,
+    /// DATA, or the answer, has passed the bottleneck.
+    Passed(Passed),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Passed {
+    Data(i64),
+    Pong,
 }
 
 /// A link under test.
@@ -36,6 +46,9 @@ pub(super) struct Link {
     sequence: u64,
     /// When the pipe's entrance is free again.
     free: Duration,
+    /// When the last thing on each way arrives.
+    forth: Duration,
+    back: Duration,
     credit: i64,
     said: f64,
     /// All credit so far, as seen from here.
@@ -58,6 +71,8 @@ impl Link {
             events: BinaryHeap::new(),
             sequence: 0,
             free: Duration::ZERO,
+            forth: Duration::ZERO,
+            back: Duration::ZERO,
             credit: 0,
             said: 0.0,
             granted: i64::from(bounds.start),
@@ -71,6 +86,18 @@ impl Link {
         self.sequence += 1;
         self.events
             .push(Reverse((self.now + after, self.sequence, event)));
+    }
+
+    /// Half a round trip from now, and behind all that is on the way to the receiver already.
+    fn forth(&mut self, event: Event) {
+        self.forth = self.forth.max(self.now + self.rtt / 2);
+        self.at(self.forth - self.now, event);
+    }
+
+    /// The same to the sender.
+    fn back(&mut self, event: Event) {
+        self.back = self.back.max(self.now + self.rtt / 2);
+        self.at(self.back - self.now, event);
     }
 
     /// Runs for `span`; how many bytes arrived.
@@ -93,9 +120,11 @@ impl Link {
                         Some(_) => Duration::ZERO,
                         None => self.free.saturating_sub(self.now),
                     };
-                    self.at(queued + self.rtt / 2, Event::Pong);
+                    self.at(queued, Event::Passed(Passed::Pong));
                 }
                 Event::Pong => self.estimator.ping_acked(self.now),
+                Event::Passed(Passed::Pong) => self.forth(Event::Pong),
+                Event::Passed(Passed::Data(bytes)) => self.forth(Event::Data(bytes)),
             }
             self.grant();
         }
@@ -119,8 +148,7 @@ impl Link {
                 self.said = self.said.max(self.now.as_secs_f64()) + bytes as f64 / demand;
                 leaves = leaves.max(Duration::from_secs_f64(self.said));
             }
-            let after = leaves - self.now + self.rtt / 2;
-            self.at(after, Event::Data(bytes));
+            self.at(leaves - self.now, Event::Passed(Passed::Data(bytes)));
         }
     }
 
@@ -136,7 +164,7 @@ impl Link {
         if self.estimator.wants_ping(self.now) {
             self.pings += 1;
             self.estimator.ping_sent(self.now);
-            self.at(self.rtt / 2, Event::Ping);
+            self.back(Event::Ping);
         }
     }
 
@@ -147,7 +175,7 @@ impl Link {
         if more >= window / 16 {
             self.sample.get_or_insert((self.granted, self.now));
             self.granted += more;
-            self.at(self.rtt / 2, Event::Credit(more));
+            self.back(Event::Credit(more));
         }
     }
 }

@@ -22,8 +22,14 @@ const NOD_SHARE: f64 = 0.9;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dip {
     pub(super) since: Duration,
-    /// When what was on the way before has come.
+    /// When what was on the way before has come, if it came at the link's rate.
     pub(super) drained_at: Duration,
+    /// What of it has not come yet, as far as it exceeds the new window; in bytes. The most there is where that is not known.
+    pub(super) left: u64,
+    /// A burst was the reason.
+    for_burst: bool,
+    /// The round trip before.
+    path: Duration,
     /// When it is given up.
     pub(super) over_at: Duration,
 }
@@ -95,6 +101,8 @@ impl Estimator {
             return;
         }
         self.fill = Fill::default();
+        self.arrivals
+            .excuse(self.window.saturating_sub(window), now + rtt * 5);
         self.nod = Some(Nod {
             window,
             least: rtt,
@@ -113,11 +121,28 @@ impl Estimator {
         self.window = (self.window / 4).max(DIP_MIN.min(self.bounds.cap));
         self.fill = Fill::default();
         self.dip_due = false;
+        let for_burst = self.dip.is_some_and(|dip| dip.for_burst);
+        let path = self.dip.map(|dip| dip.path).or(self.rtt.get());
         self.dip = Some(Dip {
+            path: path.unwrap_or_default(),
             since: now,
             drained_at: now + drains,
+            left: u64::MAX,
+            for_burst,
             over_at: now + (drains * 10).max(MEMORY_MIN),
         });
+    }
+
+    /// Dips to so little at once that a path of an eighth of the round trip can be seen, and looks as soon as all but that has
+    /// come: `bytes` of what was under way came just now.
+    pub(super) fn dip_after_burst(&mut self, bytes: u64, now: Duration) {
+        let under_way = u64::from(self.window).saturating_sub(bytes);
+        self.dip(now);
+        self.window = (self.window / 2).max(DIP_MIN.min(self.bounds.cap));
+        if let Some(dip) = &mut self.dip {
+            dip.left = under_way.saturating_sub(self.window.into());
+            dip.for_burst = true;
+        }
     }
 
     /// A PING has come back that left after the window was made small.
@@ -157,7 +182,11 @@ impl Estimator {
 
     /// Sets the window by what is known now.
     pub(super) fn end_dip(&mut self, now: Duration) {
-        self.dip = None;
+        let before = self.dip.take().filter(|dip| dip.for_burst).map(|dip| dip.path);
+        if let (Some(before), Some(rtt)) = (before, self.rtt.get()) {
+            self.arrivals.looked(rtt < before * 7 / 8, now);
+        }
+        self.arrivals.forget();
         self.next_dip = now + DIP_EVERY;
         self.next_change_dip = now + DIP_AFTER_CHANGE;
         self.window = self.wanted();

@@ -20,6 +20,7 @@
 //! - A queue of our own hides how short the path is. So now and then the window **nods**: a little less than the link holds,
 //!   until credit given meanwhile is used. If that took less than a round trip, or once in a while when a PING was late, it
 //!   **dips**: it is quartered until the queue is gone, a PING shows the path, and the window is set by what it showed.
+//! - A **burst** that no pause comes before is what a way that became shorter makes (`burst`): the window dips at once.
 //! - A window that was **filled** (four fifths of it came) much faster than a round trip is the limit, and grows up to
 //!   eightfold; what it then turns out to need is known a round trip later. One that is too large for five round trips
 //!   shrinks, **on trial**: if less comes then, the larger one is kept. After half a minute without data all is forgotten.
@@ -29,6 +30,7 @@
 //! `docs/design/flow.md` has the reasons and what this cannot know.
 
 mod bound;
+mod burst;
 mod filter;
 mod look;
 mod rtt;
@@ -43,6 +45,7 @@ mod tests;
 
 use std::time::Duration;
 
+use burst::Arrivals;
 use filter::WindowedMax;
 use look::{Dip, FIRST_DIP_AFTER, Nod};
 use rtt::RoundTrip;
@@ -108,6 +111,8 @@ const GROWTH_MIN: f64 = 1.25;
 /// A window that keeps a link full: so many round trips of it, and a little for turns that come late.
 const GAIN: f64 = 1.125;
 const SLACK: f64 = 0.001;
+/// From here on to a burst (1), what fills a window is not the speed of the link.
+const BURSTS: f64 = 0.25;
 /// The least window of a link that is known to be full.
 const FULL_MIN: u32 = 128 << 10;
 
@@ -184,6 +189,7 @@ pub struct Estimator {
     next_change_dip: Duration,
     /// The rate has changed when there could be no dip yet.
     dip_due: bool,
+    arrivals: Arrivals,
     last_data: Duration,
 }
 
@@ -222,6 +228,7 @@ impl Estimator {
             next_dip: now,
             next_change_dip: now,
             dip_due: false,
+            arrivals: Arrivals::default(),
             last_data: now,
         }
     }
@@ -277,13 +284,23 @@ impl Estimator {
             large.bytes += bytes;
         }
         self.judge(bytes, now);
+        let ahead = self.ahead(bytes, now);
+        if ahead >= 1.0 {
+            self.dip_after_burst(bytes, now);
+        } else if let Some(dip) = &mut self.dip {
+            dip.left = dip.left.saturating_sub(bytes);
+        }
         self.nods(now);
         self.bucket.bytes += bytes;
         self.since_probe += bytes;
         if let Some(round) = &mut self.round {
             round.span.bytes += bytes;
         }
-        self.fill(bytes, now);
+        if ahead < BURSTS {
+            self.fill(bytes, now);
+        } else {
+            self.fill = Fill::default();
+        }
     }
 
     /// Whether to send a PING now. Asked after data has arrived.
@@ -296,7 +313,7 @@ impl Estimator {
             return self.since_probe >= FIRST_PROBE_BYTES && now >= self.next_probe;
         };
         if let Some(dip) = self.dip {
-            return now >= dip.drained_at;
+            return now >= dip.drained_at || dip.left == 0;
         }
         let window = u64::from(self.window);
         if self.since_probe < (window / 8).max(FIRST_PROBE_BYTES) {
@@ -532,10 +549,14 @@ impl Estimator {
         if window <= self.window {
             return;
         }
+        let rtt = self.rtt.get().unwrap_or_default();
+        if window > self.window / 4 * 5 {
+            self.arrivals.grows(now + rtt * 5);
+        }
         self.window = window;
         (self.trial, self.nod, self.too_large) = (None, None, None);
         self.grown = true;
         self.fill = Fill::default();
-        self.effective_from = now + self.rtt.get().unwrap_or_default();
+        self.effective_from = now + rtt;
     }
 }

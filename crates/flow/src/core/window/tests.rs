@@ -107,9 +107,12 @@ fn a_step_is_followed_as_soon_behind_a_queue_of_our_own() {
         assert!(up <= ms(1_500), "up after {up:?}: {}", estimate(&link));
         link.run(ms(1_500));
         assert!(link.share(ms(5_000)) >= 0.9, "150 ms: {}", estimate(&link));
-        // Ten round trips, and a second in which other things may be tried and the queue has to go.
+        // Half of the longer round trip until the first byte can be here by the shorter way, and what is under way then:
+        // about ten of the shorter ones, and two more where the window is an eighth larger than the link.
         let down = follows(&mut link, ms(20));
-        assert!(down <= ms(2_500), "down after {down:?}: {}", estimate(&link));
+        // Not every burst is believed; then nods find it.
+        let most = if age < 100 { ms(260) } else { ms(2_500) };
+        assert!(down <= most, "down after {down:?}: {}", estimate(&link));
         link.run(ms(1_500));
         assert!(link.share(ms(5_000)) >= 0.9, "20 ms again: {}", estimate(&link));
     }

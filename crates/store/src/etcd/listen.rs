@@ -155,7 +155,7 @@ pub(super) async fn accept(listener: &Listener, shared: &Arc<Shared>, workers: &
                 }
             }
         };
-        let Some(counted) = Counted::new(shared) else {
+        let Some(counted) = Counted::new(shared, listener.serves) else {
             shared.metrics.connections_refused.inc();
             tracing::debug!(
                 max = shared.options.connections_max,

@@ -22,7 +22,7 @@ use super::auth::Auth;
 use super::connection;
 use super::convert::touches;
 use super::gateway::websocket::OPEN_MAX;
-use super::listen::{Incoming, Listener, accept};
+use super::listen::{Incoming, Listener, Serves, accept};
 use super::metrics::FrontMetrics;
 use super::options::FrontOptions;
 use super::room::{self, Room, Share};
@@ -41,6 +41,8 @@ const HANDOVER_MAX: usize = 64;
 const LARGE_READS_MAX: usize = 4;
 /// Readings of the whole log (snapshots, hashes) that run at a time, off the worker threads.
 const SCANS_MAX: usize = 2;
+/// Connections of listeners that serve nothing but metrics and health.
+const OBSERVERS_MAX: usize = 64;
 /// Answers up to this size are counted only when they have to wait.
 pub(super) const ROOM_FREE: usize = 64 << 10;
 /// Answers up to this size are never counted: as many may wait as there are open calls.
@@ -72,6 +74,8 @@ pub(super) struct Shared {
     /// The same for answers of few keys, in units of [`room::UNIT`] bytes, so that wide ones do not crowd them out.
     room_of_few: Arc<Semaphore>,
     connections: AtomicUsize,
+    /// Those of listeners for metrics alone.
+    observers: AtomicUsize,
     /// Who may have a WebSocket.
     pub(super) websockets: Arc<Semaphore>,
     /// Who waits for locks and leadership.
@@ -140,22 +144,41 @@ fn room_of_few(options: &FrontOptions) -> Arc<Semaphore> {
 }
 
 /// Counts a connection while it lives.
-pub(super) struct Counted(Arc<Shared>);
+pub(super) struct Counted {
+    shared: Arc<Shared>,
+    observes: bool,
+}
 
 impl Counted {
-    /// `None` when there are too many.
-    pub(super) fn new(shared: &Arc<Shared>) -> Option<Self> {
-        let before = shared.connections.fetch_add(1, Ordering::Relaxed);
+    /// `None` when there are too many. Who comes to look has room of his own: it is when clients are too many that somebody looks.
+    pub(super) fn new(shared: &Arc<Shared>, serves: Serves) -> Option<Self> {
+        let counted = Self {
+            shared: shared.clone(),
+            observes: serves == Serves::Metrics,
+        };
+        let most = if counted.observes {
+            OBSERVERS_MAX
+        } else {
+            shared.options.connections_max
+        };
+        let before = counted.count().fetch_add(1, Ordering::Relaxed);
         shared.metrics.connections.inc();
-        let counted = Self(shared.clone());
-        (before < shared.options.connections_max).then_some(counted)
+        (before < most).then_some(counted)
+    }
+
+    fn count(&self) -> &AtomicUsize {
+        if self.observes {
+            &self.shared.observers
+        } else {
+            &self.shared.connections
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.connections.dec();
+        self.count().fetch_sub(1, Ordering::Relaxed);
+        self.shared.metrics.connections.dec();
     }
 }
 
@@ -177,6 +200,7 @@ impl Front {
             room: Room::new(options.outbound_bytes_max / 2),
             room_of_few: room_of_few(&options),
             connections: AtomicUsize::new(0),
+            observers: AtomicUsize::new(0),
             websockets: Arc::new(Semaphore::new(OPEN_MAX)),
             waits: Waits::new(options.waits_max),
             tls: None,

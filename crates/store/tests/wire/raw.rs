@@ -1,5 +1,7 @@
 //! Bytes that no client would send, HTTP beside gRPC, limits.
 
+use setpoint_store::etcd::Serves;
+
 use super::*;
 
 #[tokio::test]
@@ -194,12 +196,29 @@ async fn alarms_show_in_the_health_endpoints() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_are_closed() {
-    let server = Server::start(|options| options.connections_max = 1).await;
+async fn connections_beyond_the_limit_are_closed_but_for_those_that_look() {
+    let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let metrics = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, looks) = (clients.local_addr().unwrap(), metrics.local_addr().unwrap());
+    let listeners = vec![
+        Listener::tcp(clients),
+        Listener::tcp(metrics).only(Serves::Metrics),
+    ];
+    let server = Server::start_on(addr, |options| options.connections_max = 1, listeners).await;
     let mut first = server.kv().await;
     first.range(get("a", "")).await.unwrap();
     let mut second = TcpStream::connect(server.addr).await.unwrap();
     assert!(matches!(second.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    // Who comes to look at what is wrong is let in.
+    let mut third = TcpStream::connect(looks).await.unwrap();
+    let request = b"GET /debug/flow?format=json HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n";
+    third.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    third.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.contains("200") && answer.contains("\"connections_total\":2"),
+        "{answer}"
+    );
     first.range(get("a", "")).await.unwrap();
     server.stop().await;
 }

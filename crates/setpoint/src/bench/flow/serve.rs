@@ -34,8 +34,8 @@ pub(super) const ECHO: &str = "/setpoint.bench.Flow/Echo";
 
 /// As many streams at a time as the etcd front takes.
 const STREAMS_MAX: u32 = 65_536;
-/// Between two words of ours about the link.
-const TELL: Duration = Duration::from_millis(20);
+/// Between two words of ours about the link: a part of the shortest round trip.
+const TELL: Duration = Duration::from_millis(5);
 /// What the etcd front announced before its windows followed the link.
 const FIXED_STREAM_WINDOW: u32 = 1 << 20;
 const FIXED_CONNECTION_WINDOW: u32 = 4 << 20;

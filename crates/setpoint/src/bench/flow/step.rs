@@ -19,7 +19,9 @@ pub(super) const LONG_MS: u64 = 150;
 /// Milliseconds between the values of `series`.
 const STEP_MS: u64 = 50;
 /// Between two looks at what the server says of itself.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(5);
+/// Milliseconds after which what it says is noted again, although it is the same.
+const SAME_MS: u64 = 20;
 /// An estimate is right when it is this near.
 const NEAR: f64 = 0.25;
 
@@ -97,10 +99,14 @@ async fn step(contender: Contender, start: &Start, phase: u64) -> Result<Step> {
 /// What the server says of itself.
 async fn estimates(peer: &Peer, time: Duration) -> Vec<(u64, Estimate)> {
     let start = Instant::now();
-    let mut estimates = Vec::new();
+    let mut estimates: Vec<(u64, Estimate)> = Vec::new();
     while start.elapsed() < time {
+        let at = start.elapsed().as_millis() as u64;
         if let Some(estimate) = *peer.estimate.lock() {
-            estimates.push((start.elapsed().as_millis() as u64, estimate));
+            let is_news = |(before, last): &(u64, Estimate)| *last != estimate || at >= before + SAME_MS;
+            if estimates.last().is_none_or(is_news) {
+                estimates.push((at, estimate));
+            }
         }
         sleep(LOOK).await;
     }

@@ -77,9 +77,33 @@ func start(program, dir string, more ...string) *member {
 	return m
 }
 
-// healthy waits for /health as envtest does.
-func (m *member) healthy() {
+// running starts a program and waits until it is healthy. The port was free when it was chosen; who comes first may have
+// it before the program does, which then ends at once.
+func running(program, dir string, more ...string) *member {
+	for range 3 {
+		m := start(program, dir, more...)
+		if m.healthy() {
+			return m
+		}
+		said := "nothing"
+		for line := range m.log {
+			said = fmt.Sprint(line)
+		}
+		log.Printf("%s ended before it was healthy, and said last: %s", program, said)
+		must(os.RemoveAll(filepath.Join(dir, "data")))
+	}
+	log.Fatalf("%s does not start", program)
+	return nil
+}
+
+// healthy waits for /health as envtest does; false if the program ended.
+func (m *member) healthy() bool {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		select {
+		case <-m.ended:
+			return false
+		default:
+		}
 		response, err := http.Get(m.url + "/health")
 		if err != nil {
 			continue
@@ -87,10 +111,11 @@ func (m *member) healthy() {
 		_, _ = io.Copy(io.Discard, response.Body)
 		response.Body.Close()
 		if response.StatusCode == http.StatusOK {
-			return
+			return true
 		}
 	}
-	log.Fatalf("%s is not healthy", m.process.Path)
+	log.Fatalf("%s runs and is not healthy", m.process.Path)
+	return false
 }
 
 // stop ends a member with SIGTERM and says how it ended.
@@ -150,8 +175,7 @@ func tell(p part, program string) string {
 	dir, err := os.MkdirTemp("", "dropin")
 	must(err)
 	defer os.RemoveAll(dir)
-	m := start(program, dir)
-	m.healthy()
+	m := running(program, dir)
 	s := &story{}
 	p.run(program, m, s)
 	s.say("ended: %s", m.stop())

@@ -134,20 +134,21 @@ func ordered(ctx context.Context, client *clientv3.Client, s *story) {
 	s.say("ordering: %d violations", violations)
 }
 
-// leased: two caches of one key; who writes takes it from the other.
+// leased: two caches of one key; who writes takes it from the other. Neither ends before both are done: a key of one that has
+// ended is free only with its lease, after a minute.
 func leased(ctx context.Context, m *member, s *story) {
 	var values []string
 	var mu sync.Mutex
 	var both sync.WaitGroup
 	for i := range 2 {
+		client := m.client()
+		defer client.Close()
+		kv, end, err := leasing.NewKV(client, "leases/")
+		must(err)
+		defer end()
 		both.Add(1)
 		go func() {
 			defer both.Done()
-			client := m.client()
-			defer client.Close()
-			kv, end, err := leasing.NewKV(client, "leases/")
-			must(err)
-			defer end()
 			for n := range 20 {
 				_, err := kv.Put(ctx, "cached", fmt.Sprintf("%d-%02d", i, n))
 				must(err)

@@ -5,7 +5,9 @@
 
 use super::unfinished::Unfinished;
 
-const HEADER_BYTES: usize = 9;
+pub(crate) const HEADER_BYTES: usize = 9;
+/// Where in it the frame's kind is, and its flags.
+pub(crate) const KIND_AT: usize = 3;
 /// The flag of SETTINGS that acknowledge.
 pub(crate) const ACK: u8 = 1;
 /// The flag of a stream's last frame.
@@ -13,7 +15,7 @@ pub(crate) const END_STREAM: u8 = 1;
 /// The flag of the last frame of a list of headers.
 const END_HEADERS: u8 = 4;
 /// The flag of frames whose payload begins with the length of its padding.
-const PADDED: u8 = 8;
+pub(crate) const PADDED: u8 = 8;
 /// The bit before a stream's id or an increment means nothing.
 pub(crate) const ID: u32 = 0x7fff_ffff;
 /// Bytes of a payload that are looked at.
@@ -141,18 +143,26 @@ impl Frames {
         })
     }
 
+    /// Of a head that is not whole, the bytes that are here from its kind on, and those still to come, if the frame may turn
+    /// out to be [hollow](Head::is_hollow).
+    pub(crate) fn half_a_head(&self) -> Option<(usize, usize)> {
+        let may_be = self.length() == 0 && self.header[KIND_AT] == Kind::Data as u8;
+        (may_be && (KIND_AT + 1..HEADER_BYTES).contains(&self.have))
+            .then(|| (self.have - KIND_AT, HEADER_BYTES - self.have))
+    }
+
     /// Takes the next bytes of the direction, and only counts.
     pub fn count_in(&mut self, bytes: &[u8]) {
         // Nothing refuses a frame.
-        let _ = self.take(bytes, |_| Ok::<_, std::convert::Infallible>(()));
+        let _ = self.take(bytes, |_, _| Ok::<_, std::convert::Infallible>(()));
     }
 
-    /// Takes the next bytes of the direction, and shows each frame that begins. An error ends it: it comes back with how
-    /// many of the bytes were before that frame.
+    /// Takes the next bytes of the direction, and shows each frame that begins, with how many of the bytes it took to see
+    /// that. An error ends it: it comes back with how many of the bytes were before that frame.
     pub(crate) fn take<E>(
         &mut self,
         bytes: &[u8],
-        mut see: impl FnMut(&Head) -> Result<(), E>,
+        mut see: impl FnMut(&Head, usize) -> Result<(), E>,
     ) -> Result<(), (usize, E)> {
         let len = bytes.len();
         let before = self.bytes;
@@ -180,7 +190,7 @@ impl Frames {
             at += n;
             if self.have == self.needed() {
                 let head = self.begin();
-                see(&head).map_err(|error| (frame, error))?;
+                see(&head, at).map_err(|error| (frame, error))?;
             }
         }
         Ok(())
@@ -295,7 +305,7 @@ mod tests {
             let (mut rest, mut cuts) = (&bytes[..], cuts.iter().cycle());
             while !rest.is_empty() {
                 let n = cuts.next().map_or(1, |cut| (*cut).min(rest.len()));
-                let taken = seen.take(&rest[..n], |_| Ok::<_, ()>(()));
+                let taken = seen.take(&rest[..n], |_, _| Ok::<_, ()>(()));
                 prop_assert_eq!(taken, Ok(()));
                 rest = &rest[n..];
             }

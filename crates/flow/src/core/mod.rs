@@ -8,6 +8,7 @@ pub mod frames;
 pub mod gate;
 pub mod glob;
 pub(crate) mod grants;
+pub(crate) mod hollow;
 pub mod keepalive;
 pub mod latency;
 pub mod limit;

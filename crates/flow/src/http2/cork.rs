@@ -20,8 +20,9 @@ use tokio::time::Instant;
 
 use super::PREFACE;
 use crate::core::flood::Flood;
-use crate::core::frames::{Frames, Kind};
+use crate::core::frames::{Frames, HEADER_BYTES, Kind};
 use crate::core::grants::{Grants, Outgoing, Overrun, Role};
+use crate::core::hollow::{Kept, pass_over};
 use crate::gauges::Gauges;
 
 /// Bytes collected before a write goes out in the middle of a turn.
@@ -74,6 +75,8 @@ pub(crate) struct Wire {
     flood: Flood,
     /// HEADERS that had come when the turn began.
     heads_before: u64,
+    /// Half a head, which is passed on once it is whole.
+    kept: Kept,
     /// Nothing of that is passed on, nor anything after it: the connection has to end.
     pub(crate) harm: Option<Harm>,
 }
@@ -104,16 +107,24 @@ impl Wire {
     }
 
     /// Looks at what has come; how much of it may be passed on.
-    fn receive(&mut self, bytes: &[u8]) -> usize {
+    fn receive(&mut self, bytes: &mut [u8]) -> usize {
         let (received, flood, said) = (&mut self.received, &mut self.flood, self.sent.said);
+        let mut hollow = Vec::new();
         let seen = self.gauges.credit.with(|grants| {
-            received.take(bytes, |head| {
+            received.take(bytes, |head, end| {
                 let awaited = grants.received(head).map_err(|Overrun| Harm::Overrun)?;
                 flood
                     .received(head, awaited, said, Instant::now)
-                    .map_err(Harm::Flood)
+                    .map_err(Harm::Flood)?;
+                if awaited && head.is_hollow() {
+                    hollow.push(end);
+                }
+                Ok(())
             })
         });
+        for end in hollow {
+            pass_over(bytes, end, &mut self.kept);
+        }
         match seen {
             Ok(()) => bytes.len(),
             Err((before, harm)) => {
@@ -121,6 +132,14 @@ impl Wire {
                 before
             }
         }
+    }
+
+    /// Keeps the end of what has come, if it is half of a head that matters; how many bytes go on.
+    fn keep(&mut self, bytes: &[u8]) -> usize {
+        let kept = self.received.half_a_head().map_or(0, |(here, _)| here);
+        let goes_on = bytes.len().saturating_sub(kept);
+        self.kept.keep(&bytes[goes_on..]);
+        goes_on
     }
 }
 
@@ -151,6 +170,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             gauges,
             flood: Flood::new(role, Instant::now()),
             heads_before: 0,
+            kept: Kept::default(),
             harm: None,
         }));
     }
@@ -261,6 +281,43 @@ impl<T> Inner<T> {
     }
 }
 
+impl<T: AsyncRead + Unpin> Inner<T> {
+    /// Reads what there is.
+    fn pull(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.socket).poll_read(cx, buf);
+        }
+        let n = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..n]);
+        self.prefix.advance(n);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads the rest of a head of which half is kept, and no more, and passes it on; what there is of it, at the end of all.
+    fn poll_kept(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while let Some(wire) = &self.wire
+            && let Some((_, lacks)) = wire.received.half_a_head()
+        {
+            let mut rest = [0; HEADER_BYTES];
+            let mut rest = ReadBuf::new(&mut rest[..lacks]);
+            ready!(self.pull(cx, &mut rest))?;
+            let Some(wire) = self.wire.as_mut().filter(|_| !rest.filled().is_empty()) else {
+                break;
+            };
+            wire.receive(rest.filled_mut());
+            if wire.harm.is_some() {
+                return Poll::Pending;
+            }
+            wire.kept.keep(rest.filled());
+        }
+        if let Some(wire) = &mut self.wire {
+            let (kept, n) = wire.kept.give(buf.remaining());
+            buf.put_slice(&kept[..n]);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
@@ -272,24 +329,34 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let before = buf.filled().len();
-        if inner.prefix.is_empty() {
-            ready!(Pin::new(&mut inner.socket).poll_read(cx, buf))?;
-        } else {
-            let n = inner.prefix.len().min(buf.remaining());
-            buf.put_slice(&inner.prefix[..n]);
-            inner.prefix.advance(n);
+        loop {
+            if inner.wire.as_ref().is_some_and(|wire| !wire.kept.is_empty()) {
+                return inner.poll_kept(cx, buf);
+            }
+            let before = buf.filled().len();
+            ready!(inner.pull(cx, buf))?;
+            let Some(wire) = &mut inner.wire else {
+                return Poll::Ready(Ok(()));
+            };
+            if buf.filled().len() == before {
+                return Poll::Ready(Ok(()));
+            }
+            let passed = wire.receive(&mut buf.filled_mut()[before..]);
+            if wire.harm.is_some() {
+                buf.set_filled(before + passed);
+                // Nothing would be the end of what there is to read.
+                return if passed > 0 {
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
+                };
+            }
+            let goes_on = wire.keep(&buf.filled()[before..]);
+            buf.set_filled(before + goes_on);
+            if goes_on > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
-        let Some(wire) = &mut inner.wire else {
-            return Poll::Ready(Ok(()));
-        };
-        let passed = wire.receive(&buf.filled()[before..]);
-        if wire.harm.is_some() && passed == 0 {
-            // Not the end of what there is to read.
-            return Poll::Pending;
-        }
-        buf.set_filled(before + passed);
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -316,47 +383,4 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Cork<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use setpoint_testkit::frames::{call, hello};
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-    use crate::flow::Flow;
-
-    /// Reads until there is nothing more for now; how many HEADERS have passed so far.
-    async fn heads_after_reading<T: AsyncRead + AsyncWrite + Unpin>(cork: &Cork<T>) -> u64 {
-        poll_fn(|cx| {
-            let mut room = [0; 8 << 10];
-            let mut buf = ReadBuf::new(&mut room);
-            while Pin::new(&mut cork.clone()).poll_read(cx, &mut buf).is_ready() {
-                buf.clear();
-            }
-            Poll::Ready(())
-        })
-        .await;
-        cork.wire(|wire| wire.received.count(Kind::Headers)).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_turn_takes_so_many_heads_and_the_next_one_goes_on() {
-        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
-        let (cork, live) = (Cork::new(ours, Bytes::new()), Flow::default().open("test", ""));
-        cork.govern(Role::Server, Arc::clone(live.gauges()));
-        let calls = 3 * HEADS_A_TURN;
-        let said: Vec<u8> = (0..calls)
-            .flat_map(|n| call(2 * u32::try_from(n).unwrap() + 1, "/"))
-            .collect();
-        theirs.write_all(&[hello(65_535), said].concat()).await.unwrap();
-        // What one read brings is not cut: some more than a turn's.
-        let first = heads_after_reading(&cork).await;
-        assert!((HEADS_A_TURN..HEADS_A_TURN + 1_000).contains(&first), "{first}");
-        assert_eq!(heads_after_reading(&cork).await, first, "the turn is not over");
-        poll_fn(|cx| cork.poll_drain(cx)).await.unwrap();
-        let second = heads_after_reading(&cork).await;
-        assert!(second >= first + HEADS_A_TURN && second < calls, "{second}");
-        poll_fn(|cx| cork.poll_drain(cx)).await.unwrap();
-        assert_eq!(heads_after_reading(&cork).await, calls);
-    }
-}
+mod tests;

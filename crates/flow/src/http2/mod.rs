@@ -18,8 +18,8 @@
 //!    of that when the answer has come.
 //!
 //! What `h2` bounds by itself is left to it: header lists, CONTINUATION chains, resets before a call has begun, small DATA
-//! frames, streams beyond the announced maximum (refused, never parked). How many it resets so is counted here, by the second:
-//! its own bound is for the whole life of a connection.
+//! frames, streams beyond the announced maximum (refused, never parked). How many it resets so is counted here, by the second,
+//! and so are frames of DATA without data: its own bounds of these are for the whole life of a connection.
 
 mod cork;
 mod credit;

@@ -68,6 +68,35 @@ async fn trailers_over_the_limit_end_the_call_and_not_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_flushes_nothing_again_and_again_keeps_its_connection() {
+    let net = Net::default();
+    let peer = start(
+        &net,
+        1,
+        handler(|mut exchange| async move {
+            let _ = exchange.body().await;
+            let head = Response::builder().header("content-type", "application/grpc");
+            let Ok(mut stream) = exchange.respond.send_response(head.body(()).unwrap(), false) else {
+                return;
+            };
+            for _ in 0..50 {
+                let _ = stream.send_data(Bytes::new(), false);
+            }
+            let _ = stream.send_data(counted(1), false);
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            let _ = stream.send_trailers(trailers);
+        }),
+    );
+    let channel = channel(&net, A, ChannelOptions::default());
+    for _ in 0..40 {
+        assert_eq!(range(&channel).await.unwrap(), 1);
+        sleep(ms(100)).await;
+    }
+    assert_eq!((peer.accepted(), channel.snapshot().in_flight), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_storm_of_goaways_is_weathered_without_hammering() {
     let net = Net::default();
     let peer = start(&net, 1, answering(1, ms(1)));

@@ -108,7 +108,9 @@ impl Ends {
     pub(super) fn hear(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<(), Overrun> {
         let bytes = frame(kind, flags, stream, payload);
         let grants = &mut self.grants;
-        let heard = self.frames.take(&bytes, |head| grants.received(head).map(drop));
+        let heard = self
+            .frames
+            .take(&bytes, |head, _| grants.received(head).map(drop));
         heard.map_err(|(before, overrun)| {
             assert_eq!(before, 0);
             // It would be over; here it goes on with the next frame.

@@ -150,21 +150,28 @@ impl Store {
         self.propose(trace, bytes, |reply| Command::Txn(txn, reply)).await
     }
 
-    /// Forgets history below `at`; with `physical`, returns once the index has been pruned. Returns the
-    /// store's revision.
+    /// Forgets history below `at`; with `physical`, returns as [`Store::pruned`] does. Returns the store's revision.
     ///
     /// # Errors
-    /// [`Error::Compacted`] when that has happened already, [`Error::FutureRevision`].
+    /// [`Error::Compacted`] when that has happened already, [`Error::FutureRevision`]; as [`Store::pruned`].
     pub async fn compact(&self, at: Revision, physical: bool) -> Result<Revision, Error> {
-        let mut pruned = self.shared().pruned.subscribe();
         let revision = self.propose(None, 0, |reply| Command::Compact(at, reply)).await?;
         if physical {
-            pruned
-                .wait_for(|floor| *floor >= at.0)
-                .await
-                .map_err(|_| Error::Stopped)?;
+            self.pruned(at).await?;
         }
         Ok(revision)
+    }
+
+    /// Waits until a compaction at `at` has removed what it made unreachable. What readers and snapshots that began before
+    /// are still in the middle of goes when they are done, and is not waited for.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when the store ends before that.
+    pub async fn pruned(&self, at: Revision) -> Result<(), Error> {
+        let mut pruned = self.shared().pruned.subscribe();
+        let reached = pruned.wait_for(|pruned| pruned.as_ref().map_or(true, |floor| *floor >= at.0));
+        let reached = reached.await.map_err(|_| Error::Stopped)?;
+        reached.as_ref().map(|_| ()).map_err(Error::clone)
     }
 
     /// A new watch stream.

@@ -12,6 +12,7 @@ use super::clean::Cleaner;
 use super::shared::Shared;
 use crate::core::checkpoint::{Builder, Meta};
 use crate::core::index::{Index, Version};
+use crate::error::Error;
 use crate::log::checkpoint;
 use crate::log::files::Table;
 use crate::log::recover::Saved;
@@ -41,17 +42,16 @@ pub(crate) struct Janitor {
     pub(crate) saved: Option<Saved>,
     pub(crate) retry_at: Instant,
     pub(crate) cleaner: Cleaner,
-    /// The floor down to which the index has been pruned.
+    /// The floor down to which the index has been pruned of everything.
     pruned: i64,
 }
 
 impl Janitor {
     pub(crate) fn new(shared: Arc<Shared>, saved: Option<Saved>) -> Self {
         let now = Instant::now();
-        let pruned = *shared.pruned.borrow();
         Self {
             shared,
-            pruned,
+            pruned: -1,
             saved,
             retry_at: now,
             cleaner: Cleaner::new(now),
@@ -63,6 +63,8 @@ impl Janitor {
         while !self.shared.stop.wait(PAUSE) {
             self.step();
         }
+        // Nobody waits, or they hear of it.
+        let _ = self.shared.pruned.send_replace(Err(Error::Stopped));
         if self.shared.closing.load(Ordering::Acquire) {
             self.finish();
         }
@@ -70,15 +72,31 @@ impl Janitor {
 
     /// One round.
     pub(crate) fn step(&mut self) {
-        let floor = self.shared.floor();
-        if floor > self.pruned && prune(&self.shared, floor) {
-            self.pruned = floor;
-            self.shared.pruned.send_replace(floor);
-        }
+        self.prune();
         self.clean(self.pruned);
         if self.is_due() {
             self.checkpoint();
         }
+    }
+
+    /// Drops from the index what nobody can see. What readers hold stays, and goes in a round after they are done: who
+    /// waits for a compaction does not wait for them.
+    fn prune(&mut self) {
+        let shared = &self.shared;
+        let floor = shared.floor();
+        if shared.would_be_prunable() > self.pruned {
+            let Some(pruned) = prune(shared) else {
+                return;
+            };
+            self.pruned = pruned;
+        }
+        shared.pruned.send_if_modified(|told| {
+            let news = matches!(told, Ok(before) if *before < floor);
+            if news {
+                *told = Ok(floor);
+            }
+            news
+        });
     }
 
     /// Writes the checkpoint that makes the next start short. The sequencer has ended by now.
@@ -237,10 +255,11 @@ impl Piece {
     }
 }
 
-/// Drops everything below the floor; whether all of it could go.
-fn prune(shared: &Shared, floor: i64) -> bool {
+/// Drops what is below the floor and held by nobody; returns the floor down to which everything is gone. `None` when the
+/// store stopped meanwhile.
+fn prune(shared: &Shared) -> Option<i64> {
     let mut from: Option<Box<[u8]>> = None;
-    let mut complete = true;
+    let mut pruned = i64::MAX;
     point::hit(Point::PruneBegins);
     loop {
         let mut dropped = Vec::new();
@@ -249,7 +268,7 @@ fn prune(shared: &Shared, floor: i64) -> bool {
             let mut index = shared.index.write();
             started = Instant::now();
             let prunable = shared.prunable();
-            complete &= prunable >= floor;
+            pruned = pruned.min(prunable);
             from = index.prune(from.as_deref(), prunable, STEP, &mut |key, version| {
                 dropped.push((key.len(), version.at));
             });
@@ -263,11 +282,11 @@ fn prune(shared: &Shared, floor: i64) -> bool {
         }
         if from.is_none() {
             point::hit(Point::Pruned);
-            return complete;
+            return Some(pruned);
         }
         // As long as it took, commits have the lock for themselves.
         if shared.stop.wait(started.elapsed().max(PRUNE_PAUSE)) {
-            return false;
+            return None;
         }
     }
 }

@@ -41,20 +41,31 @@ impl Pins {
     /// How far may be pruned now, `floor` at most. It is then taken to be pruned.
     pub(super) fn prunable(&self, floor: i64, now: Instant) -> i64 {
         let mut held = self.0.lock();
-        let mut holding = held
-            .pins
-            .iter()
-            .filter(|(_, until)| until.is_none_or(|until| now < until));
-        let prunable = holding
-            .next()
-            .map_or(floor, |(&(oldest, _), _)| floor.min(oldest));
+        let prunable = held.prunable(floor, now);
         held.pruned = held.pruned.max(prunable);
         prunable
+    }
+
+    /// As [`Pins::prunable`], for somebody who wants to know whether there is something to do.
+    pub(super) fn would_be_prunable(&self, floor: i64, now: Instant) -> i64 {
+        self.0.lock().prunable(floor, now)
     }
 
     /// Whether some of what a read at `revision` sees may be gone.
     fn is_pruned(&self, revision: i64) -> bool {
         revision < self.0.lock().pruned
+    }
+}
+
+impl Held {
+    fn prunable(&self, floor: i64, now: Instant) -> i64 {
+        let mut holding = self
+            .pins
+            .iter()
+            .filter(|(_, until)| until.is_none_or(|until| now < until));
+        holding
+            .next()
+            .map_or(floor, |(&(oldest, _), _)| floor.min(oldest))
     }
 }
 

@@ -58,8 +58,8 @@ pub(crate) struct Shared {
     pub(crate) committed: AtomicI64,
     pub(crate) floor: AtomicI64,
     pub(crate) tip: Mutex<Tip>,
-    /// The floor down to which the index has been pruned.
-    pub(crate) pruned: watch::Sender<i64>,
+    /// The floor down to which the index has been pruned of what no reader held then, or why there will be no other.
+    pub(crate) pruned: watch::Sender<Result<i64, Error>>,
     /// Revisions that readers are in the middle of.
     pub(super) pins: Pins,
     /// The disk has no room for the next segment.
@@ -109,7 +109,7 @@ impl Shared {
             committed: AtomicI64::new(start.tip.revision),
             floor: AtomicI64::new(start.floor),
             tip: Mutex::new(start.tip),
-            pruned: watch::Sender::new(-1),
+            pruned: watch::Sender::new(Ok(-1)),
             pins: Pins::default(),
             no_space: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
@@ -261,6 +261,11 @@ impl Shared {
     /// The floor down to which may be pruned while readers are busy. Take it under the index's write lock.
     pub(crate) fn prunable(&self) -> i64 {
         self.pins.prunable(self.floor(), Instant::now())
+    }
+
+    /// The same, without anything being taken to be pruned.
+    pub(crate) fn would_be_prunable(&self) -> i64 {
+        self.pins.would_be_prunable(self.floor(), Instant::now())
     }
 
     /// Values as of now. Take it under a lock of the index, so that places found there stay readable.

@@ -225,6 +225,7 @@ async fn receive_and_wait(
         Method::Campaign => election::campaign(asker, request).await,
         Method::Hash => snapshot::hash_all(shared).await,
         Method::HashKv => snapshot::hash_kv(shared, request).await,
+        Method::Compact => kv::compact(shared, request).await,
         method => Err(unimplemented(method)),
     }
 }
@@ -351,7 +352,6 @@ impl Call {
             Method::Put => kv::put(shared, request, trace, access).await,
             Method::DeleteRange => kv::delete(shared, request, trace, access).await,
             Method::Txn => kv::txn(shared, request, trace, access).await,
-            Method::Compact => kv::compact(shared, request).await,
             Method::LeaseGrant => lease::grant(shared, request).await,
             Method::LeaseRevoke => lease::revoke(shared, request, access).await,
             Method::LeaseTimeToLive => lease::time_to_live(shared, request, access),

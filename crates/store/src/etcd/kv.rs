@@ -6,6 +6,7 @@ use bytes::Bytes;
 use setpoint_base::TraceContext;
 use setpoint_proto::etcdserverpb as pb;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::auth::Access;
@@ -225,14 +226,17 @@ pub(super) async fn txn(
     Ok(held(Reply::Whole(message), room))
 }
 
-/// Compact.
+/// Compact. That history is forgotten has to be known in time; until it is removed, a client may wait as long as it likes,
+/// as with etcd.
 pub(super) async fn compact(shared: &Arc<Shared>, request: Bytes) -> Result<Reply, Status> {
     let request: pb::CompactionRequest = convert::decode(request)?;
-    let compacted = shared
-        .store
-        .compact(Revision(request.revision), request.physical)
-        .await;
+    let at = Revision(request.revision);
+    let compacted = timeout(shared.options.request_timeout, shared.store.compact(at, false)).await;
+    let compacted = compacted.map_err(|_| status::timed_out())?;
     let revision = compacted.map_err(|error| of(&error))?;
+    if request.physical {
+        shared.store.pruned(at).await.map_err(|error| of(&error))?;
+    }
     Ok(Reply::Whole(wire::message(&pb::CompactionResponse {
         header: Some(shared.header(revision)),
     })))

@@ -157,9 +157,13 @@ impl Method {
         )
     }
 
-    /// Whether its answer may be long in coming: the client waits for others, or for the whole log to be read.
+    /// Whether its answer may be long in coming: the client waits for others, for the whole log to be read, or for history
+    /// to be removed.
     pub(super) fn waits(self) -> bool {
-        matches!(self, Self::Lock | Self::Campaign | Self::Hash | Self::HashKv)
+        matches!(
+            self,
+            Self::Lock | Self::Campaign | Self::Hash | Self::HashKv | Self::Compact
+        )
     }
 
     /// Whether it touches keys or leases, which nobody may do while the data is not to be trusted.

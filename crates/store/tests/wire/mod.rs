@@ -26,6 +26,7 @@ use pb::request_op::Request as Op;
 use pb::watch_request::RequestUnion;
 
 mod auth;
+mod compaction;
 mod gateway;
 mod hostile;
 mod kv;

@@ -134,29 +134,23 @@ fn cluster(said: &mut Said, cwd: &Path, problems: &mut Vec<String>) -> ClusterOp
         prefix.trim_end_matches('/').clone_into(&mut options.prefix);
     }
     options.ca = file(said, CACERT, cwd, problems);
-    options.identity = match (file(said, CERT, cwd, problems), file(said, KEY, cwd, problems)) {
-        (Some(cert), Some(key)) => Some((cert, key)),
-        (None, None) => None,
-        _ => {
-            problems.push(format!("--{CERT} and --{KEY} go together: give both"));
-            None
-        }
-    };
+    if said.peek(CERT).is_some() != said.peek(KEY).is_some() {
+        problems.push(format!("--{CERT} and --{KEY} go together: give both"));
+    }
+    options.identity = file(said, CERT, cwd, problems).zip(file(said, KEY, cwd, problems));
+    if said.peek(USER).is_some() != said.peek(PASSWORD_FILE).is_some() {
+        problems.push(format!("--{USER} and --{PASSWORD_FILE} go together: give both"));
+    }
     let user = said.take(USER).map(|(user, _)| user);
-    options.credentials = match (user, file(said, PASSWORD_FILE, cwd, problems)) {
-        (Some(user), Some(password)) => {
+    options.credentials = user
+        .zip(file(said, PASSWORD_FILE, cwd, problems))
+        .map(|(user, password)| {
             // The newline that editors put at the end is no part of it.
             let password = String::from_utf8_lossy(&password)
                 .trim_end_matches(['\n', '\r'])
                 .to_owned();
-            Some((user, password))
-        }
-        (None, None) => None,
-        _ => {
-            problems.push(format!("--{USER} and --{PASSWORD_FILE} go together: give both"));
-            None
-        }
-    };
+            (user, password)
+        });
     if let Err(more) = options.validate() {
         problems.extend(more);
     }
@@ -223,6 +217,8 @@ mod tests {
         check(&["--engine=sqlite"], &["write embedded or etcd"]);
         let with = |flag| ["--engine=etcd", "--etcd-endpoints=a:1", flag];
         check(&with("--etcd-user=root"), &["go together"]);
+        let named = [&with("--etcd-user=root")[..], &["--etcd-password-file=none"]].concat();
+        check(&named, &["read /w/none"]);
         check(&with("--etcd-prefix=blue"), &["begin it with /"]);
         check(&with("--etcd-cacert=none.pem"), &["read /w/none.pem"]);
         check(

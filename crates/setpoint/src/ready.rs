@@ -1,6 +1,6 @@
 //! The file that tells scripts that the plane is ready, and where it is.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
@@ -34,10 +34,12 @@ impl Ready {
         let temporary = path.with_file_name(name);
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(&text)?;
-        drop(file);
-        std::fs::rename(&temporary, path)
+        let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+        if written.is_err() {
+            // What went wrong is the news, not that this did too.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        written
     }
 }
 
@@ -49,5 +51,27 @@ pub fn forget(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_put_in_place_leaves_nothing_beside_it() {
+        let dir = crate::envtest::TempDir::new().unwrap();
+        let taken = dir.path().join("ready");
+        std::fs::create_dir(&taken).unwrap();
+        let ready = Ready {
+            etcd: String::new(),
+            api: String::new(),
+            kubeconfig: String::new(),
+            data_dir: String::new(),
+            pid: 1,
+            version: "",
+        };
+        ready.write(&taken).unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use setpoint_base::{Stop, TaskGroup};
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -26,6 +26,8 @@ use super::wire::{self, Lane};
 
 /// Connections at a time; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: u64 = 10_000;
+/// Clients that may wait to be accepted, if the kernel allows as many.
+const BACKLOG: u32 = 4096;
 /// How long the server may take to let a connection in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long connections may take to end.
@@ -109,7 +111,7 @@ impl Proxy {
     /// # Errors
     /// When the address cannot be listened at.
     pub async fn listen(target: SocketAddr, options: ProxyOptions) -> io::Result<Self> {
-        let listener = TcpListener::bind(options.listen).await?;
+        let listener = backlogged(options.listen)?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared {
             setting: watch::Sender::new(options.setting),
@@ -245,6 +247,19 @@ impl Drop for Proxy {
         self.tasks.stop().cancel();
         self.shared.connections.lock().cancel();
     }
+}
+
+/// Listens with room for a crowd: what `TcpListener::bind` has is 128, and whom the kernel sends away knocks again after a second,
+/// which no link was asked to do.
+fn backlogged(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskGroup) {

@@ -28,6 +28,14 @@ pub enum PlaneError {
         /// Why not. Part of the message, before the remedy.
         cause: io::Error,
     },
+    /// The socket file cannot be listened on.
+    #[error("listen on {}: {cause}; choose another place with --etcd-listen", .path.display())]
+    ListenFile {
+        /// The file asked for.
+        path: PathBuf,
+        /// Why not. Part of the message, before the remedy.
+        cause: io::Error,
+    },
     /// The data directory cannot be used.
     #[error("{step} {}: {cause}; {}", .path.display(), remedy(cause, path))]
     DataDir {
@@ -48,8 +56,11 @@ pub enum PlaneError {
     #[error(transparent)]
     Store(#[from] setpoint_store::OpenError),
     /// The etcd cluster could not be used.
-    #[error("use the etcd cluster: {0}; check --etcd-endpoints, and that a majority of its members runs")]
+    #[error("use the etcd cluster: {error}; {remedy}", error = .0, remedy = of_cluster(.0))]
     Log(setpoint_store::Error),
+    /// What was said about the etcd cluster cannot work.
+    #[error("{0}; check --etcd-endpoints, --etcd-cacert, --etcd-cert and --etcd-key")]
+    Cluster(setpoint_store::Error),
     /// Certificates or keys are missing, broken or foreign.
     #[error(transparent)]
     Pki(#[from] setpoint_apiserver::PkiError),
@@ -88,6 +99,21 @@ fn privileged(addr: SocketAddr, cause: &io::Error) -> &'static str {
     }
 }
 
+/// What to look at. Handshakes fail as connections do, so their texts tell.
+fn of_cluster(error: &setpoint_store::Error) -> &'static str {
+    let text = error.to_string();
+    if matches!(error, setpoint_store::Error::Refused(_)) {
+        "check --etcd-user, its password, and what that user may do below --etcd-prefix"
+    } else if ["certificate", "tls handshake", "fatal alert"]
+        .iter()
+        .any(|part| text.contains(part))
+    {
+        "check that the members speak TLS, --etcd-cacert, --etcd-cert and --etcd-key"
+    } else {
+        "check --etcd-endpoints, and that a majority of its members runs"
+    }
+}
+
 fn remedy(cause: &io::Error, path: &Path) -> String {
     match cause.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -115,5 +141,26 @@ impl PlaneError {
         } else {
             Self::Listen { addr, flag, cause }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use setpoint_store::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_cannot_be_used_is_told_with_what_is_at_fault() {
+        let rights = Error::Refused("etcdserver: permission denied".to_owned());
+        assert!(
+            PlaneError::Log(rights)
+                .to_string()
+                .ends_with("below --etcd-prefix")
+        );
+        let foreign = Error::Unavailable("invalid peer certificate: UnknownIssuer".to_owned());
+        assert!(PlaneError::Log(foreign).to_string().contains("--etcd-cacert"));
+        let nobody = Error::Unavailable("Connection refused (os error 111)".to_owned());
+        assert!(PlaneError::Log(nobody).to_string().contains("a majority"));
     }
 }

@@ -1,21 +1,18 @@
 //! The etcd front of a plane: its listeners, its TLS, and what clients are told to connect to.
 
 use std::fs::Permissions;
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use setpoint_base::{Chain, SystemClock, WallClock};
 use setpoint_store::etcd::{Listener, Serves, TlsOptions};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{UnixListener, UnixSocket};
 
-use super::{PlaneError, PlaneOptions, bind, reachable};
+use super::listen::{BACKLOG, bind};
+use super::{PlaneError, PlaneOptions, reachable};
 
 const FLAG: &str = "etcd-listen";
-
-/// Clients that may wait to be accepted, as for other listeners.
-const BACKLOG: u32 = 1024;
 
 /// Where a listener is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +90,7 @@ pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, P
     for on in &options.etcd_listen {
         let (listener, place) = match &on.place {
             Place::Tcp(at) => {
-                let socket = bind_tcp(options, *at).await?;
+                let socket = bind(*at, FLAG, options.etcd_reuse_port)?;
                 let addr = socket
                     .local_addr()
                     .map_err(|cause| PlaneError::listen(*at, FLAG, cause))?;
@@ -127,26 +124,6 @@ pub(super) fn advertised(options: &PlaneOptions, bound: &[String]) -> Vec<String
     }
 }
 
-async fn bind_tcp(options: &PlaneOptions, addr: SocketAddr) -> Result<TcpListener, PlaneError> {
-    if !options.etcd_reuse_port {
-        return bind(addr, FLAG).await;
-    }
-    shared_port(addr).map_err(|cause| PlaneError::listen(addr, FLAG, cause))
-}
-
-/// Listens on a port that other processes may listen on too.
-fn shared_port(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)
-}
-
 fn url(on: &ListenOn, secure: bool) -> String {
     let secure = secure && !on.plain;
     match &on.place {
@@ -157,8 +134,7 @@ fn url(on: &ListenOn, secure: bool) -> String {
 
 /// A socket file that a dead process left is taken over; one that answers is not.
 async fn bind_unix(path: &Path) -> Result<UnixListener, PlaneError> {
-    let refused = |cause| PlaneError::DataDir {
-        step: "listen on",
+    let refused = |cause| PlaneError::ListenFile {
         path: path.to_owned(),
         cause,
     };
@@ -166,7 +142,12 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, PlaneError> {
     if is_socket && tokio::net::UnixStream::connect(path).await.is_err() {
         std::fs::remove_file(path).map_err(refused)?;
     }
-    let socket = UnixListener::bind(path).map_err(refused)?;
+    let listen = || {
+        let socket = UnixSocket::new_stream()?;
+        socket.bind(path)?;
+        socket.listen(BACKLOG)
+    };
+    let socket = listen().map_err(refused)?;
     // It mostly asks nobody for a certificate: its mode is what keeps others out.
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refused)?;
     Ok(socket)

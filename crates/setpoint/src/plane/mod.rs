@@ -9,6 +9,7 @@ mod flow;
 mod front;
 pub(crate) mod holder;
 mod limits;
+mod listen;
 mod options;
 pub(crate) mod shared_ca;
 mod store;
@@ -27,7 +28,6 @@ use setpoint_base::{Chain, Stop, SystemClock, TaskGroup};
 use setpoint_store::etcd::{Front, FrontOptions, Profiler, TlsOptions};
 use setpoint_store::{Log, Store};
 use setpoint_telemetry::Metrics;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use error::PlaneError;
@@ -73,7 +73,7 @@ impl Plane {
             Engine::Embedded => Some(front::bind_etcd(&options).await?),
             Engine::Cluster(_) => None,
         };
-        let api_listener = bind(options.api_listen, "api-listen").await?;
+        let api_listener = listen::bind(options.api_listen, "api-listen", false)?;
         let api_addr = api_listener
             .local_addr()
             .map_err(|cause| PlaneError::listen(options.api_listen, "api-listen", cause))?;
@@ -279,7 +279,7 @@ async fn open_log(options: &PlaneOptions, metrics: &Metrics) -> Result<(Log, Opt
             Ok((Log::from(store.clone()), Some(store)))
         }
         Engine::Cluster(cluster) => {
-            let log = Log::cluster(cluster).map_err(PlaneError::Log)?;
+            let log = Log::cluster(cluster).map_err(PlaneError::Cluster)?;
             // The registry is the plane's own, and new.
             log.register_metrics(metrics)
                 .expect("no other cluster is in this registry");
@@ -370,12 +370,6 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, addr.port())
-}
-
-async fn bind(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, PlaneError> {
-    TcpListener::bind(addr)
-        .await
-        .map_err(|cause| PlaneError::listen(addr, flag, cause))
 }
 
 async fn blocking<T: Send + 'static>(

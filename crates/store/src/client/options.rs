@@ -122,8 +122,10 @@ impl ClientOptions {
             problems.push("no endpoints: name at least one, such as http://127.0.0.1:2379".to_owned());
         }
         for endpoint in &self.endpoints {
-            if let Err(error) = self.channel(endpoint, "") {
-                problems.push(error.to_string());
+            match self.channel(endpoint, "") {
+                Ok(_) => (),
+                Err(ClientError::Options(problem)) => problems.push(problem),
+                Err(error) => problems.push(error.to_string()),
             }
         }
         for (name, value) in [

@@ -26,6 +26,12 @@ struct Why {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    front: &'static str,
+    how: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Held {
     front: &'static str,
     holder: &'static str,
@@ -80,10 +86,12 @@ pub(crate) struct ConnectionMetrics {
     stalls: Family<Held, Counter>,
     stalled: Family<Held, Counter<f64, std::sync::atomic::AtomicU64>>,
     frames: Family<OfKind, Counter>,
+    ended: Family<Ended, Counter>,
     cut: Family<Why, Counter>,
     hoarding: Family<Front, Counter>,
     floods: Family<OfKind, Counter>,
     faults: Family<Why, Counter>,
+    too_large: Family<Front, Counter>,
     budget: Gauge,
     wanted: Gauge,
     unread: Gauge,
@@ -101,10 +109,12 @@ impl ConnectionMetrics {
             stalls: Family::default(),
             stalled: Family::default(),
             frames: Family::default(),
+            ended: Family::default(),
             cut: Family::default(),
             hoarding: Family::default(),
             floods: Family::default(),
             faults: Family::default(),
+            too_large: Family::default(),
             budget: Gauge::default(),
             wanted: Gauge::default(),
             unread: Gauge::default(),
@@ -124,9 +134,11 @@ impl ConnectionMetrics {
         metrics.register("flow_credit_stalls", "Waits for a peer's credit, by who held it", self.stalls.clone())?;
         metrics.register("flow_credit_stall_seconds", "Time streams waited for a peer's credit", self.stalled.clone())?;
         metrics.register("flow_frames_received", "HTTP/2 frames received, by kind", self.frames.clone())?;
+        metrics.register("flow_connections_ended", "HTTP/2 connections that ended, by whose doing it was", self.ended.clone())?;
         metrics.register("flow_connections_cut", "Connections that were cut, by reason", self.cut.clone())?;
         metrics.register("flow_floods", "Connections that were cut for a flood of frames that bring nothing forward, by the kind of the last", self.floods.clone())?;
         metrics.register("flow_streams_reset", "Streams that were reset for a fault of their opener, by reason", self.faults.clone())?;
+        metrics.register("flow_headers_too_large", "Calls that were answered 431 for the size of their headers", self.too_large.clone())?;
         metrics.register("flow_hoarding", "Times that half of what a connection may send was unread", self.hoarding.clone())?;
         metrics.register("flow_budget_bytes", "What peers may have us keep unread", self.budget.clone())?;
         metrics.register("flow_budget_wanted_bytes", "Receive windows that connections want of the budget", self.wanted.clone())?;
@@ -179,6 +191,10 @@ impl ConnectionMetrics {
         self.frames.get_or_create(&OfKind { front, kind }).inc_by(frames);
     }
 
+    pub(crate) fn ended(&self, front: &'static str, how: &'static str) {
+        self.ended.get_or_create(&Ended { front, how }).inc();
+    }
+
     pub(crate) fn cut(&self, front: &'static str, reason: &'static str) {
         self.cut.get_or_create(&Why { front, reason }).inc();
     }
@@ -194,6 +210,11 @@ impl ConnectionMetrics {
     /// So many streams were reset for this fault.
     pub(crate) fn reset(&self, front: &'static str, reason: &'static str, streams: u64) {
         self.faults.get_or_create(&Why { front, reason }).inc_by(streams);
+    }
+
+    /// So many calls were answered 431.
+    pub(crate) fn too_large(&self, front: &'static str, calls: u64) {
+        self.too_large.get_or_create(&Front { front }).inc_by(calls);
     }
 
     pub(crate) fn hoarding(&self, front: &'static str) {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -60,6 +60,8 @@ pub struct Gauges {
     opened: Instant,
     pub(crate) streams_open: AtomicU64,
     pub(crate) streams_total: AtomicU64,
+    /// The last stream whose call has begun here; a client's streams all have.
+    pub(crate) begun: AtomicU32,
     pub(crate) stream_window: AtomicU64,
     pub(crate) connection_window: AtomicU64,
     pub(crate) initial_window: AtomicU64,
@@ -94,6 +96,7 @@ impl Gauges {
             opened: Instant::now(),
             streams_open: AtomicU64::new(0),
             streams_total: AtomicU64::new(0),
+            begun: AtomicU32::new(u32::MAX),
             stream_window: AtomicU64::new(0),
             connection_window: AtomicU64::new(0),
             initial_window: AtomicU64::new(0),

@@ -9,15 +9,29 @@ use setpoint_flow::http2::{End, Http2Options, KeepAlive};
 use super::support::raw::*;
 use super::support::*;
 
-/// Greets, floods, and tells how the connection ended.
-async fn flooded(flood: &[u8]) -> (Server, End) {
+/// Greets, floods, and tells how the connection ended, which the peer was told as well. A neighbour has a call under way, and
+/// is answered before and after; nobody else is left.
+pub(crate) async fn flooded(flood: &[u8]) -> (Server, End) {
     let (mut server, socket) = Server::plain();
+    let mut neighbour = Neighbour::of(&server.flow).await;
+    neighbour.is_well().await;
     let mut peer = RawPeer::greet(socket, 65_535).await;
     peer.flood(flood).await;
     // What is answered is read to the end.
     while peer.next().await.is_some() {}
     let end = server.end().await;
+    if let End::Refused(reason) = end {
+        assert_eq!(peer.told, Some(reason));
+    }
+    server.counted("flow_connections_ended_total{front=\"test\",how=\"cut\"} 1");
+    assert_eq!(server.flow.snapshot().connections.len(), 1);
+    neighbour.ends_well().await;
     (server, end)
+}
+
+/// The line of metrics that says so.
+pub(crate) fn cut(reason: &str) -> String {
+    format!("flow_connections_cut_total{{front=\"test\",reason=\"{reason}\"}} 1")
 }
 
 #[tokio::test(start_paused = true)]
@@ -31,7 +45,7 @@ async fn calls_that_are_reset_at_once_are_bounded() {
         .collect();
     let (server, end) = flooded(&flood).await;
     assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
-    server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+    server.counted("flow_connections_cut_total{front=\"test\",reason=\"resets\"} 1");
 }
 
 /// 8 KB that are 16 MB once the table of headers has been asked.
@@ -46,19 +60,27 @@ async fn headers_that_grow_when_they_are_read_are_not_grown() {
     let bomb = frame(HEADERS, END_HEADERS | END_STREAM, 3, &bomb);
     let (server, end) = flooded(&bomb).await;
     assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
-    server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+    server.counted("flow_connections_cut_total{front=\"test\",reason=\"headers\"} 1");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_closes_its_half_is_answered_or_let_go_and_leaves_nothing_behind() {
-    for said in [
-        call(1, "/9"),
-        call(1, "/hold"),
-        frame(HEADERS, END_HEADERS, 1, &head("/sink")),
-        // A frame that never ends.
-        frame(HEADERS, END_HEADERS, 1, &head("/sink"))[..12].to_vec(),
+    for (what, said, how) in [
+        ("a call that ends", call(1, "/9"), "closed"),
+        ("a call that does not", call(1, "/hold"), "closed"),
+        (
+            "half a call",
+            frame(HEADERS, END_HEADERS, 1, &head("/sink")),
+            "closed",
+        ),
+        (
+            "a frame that never ends",
+            frame(HEADERS, END_HEADERS, 1, &head("/sink"))[..12].to_vec(),
+            "gone",
+        ),
     ] {
         let (mut server, socket) = Server::plain();
+        let mut neighbour = Neighbour::of(&server.flow).await;
         let mut peer = RawPeer::greet(socket, 65_535).await;
         peer.say(&said).await;
         peer.half_close().await;
@@ -66,9 +88,14 @@ async fn who_closes_its_half_is_answered_or_let_go_and_leaves_nothing_behind() {
         let end = server.end().await;
         assert!(
             !matches!(end, End::Stalled | End::Silent),
-            "{end:?}: not waited for"
+            "{what}, {end:?}: not waited for"
         );
-        assert!(server.flow.snapshot().connections.is_empty());
+        assert_eq!(server.flow.snapshot().connections.len(), 1, "{what}");
+        server.counted(&format!(
+            "flow_connections_ended_total{{front=\"test\",how=\"{how}\"}} 1"
+        ));
+        neighbour.is_well().await;
+        neighbour.ends_well().await;
     }
 }
 
@@ -92,69 +119,48 @@ async fn a_clock_that_jumps_cuts_nobody_who_answers() {
     let connection = server.connection();
     assert!(connection.unread_bytes < 1 << 20, "{connection:?}");
     assert!(!server.metrics.encode().contains("flow_connections_cut_total{"));
+    // It was asked whether it is there, an hour later each time.
+    server.counted("flow_pings_total{front=\"test\",reason=\"keepalive\"}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn updates_of_zero_and_windows_that_overflow_end_what_they_are_about() {
-    for (what, bytes, reason) in [
-        ("zero, connection", update(0, 0), Reason::PROTOCOL_ERROR),
-        (
-            "overflow, connection",
-            update(0, i32::MAX as u32),
-            Reason::FLOW_CONTROL_ERROR,
-        ),
-        (
-            "settings above the maximum",
-            frame(SETTINGS, 0, 0, &[0, 4, 0xff, 0xff, 0xff, 0xff]),
-            Reason::PROTOCOL_ERROR,
-        ),
+async fn frames_that_are_none_end_their_connection() {
+    for (what, bytes, reason, counted) in [
         (
             "a frame too large",
             frame(DATA, 0, 1, &vec![0; 20_000]),
             Reason::FRAME_SIZE_ERROR,
+            "frame_size",
         ),
         (
             "data on no stream",
             frame(DATA, 0, 0, &[0; 10]),
             Reason::PROTOCOL_ERROR,
+            "protocol",
         ),
         (
             "headers that are none",
             frame(HEADERS, END_HEADERS, 1, &[0xff; 30]),
             Reason::PROTOCOL_ERROR,
+            "protocol",
+        ),
+        (
+            "a call of a stream that only we may open",
+            call(2, "/9"),
+            Reason::PROTOCOL_ERROR,
+            "protocol",
+        ),
+        (
+            "padding longer than its frame",
+            frame(DATA, 8, 1, &[200, 0, 0]),
+            Reason::PROTOCOL_ERROR,
+            "protocol",
         ),
     ] {
         let (server, end) = flooded(&bytes).await;
         assert_eq!(end, End::Refused(reason), "{what}");
-        server.counted("flow_connections_cut_total{front=\"test\"");
+        server.counted(&cut(counted));
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stream_whose_window_overflows_is_reset_alone() {
-    let (server, socket) = Server::plain();
-    let mut peer = RawPeer::greet(socket, 65_535).await;
-    peer.say(&call(1, "/hold")).await;
-    peer.say(&update(1, i32::MAX as u32)).await;
-    let (.., why) = peer.next_of(RST_STREAM, 1).await;
-    assert_eq!(why, 3_u32.to_be_bytes(), "FLOW_CONTROL_ERROR");
-    peer.say(&call(3, "/9")).await;
-    assert_eq!(peer.next_of(DATA, 3).await.3, [7; 9]);
-    server.counted("flow_streams_reset_total{front=\"test\",reason=\"flow_control\"} 1");
-}
-
-#[tokio::test(start_paused = true)]
-async fn more_data_than_the_window_allows_ends_the_connection() {
-    let (mut server, socket) = Server::plain();
-    let mut peer = RawPeer::greet(socket, 65_535).await;
-    peer.say(&frame(HEADERS, END_HEADERS, 1, &head("/hold"))).await;
-    // 4 MiB are the connection's window and 1 MiB the stream's; nobody reads.
-    let data = frame(DATA, 0, 1, &vec![0; 16_384]).repeat(1000);
-    peer.flood(&data).await;
-    while peer.next().await.is_some() {}
-    let end = server.end().await;
-    assert_eq!(end, End::Refused(Reason::FLOW_CONTROL_ERROR));
-    server.counted("flow_connections_cut_total{front=\"test\",reason=\"flow_control\"} 1");
 }
 
 /// Within its window, and three hundred times as large in memory.
@@ -164,7 +170,7 @@ async fn a_window_full_of_single_bytes_that_nobody_reads_is_not_kept() {
     let bytes = |frames| [&begun[..], &frame(DATA, 0, 1, &[0]).repeat(frames)].concat();
     let (server, end) = flooded(&bytes(100_000)).await;
     assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
-    server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+    server.counted("flow_connections_cut_total{front=\"test\",reason=\"small_data\"} 1");
     // As many as fit into what a slow reader may leave.
     let (server, socket) = Server::plain();
     let mut peer = RawPeer::greet(socket, 65_535).await;
@@ -174,27 +180,98 @@ async fn a_window_full_of_single_bytes_that_nobody_reads_is_not_kept() {
     assert_eq!(server.connection().unread_bytes, 40_000);
 }
 
+/// In one frame or in many, with a body to come or without.
 #[tokio::test(start_paused = true)]
 async fn headers_that_are_too_large_refuse_their_call_alone() {
     let options = Http2Options {
         header_bytes_max: 4 << 10,
         ..Http2Options::default()
     };
-    let (_server, socket) = Server::start(Flow::default(), options);
+    let (server, socket) = Server::start(Flow::default(), options);
+    let mut neighbour = Neighbour::of(&server.flow).await;
     let mut peer = RawPeer::greet(socket, 65_535).await;
     // Which it acknowledges.
     peer.next_of(SETTINGS, 0).await;
     let mut block = head("/hold");
     for _ in 0..60 {
-        // "x: " and a hundred bytes.
-        block.extend_from_slice(&[0, 1, b'x', 100]);
-        block.extend_from_slice(&[b'a'; 100]);
+        header(&mut block, "x", &"a".repeat(100));
     }
-    peer.say(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block))
-        .await;
-    peer.next_of(HEADERS, 1).await;
-    peer.say(&call(3, "/9")).await;
-    assert_eq!(peer.next_of(DATA, 3).await.3, [7; 9]);
+    let (first, rest) = block.split_at(100);
+    let continued = |stream, flags| {
+        let mut bytes = frame(HEADERS, flags, stream, first);
+        let (last, middle) = (rest.len() / 1_500, rest.chunks(1_500));
+        for (n, part) in middle.enumerate() {
+            bytes.extend(frame(
+                CONTINUATION,
+                if n == last { END_HEADERS } else { 0 },
+                stream,
+                part,
+            ));
+        }
+        bytes
+    };
+    for (n, said) in [
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, &block),
+        frame(HEADERS, END_HEADERS, 3, &block),
+        continued(5, END_STREAM)[..].to_vec(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let stream = 2 * u32::try_from(n).unwrap() + 1;
+        peer.say(&said).await;
+        let (_, flags, ..) = peer.next_of(HEADERS, stream).await;
+        assert_eq!(flags, END_HEADERS | END_STREAM, "stream {stream}");
+        server.counted(&format!(
+            "flow_headers_too_large_total{{front=\"test\"}} {}",
+            n + 1
+        ));
+    }
+    // The one with a body to come.
+    server.counted("flow_streams_reset_total{front=\"test\",reason=\"protocol\"} 1");
+    peer.say(&call(7, "/9")).await;
+    assert_eq!(peer.next_of(DATA, 7).await.3, [7; 9]);
+    neighbour.is_well().await;
+    neighbour.ends_well().await;
+    let text = server.metrics.encode();
+    assert!(!text.contains("flow_connections_cut_total{"), "{text}");
+    server.counted("flow_headers_too_large_total{front=\"test\"} 3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_with_headers_that_are_too_large_is_answered_431() {
+    let options = Http2Options {
+        header_bytes_max: 4 << 10,
+        ..Http2Options::default()
+    };
+    let (server, socket) = Server::start(Flow::default(), options);
+    let client = Client::over(socket).await;
+    let small = client.begin("/9", true).await;
+    assert_eq!(in_time(small.0).await.unwrap().status(), 200);
+    let mut large = request("/9");
+    let value = http::HeaderValue::from_str(&"a".repeat(8 << 10)).unwrap();
+    large.headers_mut().insert("x", value);
+    let mut ready = client.requests.clone().ready().await.unwrap();
+    let (answer, _stream) = ready.send_request(large, true).unwrap();
+    assert_eq!(in_time(answer).await.unwrap().status(), 431);
+    let small = client.begin("/9", true).await;
+    assert_eq!(in_time(small.0).await.unwrap().status(), 200);
+    server.counted("flow_headers_too_large_total{front=\"test\"} 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_headers_that_are_too_large_ends_its_connection() {
+    let mut block = head("/hold");
+    // More than 16 KiB with what each header counts for beside its bytes, and less than a frame.
+    for _ in 0..130 {
+        header(&mut block, "x", &"a".repeat(100));
+    }
+    let flood: Vec<u8> = (0..11_000)
+        .flat_map(|n| frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &block))
+        .collect();
+    let (server, end) = flooded(&flood).await;
+    assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
+    server.counted("flow_floods_total{front=\"test\",kind=\"HEADERS\"} 1");
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +280,23 @@ async fn headers_continued_without_end_are_cut() {
     flood.extend(frame(CONTINUATION, 0, 1, &[0, 1, b'x', 1, b'a']).repeat(100_000));
     let (server, end) = flooded(&flood).await;
     assert_eq!(end, End::Refused(Reason::ENHANCE_YOUR_CALM));
-    server.counted("flow_connections_cut_total{front=\"test\",reason=\"calm\"} 1");
+    server.counted("flow_connections_cut_total{front=\"test\",reason=\"continuations\"} 1");
+}
+
+/// Of headers that are too large already, the rest is decoded only to follow the table, and not kept.
+#[tokio::test(start_paused = true)]
+async fn a_string_in_headers_that_fills_frame_after_frame_is_not_kept() {
+    let mut block = head("/hold");
+    for _ in 0..130 {
+        header(&mut block, "x", &"a".repeat(100));
+    }
+    // "x" with a value of some two million bytes (a prefix of 7 bits, then the rest).
+    block.extend_from_slice(&[0, 1, b'x', 0x7f, 0xff, 0xff, 0x7f]);
+    let mut flood = frame(HEADERS, 0, 1, &block);
+    flood.extend(frame(CONTINUATION, 0, 1, &[b'a'; 16_384]).repeat(100));
+    let (server, end) = flooded(&flood).await;
+    assert_eq!(end, End::Refused(Reason::COMPRESSION_ERROR));
+    server.counted(&cut("compression"));
 }
 
 /// A byte every second: neither silent nor idle, and in the way of everything else.

@@ -7,6 +7,7 @@ mod first_turn;
 mod floods;
 mod hostile;
 mod layer;
+mod lies;
 mod long_lives;
 mod refused;
 mod stalls;

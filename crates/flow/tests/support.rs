@@ -134,6 +134,48 @@ impl Server {
     }
 }
 
+/// Somebody else on the same listener, with a call under way.
+pub(crate) struct Neighbour {
+    _server: Server,
+    client: Client,
+    call: (h2::client::ResponseFuture, h2::SendStream<Bytes>),
+    sent: usize,
+}
+
+impl Neighbour {
+    pub(crate) async fn of(flow: &Flow) -> Self {
+        let (server, socket) = Server::start(flow.clone(), Http2Options::default());
+        let client = Client::over(socket).await;
+        let call = client.begin("/sink", false).await;
+        Self {
+            _server: server,
+            client,
+            call,
+            sent: 0,
+        }
+    }
+
+    /// Its call goes on, and others are answered.
+    pub(crate) async fn is_well(&mut self) {
+        for bytes in [9, 100_000] {
+            let chunk = Bytes::from(vec![1; bytes]);
+            self.call.1.send_data(chunk, false).unwrap();
+            self.sent += bytes;
+            let uploaded = in_time(self.client.upload("/sink", bytes)).await.unwrap();
+            assert_eq!(uploaded, bytes.to_string());
+        }
+    }
+
+    /// Its call ends as it should.
+    pub(crate) async fn ends_well(mut self) {
+        self.is_well().await;
+        let (answer, mut stream) = self.call;
+        stream.send_data(Bytes::new(), true).unwrap();
+        let answer = in_time(answer).await.unwrap();
+        assert_eq!(read(answer.into_body()).await.unwrap(), self.sent.to_string());
+    }
+}
+
 /// A client that behaves.
 pub(crate) struct Client {
     pub(crate) requests: SendRequest<Bytes>,
@@ -224,6 +266,8 @@ pub(crate) mod raw {
     pub(crate) struct RawPeer<S = DuplexStream> {
         socket: S,
         waiting: Vec<u8>,
+        /// What the last GOAWAY has said.
+        pub(crate) told: Option<h2::Reason>,
     }
 
     impl<S: AsyncRead + AsyncWrite + Unpin> RawPeer<S> {
@@ -232,6 +276,7 @@ pub(crate) mod raw {
             Self {
                 socket,
                 waiting: Vec::new(),
+                told: None,
             }
         }
 
@@ -253,7 +298,7 @@ pub(crate) mod raw {
         /// Says it while reading away what is answered; whether all was taken.
         pub(crate) async fn flood(&mut self, bytes: &[u8]) -> bool {
             let (mut reader, mut writer) = tokio::io::split(&mut self.socket);
-            let waiting = &mut self.waiting;
+            let (waiting, told) = (&mut self.waiting, &mut self.told);
             let write = writer.write_all(bytes);
             let mut write = std::pin::pin!(write);
             loop {
@@ -264,7 +309,9 @@ pub(crate) mod raw {
                             return false;
                         }
                         // Frames are read away, not bytes: what is read later begins with one.
-                        while cut(waiting).is_some() {}
+                        while let Some(came) = cut(waiting) {
+                            *told = reason(&came).or(*told);
+                        }
                     }
                 }
             }
@@ -298,8 +345,16 @@ pub(crate) mod raw {
 
         /// The next frame of those that are here.
         pub(crate) fn take(&mut self) -> Option<Came> {
-            cut(&mut self.waiting)
+            let came = cut(&mut self.waiting)?;
+            self.told = reason(&came).or(self.told);
+            Some(came)
         }
+    }
+
+    /// What it says, if it is a GOAWAY.
+    fn reason((kind, _, _, payload): &Came) -> Option<h2::Reason> {
+        let reason = payload.get(4..8).filter(|_| *kind == GOAWAY)?;
+        Some(u32::from_be_bytes(reason.try_into().unwrap()).into())
     }
 
     /// Cuts off the first frame, if it is whole.

@@ -401,6 +401,16 @@ impl Driver {
             None => "closed by the peer".into(),
             Some(error) => error.to_string().into(),
         };
+        if let Some(cut) = error.and_then(|error| End::of(error).cut()) {
+            let told = self
+                .cork
+                .wire(|wire| http2::excess(wire.sent.farewell()))
+                .flatten();
+            self.live
+                .flow()
+                .metrics()
+                .cut(self.live.front, told.unwrap_or(cut));
+        }
         let calm = error.and_then(h2::Error::reason) == Some(Reason::ENHANCE_YOUR_CALM);
         Ended {
             calm,

@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -263,6 +264,7 @@ impl<T> Inner<T> {
             None => self.out.extend_from_slice(buf),
             Some(wire) => {
                 let (sent, out) = (&mut wire.sent, &mut self.out);
+                sent.begun = wire.gauges.begun.load(Ordering::Relaxed);
                 wire.gauges
                     .credit
                     .with(|grants: &mut Grants| sent.take(buf, grants, out));

@@ -23,6 +23,7 @@
 
 mod cork;
 mod credit;
+mod end;
 mod pacing;
 mod ping;
 mod receive;
@@ -32,6 +33,7 @@ mod windows;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -45,6 +47,8 @@ use tokio::time::{Instant, timeout};
 
 pub use cork::Cork;
 pub(crate) use cork::Harm;
+pub use end::End;
+pub(crate) use end::excess;
 pub use pacing::{Drained, Pace, Stall, drain};
 pub use ping::{Pinger, Reason};
 pub use receive::{Expected, Receive, ReceivedBody};
@@ -118,54 +122,6 @@ impl Default for Http2Options {
     }
 }
 
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Both sides were done.
-    Closed,
-    /// The peer went away without a word.
-    Gone,
-    /// The peer did not greet in time, or not in this protocol.
-    NoGreeting,
-    /// The peer did not read for too long.
-    Stalled,
-    /// The peer did not answer a PING.
-    Silent,
-    /// The peer did not finish in time what it had begun to send.
-    Unfinished,
-    /// The peer ended it with an error.
-    ByPeer(h2::Reason),
-    /// The peer broke the protocol, or asked for too much.
-    Refused(h2::Reason),
-}
-
-impl End {
-    fn of(error: &h2::Error) -> Self {
-        match error.reason() {
-            Some(reason) if error.is_remote() => Self::ByPeer(reason),
-            Some(reason) => Self::Refused(reason),
-            None => Self::Gone,
-        }
-    }
-
-    /// Why we ended it, if we did, in one word for metrics.
-    #[must_use]
-    pub fn cut(self) -> Option<&'static str> {
-        match self {
-            Self::Closed | Self::Gone | Self::ByPeer(_) => None,
-            Self::NoGreeting => Some("greeting"),
-            Self::Stalled => Some("stalled"),
-            Self::Silent => Some("silent"),
-            Self::Unfinished => Some("unfinished"),
-            Self::Refused(h2::Reason::ENHANCE_YOUR_CALM) => Some("calm"),
-            Self::Refused(h2::Reason::FLOW_CONTROL_ERROR) => Some("flow_control"),
-            Self::Refused(h2::Reason::FRAME_SIZE_ERROR) => Some("frame_size"),
-            Self::Refused(h2::Reason::COMPRESSION_ERROR) => Some("compression"),
-            Self::Refused(_) => Some("protocol"),
-        }
-    }
-}
-
 /// Serves one connection until it ends. A `stop` ends it gracefully: GOAWAY, and its calls go on to their ends; who cannot
 /// wait drops this.
 pub async fn serve<T, H>(cork: Cork<T>, handler: H, live: Live, options: &Http2Options, stop: &Stop) -> End
@@ -175,19 +131,28 @@ where
 {
     live.speaks("h2");
     let (flow, front) = (live.flow().clone(), live.front);
-    let end = run(cork, handler, live, options, stop).await;
-    if let Some(reason) = end.cut() {
+    let (end, excess) = run(cork, handler, live, options, stop).await;
+    flow.metrics().ended(front, end.how());
+    if let Some(reason) = end.cut().map(|cut| excess.unwrap_or(cut)) {
         flow.metrics().cut(front, reason);
     }
     end
 }
 
-async fn run<T, H>(cork: Cork<T>, handler: H, live: Live, options: &Http2Options, stop: &Stop) -> End
+/// How it ended, and of what there was too much, where the end does not say that.
+async fn run<T, H>(
+    cork: Cork<T>,
+    handler: H,
+    live: Live,
+    options: &Http2Options,
+    stop: &Stop,
+) -> (End, Option<&'static str>)
 where
     T: AsyncRead + AsyncWrite + Unpin,
     H: Handler,
 {
     let windows = Controller::new(&live);
+    live.gauges().begun.store(0, Ordering::Relaxed);
     cork.govern(Role::Server, live.gauges().clone());
     let mut settings = Builder::new();
     settings
@@ -208,7 +173,7 @@ where
         }
     });
     let Ok(Some(mut protocol)) = timeout(options.hello_timeout, greeted).await else {
-        return End::NoGreeting;
+        return (End::NoGreeting, None);
     };
     let mut turns = Turns {
         handler,
@@ -228,15 +193,19 @@ where
         timer: None,
         draining: false,
         refused: None,
+        excess: None,
         end: None,
         frames: Counts::new(),
     };
     let mut stopped = pin!(stop.cancelled());
-    poll_fn(|cx| {
+    let end = poll_fn(|cx| {
         if !turns.draining && stopped.as_mut().poll(cx).is_ready() {
             turns.drain();
         }
         turns.poll(cx)
     })
-    .await
+    .await;
+    turns.report();
+    let told = turns.cork.wire(|wire| excess(wire.sent.farewell())).flatten();
+    (end, turns.excess.or(told))
 }

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cork::{Cork, Harm};
+use super::end::RESETS;
 use super::pacing::{Drained, Pace, Stall, drain};
 use super::ping::{Pinger, Reason};
 use super::receive::Receive;
@@ -52,6 +53,8 @@ pub(super) struct Turns<T, H: Handler> {
     pub(super) draining: bool,
     /// It asked for too much, or sent too much, and has been told.
     pub(super) refused: Option<h2::Reason>,
+    /// Of what it was too much, where the reason does not say that.
+    pub(super) excess: Option<&'static str>,
     /// How it ended, once it has: what is left is to write what was said.
     pub(super) end: Option<End>,
     pub(super) frames: Counts,
@@ -63,6 +66,7 @@ pub(super) struct Counts {
     bytes: u64,
     reported: u64,
     faults: Faults,
+    too_large: u64,
 }
 
 impl Counts {
@@ -72,6 +76,7 @@ impl Counts {
             bytes: 0,
             reported: 0,
             faults: Faults::default(),
+            too_large: 0,
         }
     }
 }
@@ -144,8 +149,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         loop {
             match self.protocol.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
+                    let stream = respond.stream_id().as_u32();
+                    self.live.gauges().begun.store(stream, Ordering::Relaxed);
                     if self.calls.len() >= self.calls_max {
                         // Calls that were reset are still being dropped: the client makes them faster than that.
+                        self.excess = self.excess.or(Some(RESETS));
                         self.refuse(h2::Reason::ENHANCE_YOUR_CALM);
                         begun = true;
                         continue;
@@ -200,14 +208,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             self.live.may_send(received.connection_credit, sent.data_bytes);
             let frames: u64 = received.counts.iter().sum();
             let unfinished = received.unfinished();
-            (received.bytes, frames, unfinished, wire.harm, sent.faults)
+            (received.bytes, frames, unfinished, wire.harm)
         });
-        let Some((bytes, frames, unfinished, harm, faults)) = counted else {
+        let Some((bytes, frames, unfinished, harm)) = counted else {
             return false;
         };
-        if faults != self.frames.faults {
-            self.report_faults(faults);
-        }
+        self.report();
         if let Some(harm) = harm {
             self.harmed(harm, frames);
             return true;
@@ -234,14 +240,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         }
     }
 
-    /// Brings the metrics of streams that were reset up to date.
-    fn report_faults(&mut self, faults: Faults) {
-        let before = std::mem::replace(&mut self.frames.faults, faults);
+    /// Brings the metrics of calls that the protocol refused up to date.
+    pub(super) fn report(&mut self) {
+        let refused = self.cork.wire(|wire| (wire.sent.faults, wire.sent.too_large));
+        let Some((faults, too_large)) = refused else {
+            return;
+        };
         let (metrics, front) = (self.live.flow().metrics(), self.live.front);
-        for ((now, before), (_, reason)) in faults.into_iter().zip(before).zip(FAULTS) {
-            if now > before {
-                metrics.reset(front, reason, now - before);
+        if faults != self.frames.faults {
+            let before = std::mem::replace(&mut self.frames.faults, faults);
+            for ((now, before), (_, reason)) in faults.into_iter().zip(before).zip(FAULTS) {
+                if now > before {
+                    metrics.reset(front, reason, now - before);
+                }
             }
+        }
+        if too_large != self.frames.too_large {
+            let before = std::mem::replace(&mut self.frames.too_large, too_large);
+            metrics.too_large(front, too_large - before);
         }
     }
 

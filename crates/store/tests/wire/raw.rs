@@ -65,7 +65,7 @@ pub(super) fn framed(message: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn hostile_bytes_end_the_call_and_nothing_else() {
-    let server = Server::plain().await;
+    let server = Server::start(|options| options.metrics = Some(setpoint_telemetry::Metrics::new())).await;
     let (ok, unimplemented, exhausted, internal, invalid) = ("0", "12", "8", "13", "3");
     for (what, body, code) in [
         ("an empty transaction", framed(b""), ok),
@@ -85,6 +85,12 @@ async fn hostile_bytes_end_the_call_and_nothing_else() {
         ("a step of nothing", framed(&[0x12, 0]), invalid),
     ] {
         assert_eq!(raw(&server, &body).await.0, code, "{what}");
+    }
+    let (_, counted) = http(&server, "GET /metrics").await;
+    for (code, calls) in [("Unimplemented", 1), ("ResourceExhausted", 1), ("Internal", 5)] {
+        let handled = "grpc_server_handled_total{grpc_service=\"etcdserverpb.KV\",grpc_method=\"Txn\",grpc_type=\"unary\"";
+        let line = format!("{handled},grpc_code=\"{code}\"}} {calls}");
+        assert!(counted.contains(&line), "{line} in {counted}");
     }
     let mut kv = server.kv().await;
     assert_eq!(

@@ -19,6 +19,8 @@ const ENTRY_BYTES: usize = 6;
 /// SETTINGS_INITIAL_WINDOW_SIZE.
 const INITIAL_WINDOW: u16 = 4;
 const END_HEADERS: u8 = 4;
+/// So much of a GOAWAY is kept: a reason and thirty-two bytes of text.
+const FAREWELL_BYTES: usize = 4 + 32;
 
 /// What the rest of the present frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,11 @@ pub(crate) struct Outgoing {
     pub(crate) said: Said,
     /// Streams that were reset for a fault.
     pub(crate) faults: Faults,
+    /// Calls of which nobody was told, since their headers were larger than they may be: the protocol has answered 431.
+    pub(crate) too_large: u64,
+    /// The last stream whose call somebody was told of. The protocol reads, writes, and only then tells of calls, each after
+    /// those before it: what it answers beyond that is its own.
+    pub(crate) begun: u32,
     /// The beginning of a frame, or of an entry.
     held: [u8; HEAD_BYTES + 4],
     have: usize,
@@ -50,6 +57,10 @@ pub(crate) struct Outgoing {
     /// Still to come of a client's preface.
     preface: usize,
     in_headers: bool,
+    /// What the last GOAWAY says after the last stream: why, and text for who looks.
+    farewell: [u8; FAREWELL_BYTES],
+    said_farewell: usize,
+    in_farewell: bool,
     /// What SETTINGS say of the initial window.
     announces: u32,
 }
@@ -62,6 +73,8 @@ impl Outgoing {
             data_bytes: 0,
             said: Said::default(),
             faults: Faults::default(),
+            too_large: 0,
+            begun: u32::MAX,
             held: [0; HEAD_BYTES + 4],
             have: 0,
             need: HEAD_BYTES,
@@ -69,6 +82,9 @@ impl Outgoing {
             left: 0,
             preface: bytes,
             in_headers: false,
+            farewell: [0; FAREWELL_BYTES],
+            said_farewell: 0,
+            in_farewell: false,
             announces: 0,
         }
     }
@@ -90,6 +106,9 @@ impl Outgoing {
             } else if self.left > 0 && self.rest != Rest::Settings {
                 let n = self.left.min(bytes.len());
                 self.left -= n;
+                if self.in_farewell {
+                    self.keep_farewell(&bytes[..n]);
+                }
                 if self.rest == Rest::Passed {
                     out.extend_from_slice(&bytes[..n]);
                 }
@@ -102,6 +121,18 @@ impl Outgoing {
             bytes = &bytes[n..];
         }
         self.bytes += (out.len() - before) as u64;
+    }
+
+    /// The text of the last GOAWAY, as far as it is kept.
+    pub(crate) fn farewell(&self) -> &[u8] {
+        self.farewell[..self.said_farewell].get(4..).unwrap_or_default()
+    }
+
+    fn keep_farewell(&mut self, bytes: &[u8]) {
+        let room = &mut self.farewell[self.said_farewell..];
+        let n = bytes.len().min(room.len());
+        room[..n].copy_from_slice(&bytes[..n]);
+        self.said_farewell += n;
     }
 
     /// Collects an entry of SETTINGS; how many bytes it took.
@@ -157,6 +188,7 @@ impl Outgoing {
         let stream = u32::from_be_bytes([s0, s1, s2, s3]) & ID;
         let peeked = u32::from_be_bytes([p0, p1, p2, p3]) & ID;
         self.rest = Rest::Passed;
+        self.in_farewell = kind == Kind::GoAway as u8;
         const DATA: u8 = Kind::Data as u8;
         const HEADERS: u8 = Kind::Headers as u8;
         const PUSH: u8 = Kind::PushPromise as u8;
@@ -174,6 +206,10 @@ impl Outgoing {
                 self.in_headers = flags & END_HEADERS == 0;
                 if kind == HEADERS {
                     self.said.headers += 1;
+                    if stream > self.begun {
+                        self.too_large += 1;
+                        self.said.faults += 1;
+                    }
                     grants.says(stream);
                 }
             }
@@ -185,7 +221,10 @@ impl Outgoing {
                 self.said.reset(peeked, &mut self.faults);
                 grants.reset(stream);
             }
-            GO_AWAY => grants.goes_away(peeked),
+            GO_AWAY => {
+                self.said_farewell = 0;
+                grants.goes_away(peeked);
+            }
             UPDATE if !grants.passes(stream, u64::from(peeked)) => {
                 self.rest = Rest::Dropped;
                 return false;

@@ -83,13 +83,14 @@ pub(super) fn begin(
     count(shared, client, method, &head.headers);
     let inbound;
     if method.is_quick() && quick::suits(shared, client, &head.headers) {
-        match quick::begin(shared, method, &head.headers, body, sink) {
+        match quick::begin(shared, client, method, &head.headers, body, sink) {
             Quick::Over => return None,
             Quick::Running(call) => return Some(call),
             Quick::No(rest, back) => (inbound, sink) = (rest, back),
         }
     } else {
-        inbound = Inbound::new(shared.clone(), method, Source::Http2(body));
+        let of_one = client.arriving.clone();
+        inbound = Inbound::new(shared.clone(), of_one, method, Source::Http2(body));
     }
     let mut outbound = Outbound::new(shared.clone(), method, Sink::Http2(sink));
     if matches!(method, Method::Range | Method::RangeStream) {
@@ -120,7 +121,13 @@ pub(super) fn begin_gateway(
     if let Err(status) = admit(shared, client, method, metadata) {
         return Box::pin(async move { outbound.fail(&status) });
     }
-    let inbound = Inbound::new(shared.clone(), method, Source::Gateway(Box::new(requests)));
+    let of_one = client.arriving.clone();
+    let inbound = Inbound::new(
+        shared.clone(),
+        of_one,
+        method,
+        Source::Gateway(Box::new(requests)),
+    );
     count(shared, client, method, metadata);
     Call::start(shared, method, metadata, None, (inbound, outbound), stop)
 }

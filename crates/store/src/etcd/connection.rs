@@ -20,6 +20,7 @@ use setpoint_flow::{Live, Scope};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
+use super::arriving::OfOne;
 use super::call::{self, Running};
 use super::listen::{Incoming, Serves};
 use super::overload;
@@ -46,6 +47,8 @@ pub(super) struct Client {
     pub(super) seen: Arc<Seen>,
     /// What it may have of the room for wide answers.
     pub(super) share: Share,
+    /// What has arrived of its requests that are not whole.
+    pub(super) arriving: OfOne,
 }
 
 /// Whom a connection's calls are counted for.
@@ -94,6 +97,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
         pace: Pace::of(&live),
         seen: Arc::default(),
         share: shared.room.share(),
+        arriving: OfOne::default(),
     };
     tracing::debug!(
         user = client.common_name.as_deref(),

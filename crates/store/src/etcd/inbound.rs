@@ -4,7 +4,6 @@
 //! bytes, and itself.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -12,6 +11,7 @@ use setpoint_flow::http2::Receive;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
+use super::arriving::{Arriving, OfOne};
 use super::gateway::Requests;
 use super::method::Method;
 use super::server::Shared;
@@ -69,28 +69,34 @@ pub(super) struct Inbound {
     unread: Option<Bytes>,
     /// What has arrived of messages not yet whole.
     waiting: BytesMut,
-    /// How much of the front's budget this call holds.
-    counted: usize,
+    /// What of it counts.
+    arriving: Arriving,
     /// When the message on its way has to be whole.
     due: Option<Instant>,
 }
 
 impl Inbound {
-    pub(super) fn new(shared: Arc<Shared>, method: Method, source: Source) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, of_one: OfOne, method: Method, source: Source) -> Self {
         Self {
             shared,
             method,
             source,
             unread: None,
             waiting: BytesMut::new(),
-            counted: 0,
+            arriving: Arriving::new(of_one),
             due: None,
         }
     }
 
     /// The messages of a call of which this much was read and not used: a message, or bytes that are not a whole one.
-    pub(super) fn behind(shared: Arc<Shared>, method: Method, body: Receive, read: Begun) -> Self {
-        let mut inbound = Self::new(shared, method, Source::Http2(body));
+    pub(super) fn behind(
+        shared: Arc<Shared>,
+        of_one: OfOne,
+        method: Method,
+        body: Receive,
+        read: Begun,
+    ) -> Self {
+        let mut inbound = Self::new(shared, of_one, method, Source::Http2(body));
         match read {
             Begun::Nothing => (),
             Begun::Message(message) => inbound.unread = Some(message),
@@ -116,7 +122,7 @@ impl Inbound {
                     let message = self.waiting.split_to(len).freeze();
                     self.due = None;
                     self.shared.metrics.received(self.method);
-                    self.uncount();
+                    self.arriving.over(&self.shared);
                     return Ok(Some(message));
                 }
             }
@@ -191,30 +197,16 @@ impl Inbound {
 
     /// Takes what has arrived from the front's budget: what a client sends counts, not what it announces.
     fn count(&mut self) -> Result<(), Status> {
-        let more = self.waiting.len().saturating_sub(self.counted);
+        let more = self.waiting.len().saturating_sub(self.arriving.bytes());
         if self.waiting.len() <= FREE_BYTES || more == 0 {
             return Ok(());
         }
-        self.counted += more;
-        let before = self.shared.inbound_bytes.fetch_add(more, Ordering::Relaxed);
-        if before + more > self.shared.options.inbound_bytes_max {
-            return Err(status::overloaded());
-        }
-        Ok(())
-    }
-
-    fn uncount(&mut self) {
-        if self.counted == 0 {
-            return;
-        }
-        self.shared
-            .inbound_bytes
-            .fetch_sub(std::mem::take(&mut self.counted), Ordering::Relaxed);
+        self.arriving.more(&self.shared, more)
     }
 }
 
 impl Drop for Inbound {
     fn drop(&mut self) {
-        self.uncount();
+        self.arriving.over(&self.shared);
     }
 }

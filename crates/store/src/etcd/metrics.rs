@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use setpoint_telemetry::{DuplicateMetric, Metrics};
 use tonic::Code;
 
+use super::arriving::ArrivingMetrics;
 use super::method::{METHODS, Method};
 use super::readings::Versions;
 
@@ -82,6 +83,8 @@ pub(super) struct FrontMetrics {
     pub(super) handshakes_failed: Counter,
     /// Watch streams open now.
     pub(super) watch_streams: Gauge,
+    /// Requests that are not whole.
+    pub(super) arriving: ArrivingMetrics,
 }
 
 impl FrontMetrics {
@@ -123,6 +126,7 @@ impl FrontMetrics {
             connections_refused: Counter::default(),
             handshakes_failed: Counter::default(),
             watch_streams: Gauge::default(),
+            arriving: ArrivingMetrics::default(),
         }
     }
 
@@ -198,7 +202,8 @@ impl FrontMetrics {
             "etcd_front_watch_streams",
             "Watch streams open now",
             self.watch_streams.clone(),
-        )
+        )?;
+        self.arriving.register(metrics)
     }
 
     pub(super) fn began(&self, method: Method) {

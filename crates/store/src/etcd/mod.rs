@@ -21,6 +21,7 @@
 //!
 //! gRPC is spoken here over the `h2` crate, without a gRPC server library (`docs/adr/0003-grpc-stack.md`).
 
+mod arriving;
 mod auth;
 mod call;
 mod cluster;

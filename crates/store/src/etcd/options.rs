@@ -22,7 +22,8 @@ pub struct FrontOptions {
     pub streams_max: u32,
     /// Largest write request, in bytes (1.5 MiB, etcd's `--max-request-bytes`). A message may have 512 KiB more.
     pub request_bytes_max: usize,
-    /// Bytes of half-received requests, all connections together; more are refused (256 MiB).
+    /// Bytes of half-received requests, all connections together; more are refused (256 MiB). A connection has an eighth of
+    /// it, or one request however large, and beyond that no more than it leaves to others.
     pub inbound_bytes_max: usize,
     /// Bytes of large answers on their way to clients, all connections together (512 MiB): half of it for reads
     /// of at most 500 keys, which are refused when there is no room, half for wider ones, which wait and fail after

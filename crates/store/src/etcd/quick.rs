@@ -14,6 +14,7 @@ use setpoint_flow::http2::Receive;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
+use super::arriving::OfOne;
 use super::auth::Access;
 use super::call::{Patience, Running, is_text, patience, trace};
 use super::connection::Client;
@@ -50,20 +51,21 @@ pub(super) fn suits(shared: &Shared, client: &Client, headers: &HeaderMap) -> bo
 /// Begins a call of a method that [is quick](Method::is_quick).
 pub(super) fn begin(
     shared: &Arc<Shared>,
+    client: &Client,
     method: Method,
     headers: &HeaderMap,
     body: Receive,
     sink: Http2,
 ) -> Quick {
     if method == Method::Put {
-        put(shared, headers, body, sink)
+        put(shared, &client.arriving, headers, body, sink)
     } else {
-        range(shared, body, sink)
+        range(shared, &client.arriving, body, sink)
     }
 }
 
 /// Answers a Range, if that can be done at once.
-fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) -> Quick {
+fn range(shared: &Arc<Shared>, of_one: &OfOne, mut body: Receive, mut sink: Http2) -> Quick {
     let timing = Timing::begin(shared);
     let begun = Begun::read(shared, Method::Range, &mut body);
     let answer = match &begun {
@@ -71,7 +73,7 @@ fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) -> Quick {
         Begun::Nothing | Begun::Part(_) => None,
     };
     let Some(answer) = answer else {
-        let inbound = Inbound::behind(shared.clone(), Method::Range, body, begun);
+        let inbound = Inbound::behind(shared.clone(), of_one.clone(), Method::Range, body, begun);
         return Quick::No(inbound, sink);
     };
     let metrics = &shared.metrics;
@@ -104,10 +106,16 @@ fn range(shared: &Arc<Shared>, mut body: Receive, mut sink: Http2) -> Quick {
 }
 
 /// Proposes a Put, if its request is there.
-fn put(shared: &Arc<Shared>, headers: &HeaderMap, mut body: Receive, mut sink: Http2) -> Quick {
+fn put(
+    shared: &Arc<Shared>,
+    of_one: &OfOne,
+    headers: &HeaderMap,
+    mut body: Receive,
+    mut sink: Http2,
+) -> Quick {
     let begun = Begun::read(shared, Method::Put, &mut body);
     let Begun::Message(request) = begun else {
-        let inbound = Inbound::behind(shared.clone(), Method::Put, body, begun);
+        let inbound = Inbound::behind(shared.clone(), of_one.clone(), Method::Put, body, begun);
         return Quick::No(inbound, sink);
     };
     let timing = Timing::begin(shared);

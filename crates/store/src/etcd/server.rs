@@ -63,8 +63,6 @@ pub(super) struct Shared {
     pub(super) cluster_id: u64,
     pub(super) member_id: u64,
     pub(super) client_urls: Vec<String>,
-    /// Bytes of half-received requests.
-    pub(super) inbound_bytes: AtomicUsize,
     /// Who may run a read of many keys now.
     pub(super) large_reads: Arc<Semaphore>,
     /// Who may read the whole log now.
@@ -194,7 +192,6 @@ impl Front {
             cluster_id: status.cluster_id,
             member_id: status.member_id,
             client_urls: options.client_urls.clone(),
-            inbound_bytes: AtomicUsize::new(0),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             room: Room::new(options.outbound_bytes_max / 2),

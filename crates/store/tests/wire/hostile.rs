@@ -140,7 +140,7 @@ async fn greetings_that_never_end_are_cut() {
 }
 
 /// A client that can read what it is told.
-async fn dial(server: &Server) -> (h2::client::SendRequest<Bytes>, TaskGroup) {
+pub(super) async fn dial(server: &Server) -> (h2::client::SendRequest<Bytes>, TaskGroup) {
     let socket = TcpStream::connect(server.addr).await.unwrap();
     let (client, connection) = h2::client::handshake(socket).await.unwrap();
     let tasks = TaskGroup::new(&Stop::new());
@@ -148,12 +148,12 @@ async fn dial(server: &Server) -> (h2::client::SendRequest<Bytes>, TaskGroup) {
     (client.ready().await.unwrap(), tasks)
 }
 
-fn request(path: &str) -> http::request::Builder {
+pub(super) fn request(path: &str) -> http::request::Builder {
     Request::post(format!("http://etcd{path}")).header("content-type", "application/grpc")
 }
 
 /// The code and text a call ends with.
-async fn ended(response: h2::client::ResponseFuture) -> (String, String) {
+pub(super) async fn ended(response: h2::client::ResponseFuture) -> (String, String) {
     let response = tokio::time::timeout(Duration::from_secs(10), response);
     let response = response.await.expect("an answer").unwrap();
     let mut headers = response.headers().clone();

@@ -25,6 +25,7 @@ use crate::support::TempDir;
 use pb::request_op::Request as Op;
 use pb::watch_request::RequestUnion;
 
+mod arriving;
 mod auth;
 mod compaction;
 mod gateway;

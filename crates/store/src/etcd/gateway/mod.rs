@@ -62,6 +62,11 @@ pub(super) fn reads_as_request(method: Method, json: &[u8]) -> bool {
     Call::of(method).is_ok_and(|call| call.request(object).is_ok())
 }
 
+/// Bytes of the largest request, as gRPC or as JSON.
+pub(super) fn request_bytes_max(shared: &Shared) -> usize {
+    requests::bytes_max(shared)
+}
+
 /// Answers a request below `/v3/`.
 pub(super) async fn respond(
     shared: &Arc<Shared>,
@@ -89,7 +94,13 @@ pub(super) async fn respond(
         Ok(call) => call,
         Err(status) => return failed(&status),
     };
-    let requests = Requests::new(shared.clone(), body, call.clone(), routes::takes_many(method));
+    let requests = Requests::new(
+        shared.clone(),
+        client.arriving.clone(),
+        body,
+        call.clone(),
+        routes::takes_many(method),
+    );
     let (answers, pending) = exchange::channel();
     let metadata = metadata(&head.headers);
     let running = call::begin_gateway(shared, client, method, &metadata, requests, answers, stop);

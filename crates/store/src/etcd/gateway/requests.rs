@@ -6,13 +6,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tonic::Status;
 
+use super::super::arriving::{Arriving, OfOne};
 use super::super::server::Shared;
-use super::super::status;
 use super::super::web::Body;
 use super::json::Call;
 use super::scan::Scan;
@@ -32,14 +31,14 @@ pub(in super::super) struct Requests {
     many: bool,
     waiting: BytesMut,
     scan: Scan,
-    /// How much of the front's budget this call holds.
-    counted: usize,
+    /// What of it is here.
+    arriving: Arriving,
     begun: bool,
     over: bool,
 }
 
 impl Requests {
-    pub(super) fn new(shared: Arc<Shared>, body: Body, call: Call, many: bool) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, of_one: OfOne, body: Body, call: Call, many: bool) -> Self {
         Self {
             shared,
             body,
@@ -47,7 +46,7 @@ impl Requests {
             many,
             waiting: BytesMut::new(),
             scan: Scan::default(),
-            counted: 0,
+            arriving: Arriving::new(of_one),
             begun: false,
             over: false,
         }
@@ -121,7 +120,7 @@ impl Requests {
         self.scan = Scan::default();
         let object = self.waiting.split_to(range.end).freeze().slice(range.start..);
         if self.waiting.is_empty() {
-            self.uncount();
+            self.arriving.over(&self.shared);
         }
         object
     }
@@ -135,24 +134,13 @@ impl Requests {
                 (self.waiting.len() + len) / 4 * 3
             )));
         }
-        self.counted += len;
-        let before = self.shared.inbound_bytes.fetch_add(len, Ordering::Relaxed);
-        if before + len > self.shared.options.inbound_bytes_max {
-            return Err(status::overloaded());
-        }
-        Ok(())
-    }
-
-    fn uncount(&mut self) {
-        self.shared
-            .inbound_bytes
-            .fetch_sub(std::mem::take(&mut self.counted), Ordering::Relaxed);
+        self.arriving.more(&self.shared, len)
     }
 }
 
 impl Drop for Requests {
     fn drop(&mut self) {
         self.waiting.advance(self.waiting.len());
-        self.uncount();
+        self.arriving.over(&self.shared);
     }
 }

@@ -52,6 +52,12 @@ pub enum PlaneError {
         /// Where the restore worked.
         unfinished: PathBuf,
     },
+    /// There is no store, but a member of etcd.
+    #[error("{} holds the data of etcd itself: import it with `setpoint store import`, into another --data-dir", .dir.display())]
+    EtcdsOwn {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] setpoint_store::OpenError),

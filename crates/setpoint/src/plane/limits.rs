@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::{PlaneError, PlaneOptions};
 
-/// How often the file is looked at: a change is in force within a second.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the file is looked at: a change is in force within a second, after two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -48,9 +48,12 @@ pub(super) fn apply(
     Ok(())
 }
 
+/// What a look at the file has found.
+type Look = Result<String, String>;
+
 /// Looks at the file until the stop. A file that is wrong or gone changes nothing and is complained of once.
 async fn follow(path: PathBuf, mut known: String, limits: Limits, stop: Stop) {
-    let mut complaint = None;
+    let (mut complaint, mut before) = (None, Ok(known.clone()));
     while stop
         .run_until_cancelled(tokio::time::sleep(LOOK_EVERY))
         .await
@@ -59,6 +62,9 @@ async fn follow(path: PathBuf, mut known: String, limits: Limits, stop: Stop) {
         let looked = path.clone();
         let Ok(read) = tokio::task::spawn_blocking(move || read(&looked)).await else {
             return;
+        };
+        let Some(read) = settled(&mut before, read) else {
+            continue;
         };
         let changed = match read {
             Ok(text) if text == known => continue,
@@ -83,7 +89,17 @@ async fn follow(path: PathBuf, mut known: String, limits: Limits, stop: Stop) {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// What two looks have found alike. Many programs empty a file before they write it, so a single look could find no rules, or
+/// the first few of them, and let everybody in.
+fn settled(before: &mut Look, now: Look) -> Option<Look> {
+    if *before == now {
+        return Some(now);
+    }
+    *before = now;
+    None
+}
+
+fn read(path: &Path) -> Look {
     let len = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
     if len > FILE_BYTES_MAX {
         return Err(format!(
@@ -152,6 +168,19 @@ mod tests {
         }
         assert_eq!(put_in_force(&Limits::new(), "memory: {limit: off}"), Ok(0));
     }
+
+    #[test]
+    fn a_file_that_is_just_being_written_is_not_taken() {
+        let look = |text: &str| Ok(text.to_owned());
+        let mut before = look("rules: [...]");
+        assert_eq!(settled(&mut before, look("")), None);
+        assert_eq!(settled(&mut before, look("rules: []")), None);
+        assert_eq!(settled(&mut before, Err("gone".to_owned())), None);
+        assert_eq!(settled(&mut before, look("rules: []")), None);
+        assert_eq!(settled(&mut before, look("rules: []")), Some(look("rules: []")));
+        assert_eq!(settled(&mut before, look("rules: []")), Some(look("rules: []")));
+    }
+
     #[test]
     fn no_text_whatever_takes_the_plane_down() {
         let page = include_str!("../../../../docs/ops/limits.md");

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 pub use error::PlaneError;
 pub use front::{ListenOn, Place};
 pub use options::{Engine, PlaneOptions};
-pub(crate) use store::UNFINISHED;
+pub(crate) use store::{UNFINISHED, is_etcds};
 pub use store_only::StoreOnly;
 
 use crate::loopback::Loopback;

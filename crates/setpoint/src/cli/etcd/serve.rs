@@ -1,8 +1,5 @@
 //! A member's life, told in the lines that those who start etcd wait for.
 
-use std::fs;
-use std::path::Path;
-
 use setpoint_base::Chain;
 use setpoint_store::etcd::Serves;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::settings::Settings;
 use super::systemd;
 use crate::cli::start;
-use crate::plane::{Place, PlaneError, PlaneOptions, StoreOnly};
+use crate::plane::{Place, PlaneError, PlaneOptions, StoreOnly, is_etcds};
 
 /// How it ended: by itself, or by this signal.
 pub(super) type Signal = i32;
@@ -73,10 +70,7 @@ fn started(error: &PlaneError) -> String {
 fn prepare(plane: &PlaneOptions) -> Result<(), String> {
     let dir = &plane.data_dir;
     if is_etcds(dir) {
-        return Err(format!(
-            "{} holds the data of etcd itself: import it with `setpoint store import`, into another --data-dir",
-            dir.display()
-        ));
+        return Err(PlaneError::EtcdsOwn { dir: dir.clone() }.to_string());
     }
     let (kind, message) = if plane.store.dir.exists() {
         ("member", "server has already been initialized")
@@ -85,13 +79,6 @@ fn prepare(plane: &PlaneOptions) -> Result<(), String> {
     };
     tracing::info!("data-dir" = %dir.display(), "dir-type" = kind, "{message}");
     Ok(())
-}
-
-/// Whether a directory is that of an etcd member.
-fn is_etcds(dir: &Path) -> bool {
-    ["member/snap/db", "member/wal"]
-        .iter()
-        .any(|name| fs::symlink_metadata(dir.join(name)).is_ok())
 }
 
 /// Says where clients are served, as etcd says it, and that it is ready.

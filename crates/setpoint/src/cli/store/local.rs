@@ -13,7 +13,7 @@ use setpoint_store::{Options, Restore, SnapshotFile, Store};
 use super::file::{NewFile, Target, said};
 use super::show::{Format, Progress, print};
 use crate::cli::Failure;
-use crate::plane::UNFINISHED;
+use crate::plane::{UNFINISHED, is_etcds};
 
 /// The name of the store's directory in a plane's.
 const STORE: &str = "store";
@@ -51,6 +51,12 @@ pub(super) fn restore(
     out: Format,
 ) -> Result<(), Failure> {
     let target = data_dir.join(STORE);
+    if is_etcds(data_dir) {
+        return Err(Failure::Failed(format!(
+            "{} holds the data of etcd itself: choose another --data-dir",
+            data_dir.display()
+        )));
+    }
     if fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Failure::Failed(format!(
             "{} holds a store: choose another --data-dir, or move it away; a restore replaces nothing",

@@ -3,13 +3,21 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
+use tokio::time::timeout;
+
 use super::pacing::Pace;
+
+/// What is thrown away of a request that was answered unread.
+const SPARED_BYTES: usize = 256 << 10;
+/// For how long it is.
+const SPARED_TIME: Duration = Duration::from_millis(500);
 
 /// The receiving half of a stream. Bytes stay counted as unread, and the peer's windows closed by as much, until they are
 /// [released](Receive::release).
@@ -51,6 +59,24 @@ impl Receive {
     #[must_use]
     pub fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
+    }
+
+    /// Throws away what little is still to come, for a moment: for a request that has been answered unread. To leave at once is
+    /// to say RST_STREAM beside the answer, which is right and which not all clients survive: curl 7.88 forgets the answer
+    /// when both come before it has sent all of its request.
+    pub async fn spare(mut self) {
+        let reading = async {
+            let mut spared = 0;
+            while let Some(Ok(data)) = self.data().await {
+                self.release(data.len());
+                spared += data.len();
+                if spared > SPARED_BYTES {
+                    return;
+                }
+            }
+        };
+        // Who has more to say, or says nothing, is told to stop.
+        let _ = timeout(SPARED_TIME, reading).await;
     }
 
     /// So many bytes need no more room here: the peer may send as many again.

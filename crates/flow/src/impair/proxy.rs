@@ -208,8 +208,14 @@ impl Proxy {
         match action {
             Action::Cut => self.cut(),
             Action::Retarget(target) => {
-                let found = lookup_host(target.as_str()).await?.next();
-                self.retarget(found.ok_or(io::ErrorKind::AddrNotAvailable)?);
+                let unknown = |why: String| io::Error::other(format!("retarget={target}: {why}"));
+                let mut found = lookup_host(target.as_str())
+                    .await
+                    .map_err(|error| unknown(error.to_string()))?;
+                let found = found
+                    .next()
+                    .ok_or_else(|| unknown("it has no address".to_owned()));
+                self.retarget(found?);
             }
             action => self.change(action),
         }

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use setpoint_store::client::{ClientOptions, ClientTls, Credentials};
 
 use super::fault::Class;
 
 /// Arguments of `verify watch`.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
+#[command(group(ArgGroup::new("server").args(["endpoint", "spawn"]).required(true)))]
 #[command(after_help = "Examples:\n  \
     setpoint verify watch --spawn setpoint\n  \
     setpoint verify watch --spawn /usr/bin/etcd --events 1000000 --rate 0 --json\n  \
@@ -19,15 +21,10 @@ use super::fault::Class;
     Exit code 1: a guarantee was broken for the resumable client.")]
 pub struct VerifyWatchArgs {
     /// Servers to verify, of one cluster
-    #[arg(
-        long,
-        value_name = "URL,…",
-        value_delimiter = ',',
-        required_unless_present = "spawn"
-    )]
+    #[arg(long, value_name = "URL,…", value_delimiter = ',')]
     pub endpoint: Vec<String>,
     /// Start a server instead: "setpoint", or the path of an etcd
-    #[arg(long, value_name = "PROGRAM", conflicts_with = "endpoint")]
+    #[arg(long, value_name = "PROGRAM")]
     pub spawn: Option<String>,
     /// Events to make; a write makes two or more
     #[arg(long, default_value_t = 40_000)]
@@ -86,12 +83,28 @@ impl VerifyWatchArgs {
     /// Every problem with what was said.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        for (name, value) in [("events", self.events), ("writers", self.writers as u64)] {
+        let counts = [
+            ("events", self.events),
+            ("writers", self.writers as u64),
+            // The verdict is about them.
+            ("watchers", self.watchers as u64),
+        ];
+        for (name, value) in counts {
             if value == 0 {
                 problems.push(format!("--{name} 0: there would be nothing to verify"));
             }
         }
-        if self.watchers > 0 && self.streams == 0 {
+        if let Some(program) = self
+            .watchlog
+            .as_ref()
+            .filter(|program| program.components().count() > 1 && !program.is_file())
+        {
+            problems.push(format!(
+                "--watchlog {}: there is no such program: conformance/etcdctl/run builds it, with Go",
+                program.display()
+            ));
+        }
+        if self.streams == 0 {
             problems.push("--streams 0: the watchers need one".to_owned());
         }
         if self.writers > 9_999 {
@@ -166,6 +179,58 @@ impl VerifyWatchArgs {
             Ok(options)
         } else {
             Err(problems)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        verify: VerifyWatchArgs,
+    }
+
+    fn parse(words: &str) -> Result<(), String> {
+        let words = ["watch"].into_iter().chain(words.split_whitespace());
+        let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+        match cli.verify.problems() {
+            problems if problems.is_empty() => Ok(()),
+            problems => Err(problems.join("; ")),
+        }
+    }
+
+    #[test]
+    fn what_would_verify_nothing_is_refused() {
+        parse("--spawn setpoint").unwrap();
+        parse("--endpoint a,b --faults drop").unwrap();
+        for (words, expected) in [
+            ("", "--endpoint <URL,…>|--spawn <PROGRAM>"),
+            ("--spawn setpoint --endpoint a", "cannot be used with"),
+            (
+                "--spawn setpoint --watchers 0",
+                "--watchers 0: there would be nothing",
+            ),
+            (
+                "--spawn setpoint --events 0 --writers 0",
+                "--writers 0: there would be nothing",
+            ),
+            (
+                "--spawn setpoint --watchlog /nowhere/watchlog",
+                "there is no such program",
+            ),
+            (
+                "--endpoint a --faults restart",
+                "only for a server that --spawn starts",
+            ),
+            ("--endpoint a --faults compact", "say --allow-compaction"),
+        ] {
+            let problem = parse(words).unwrap_err();
+            assert!(problem.contains(expected), "{words}: {problem}");
         }
     }
 }

@@ -25,7 +25,7 @@ use super::outbound::{Http2, Outbound, Sink};
 use super::quick::{self, Quick};
 use super::server::Shared;
 use super::timing::Timing;
-use super::web::{self, Body};
+use super::web::{self, Body, Kept};
 use super::wire::Reply;
 use super::{
     cluster, election, health, kv, lease, lock, maintenance, overload, snapshot, status, watch, wide,
@@ -67,8 +67,12 @@ pub(super) fn begin(
     if !(grpc && client.serves.grpc()) {
         let (shared, client, stop) = (shared.clone(), client.clone(), stop.clone());
         return Some(Box::pin(async move {
+            let (body, mut rest) = Kept::of(body);
             let response = web::respond(&shared, &client, &head, Body::Http2(body), &stop).await;
             web::send(&shared, response, sink).await;
+            if let Ok(rest) = rest.try_recv() {
+                rest.spare().await;
+            }
         }));
     }
     let method = Method::of(head.uri.path());

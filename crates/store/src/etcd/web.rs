@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use setpoint_base::Stop;
 use setpoint_flow::http2::Receive;
 use setpoint_flow::page;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -40,7 +40,7 @@ const BUSY: &str = "too many requests\n";
 /// A request's body.
 pub(super) enum Body {
     Http1(hyper::body::Incoming),
-    Http2(Receive),
+    Http2(Kept),
     /// What came as messages, a line each.
     Messages(mpsc::Receiver<Bytes>),
 }
@@ -68,7 +68,8 @@ impl Body {
                     None => return Ok(None),
                 }
             },
-            Self::Http2(body) => match body.data().await {
+            Self::Http2(Kept { body: None, .. }) => Ok(None),
+            Self::Http2(Kept { body: Some(body), .. }) => match body.data().await {
                 Some(Ok(data)) => {
                     body.release(data.len());
                     Ok(Some(data))
@@ -77,6 +78,32 @@ impl Body {
                 None => Ok(None),
             },
             Self::Messages(messages) => Ok(messages.recv().await),
+        }
+    }
+}
+
+/// A body of HTTP/2 that goes back to its call when nobody wants more of it.
+pub(super) struct Kept {
+    body: Option<Receive>,
+    back: Option<oneshot::Sender<Receive>>,
+}
+
+impl Kept {
+    /// The body, and where it goes back to.
+    pub(super) fn of(body: Receive) -> (Self, oneshot::Receiver<Receive>) {
+        let (back, rest) = oneshot::channel();
+        let (body, back) = (Some(body), Some(back));
+        (Self { body, back }, rest)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some((body, back)) = self.body.take().zip(self.back.take())
+            && !body.is_end_stream()
+        {
+            // Its call may be gone.
+            let _ = back.send(body);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Bytes that no client would send, HTTP beside gRPC, limits.
 
+use std::task::Poll;
+
 use setpoint_store::etcd::Serves;
 
 use super::*;
@@ -296,4 +298,37 @@ async fn how_long_calls_take_is_told_to_who_wants_it_and_to_nobody_else() {
         assert_eq!(page.contains("handling_seconds"), times);
         server.stop().await;
     }
+}
+
+/// Whether the rest of a request is taken that has been answered before it was sent.
+async fn takes_the_rest(server: &Server) -> bool {
+    let socket = TcpStream::connect(server.addr).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+    let tasks = TaskGroup::new(&Stop::new());
+    tasks.spawn(connection);
+    let request = Request::post("http://etcd/v3/nowhere").body(()).unwrap();
+    let (response, mut stream) = client.send_request(request, false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 404);
+    let mut body = response.into_body();
+    while body.data().await.is_some() {}
+    let sent = stream.send_data(Bytes::from_static(b"{}"), true).is_ok();
+    // What was said before this is known when it has its answer.
+    let again = Request::get("http://etcd/health").body(()).unwrap();
+    client.send_request(again, true).unwrap().0.await.unwrap();
+    let reset = std::future::poll_fn(|cx| Poll::Ready(stream.poll_reset(cx))).await;
+    sent && reset.is_pending()
+}
+
+/// Curl 7.88 forgets an answer that comes together with RST_STREAM.
+#[tokio::test]
+async fn a_request_that_is_answered_unread_is_not_reset_at_once() {
+    let server = Server::plain().await;
+    // On a busy machine the client may be later than the server waits.
+    for _ in 0..20 {
+        if takes_the_rest(&server).await {
+            return server.stop().await;
+        }
+    }
+    panic!("every request was reset");
 }

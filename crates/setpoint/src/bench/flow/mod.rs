@@ -75,7 +75,7 @@ pub async fn run(args: &FlowArgs, stop: Stop) -> Result<()> {
         () = measure_all(args, &mut report) => (),
     }
     report.write(args)?;
-    report.verdict()
+    report.verdict(args)
 }
 
 async fn measure_all(args: &FlowArgs, report: &mut Report) {

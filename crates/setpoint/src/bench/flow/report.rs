@@ -79,8 +79,15 @@ impl Report {
     }
 
     /// # Errors
-    /// Something could not be measured.
-    pub(super) fn verdict(&self) -> Result<()> {
+    /// Something could not be measured, or there was nothing to measure.
+    pub(super) fn verdict(&self, args: &FlowArgs) -> Result<()> {
+        if args
+            .contender
+            .iter()
+            .all(|contender| self.skipped.iter().any(|(skipped, _)| skipped == contender))
+        {
+            bail!("not measured: no contender is there");
+        }
         let what: Vec<&str> = self.failed.iter().map(|(what, _)| what.as_str()).collect();
         if !what.is_empty() {
             bail!("not measured: {}", what.join("; "));
@@ -88,9 +95,11 @@ impl Report {
         Ok(())
     }
 
-    /// Prints and keeps what the arguments ask for.
+    /// Prints and keeps what the arguments ask for. Printed first: minutes of measuring are not lost to a file.
     pub(super) fn write(&self, args: &FlowArgs) -> Result<()> {
         let json = serde_json::to_string_pretty(self).context("write the report as JSON")?;
+        let text = if args.json { &json } else { &self.table() };
+        writeln!(std::io::stdout().lock(), "{text}").context("print the report")?;
         if let Some(file) = &args.json_file {
             std::fs::write(file, &json).with_context(|| format!("write {}", file.display()))?;
         }
@@ -100,8 +109,7 @@ impl Report {
                 std::fs::write(&file, sheet.svg()).with_context(|| format!("write {}", file.display()))?;
             }
         }
-        let text = if args.json { json } else { self.table() };
-        writeln!(std::io::stdout().lock(), "{text}").context("print the report")
+        Ok(())
     }
 
     fn table(&self) -> String {

@@ -7,7 +7,7 @@ use setpoint_flow::channel::CallOptions;
 use setpoint_proto::etcdserverpb as pb;
 use setpoint_proto::etcdserverpb::lease_client::LeaseClient;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 
 use super::call::Kind;
@@ -105,10 +105,14 @@ impl Client {
         let links = self.0.links.clone();
         let stop = self.0.tasks.stop().child_token();
         let ended = stop.clone();
+        let renewal = move || {
+            let links = links.clone();
+            async move { renew(&links, id).await.map(|answer| answer.ttl) }
+        };
         self.0.tasks.spawn(async move {
             tokio::select! {
                 () = ended.cancelled() => (),
-                () = keep(&links, id, ttl) => (),
+                () = keep(id, ttl, renewal) => (),
             }
             tell.send_replace(false);
         });
@@ -116,21 +120,26 @@ impl Client {
     }
 }
 
-/// Renews until the lease is gone or its time passed without an answer.
-async fn keep(links: &Links, id: i64, ttl: Duration) {
+/// Renews every third of the time, until the lease is gone or its time has passed without an answer.
+async fn keep<F>(id: i64, ttl: Duration, mut renewal: impl FnMut() -> F)
+where
+    F: Future<Output = Result<i64, ClientError>>,
+{
     let mut expires = Instant::now() + ttl;
     loop {
-        match renew(links, id).await {
-            Ok(answer) if answer.ttl <= 0 => return,
-            Ok(_) => {
-                expires = Instant::now() + ttl;
-                sleep(ttl / 3).await;
+        // An answer that comes later is of no use: the lease may be gone by then.
+        match timeout_at(expires, renewal()).await {
+            Ok(Ok(left)) if left <= 0 => return,
+            Ok(Ok(_)) => {
+                let now = Instant::now();
+                expires = now + ttl;
+                sleep_until(now + ttl / 3).await;
             }
-            Err(error) if Instant::now() < expires => {
+            Ok(Err(error)) if Instant::now() < expires => {
                 tracing::debug!(lease = id, %error, "lease not renewed yet");
-                sleep(RETRY).await;
+                sleep_until(expires.min(Instant::now() + RETRY)).await;
             }
-            Err(_) => return,
+            _ => return,
         }
     }
 }
@@ -153,4 +162,67 @@ async fn renew(links: &Links, id: i64) -> Result<pb::LeaseKeepAliveResponse, Cli
             answer.ok_or_else(|| Status::unavailable("the server said nothing of the lease"))
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(9);
+
+    /// What becomes of a renewal.
+    #[derive(Clone, Copy)]
+    enum Comes {
+        Granted,
+        Gone,
+        Error,
+        Nothing,
+    }
+
+    /// Keeps a lease whose renewals go so, the last one ever after; when they were begun and when it ended, in milliseconds.
+    async fn run(script: &[Comes]) -> (Vec<u128>, u128) {
+        let (start, begun) = (Instant::now(), RefCell::new(Vec::new()));
+        let renewal = || {
+            let number = begun.borrow().len();
+            begun.borrow_mut().push(start.elapsed().as_millis());
+            let comes = script[number.min(script.len() - 1)];
+            async move {
+                match comes {
+                    Comes::Granted => Ok(9),
+                    Comes::Gone => Ok(0),
+                    Comes::Error => Err(ClientError::Closed),
+                    Comes::Nothing => std::future::pending().await,
+                }
+            }
+        };
+        keep(7, TTL, renewal).await;
+        (begun.into_inner(), start.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_renewed_every_third_of_its_time_until_it_is_gone() {
+        use Comes::{Gone, Granted};
+        let (begun, ended) = run(&[Granted, Granted, Granted, Gone]).await;
+        assert_eq!((&begun[..], ended), (&[0, 3_000, 6_000, 9_000][..], 9_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_fails_is_tried_again_soon_and_a_success_begins_the_time_anew() {
+        use Comes::{Error, Gone, Granted};
+        let (begun, _) = run(&[Granted, Error, Error, Granted, Gone]).await;
+        assert_eq!(begun, [0, 3_000, 3_500, 4_000, 7_000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_not_renewed_within_its_time_is_lost_and_not_later() {
+        use Comes::{Error, Granted, Nothing};
+        for silence in [Error, Nothing] {
+            let (_, ended) = run(&[Granted, silence]).await;
+            assert_eq!(ended, 9_000);
+            let (_, ended) = run(&[silence]).await;
+            assert_eq!(ended, 9_000);
+        }
+    }
 }

@@ -1,10 +1,8 @@
 //! A compaction that is waited for: what it waits for, what it does not, and for how long.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use setpoint_store::simulation::{Simulated, Worker};
-use setpoint_testkit::SimDisk;
+use setpoint_store::simulation::Worker;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
@@ -74,21 +72,7 @@ async fn a_physical_compaction_does_not_wait_for_a_reader_that_dawdles_and_takes
 #[tokio::test]
 async fn a_physical_compaction_takes_longer_than_other_calls_may() {
     let limit = Duration::from_secs(1);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let options = Options {
-        prefill: false,
-        ..Options::new(PathBuf::from("/data"))
-    };
-    let sim = Simulated::open(options, Arc::new(SimDisk::default())).unwrap();
-    let change = |options: &mut FrontOptions| options.request_timeout = limit;
-    let server = Server::over(
-        TempDir::new(),
-        sim.store().clone(),
-        addr,
-        change,
-        vec![Listener::tcp(listener)],
-    );
+    let (server, sim) = Server::simulated(|options| options.request_timeout = limit).await;
     let mut kv = server.kv().await;
     let asked = async {
         kv.put(put("k", "1")).await.unwrap();
@@ -115,6 +99,5 @@ async fn a_physical_compaction_takes_longer_than_other_calls_may() {
         () = commits => unreachable!("it goes on for ever"),
     };
     answer.unwrap();
-    assert_eq!(server.tasks.shutdown(PATIENCE).await, 0);
-    sim.close();
+    server.end_before(sim).await;
 }

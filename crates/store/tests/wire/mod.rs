@@ -11,8 +11,10 @@ use setpoint_proto::etcdserverpb::lease_client::LeaseClient;
 use setpoint_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use setpoint_proto::etcdserverpb::watch_client::WatchClient;
 use setpoint_store::etcd::{Front, FrontOptions, Listener};
+use setpoint_store::simulation::Simulated;
 use setpoint_store::types::{KeyRange, Range};
 use setpoint_store::{Options, Store};
+use setpoint_testkit::SimDisk;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -33,7 +35,9 @@ mod hostile;
 mod kv;
 mod leases;
 mod maintenance;
+mod progress;
 mod raw;
+mod refusals;
 mod tls;
 mod traps;
 mod unread;
@@ -82,6 +86,28 @@ impl Server {
         };
         let store = Store::open(options, Arc::new(FsDisk), SystemClock::shared()).unwrap();
         Self::over(dir, store, addr, change, listeners)
+    }
+
+    /// A front for a store whose threads do what the test says, when it says so. It ends with
+    /// [`Server::end_before`] its store does.
+    async fn simulated(change: impl FnOnce(&mut FrontOptions)) -> (Self, Simulated) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let options = Options {
+            prefill: false,
+            ..Options::new("/data")
+        };
+        let sim = Simulated::open(options, Arc::new(SimDisk::default())).unwrap();
+        let (store, listener) = (sim.store().clone(), Listener::tcp(listener));
+        (
+            Self::over(TempDir::new(), store, addr, change, vec![listener]),
+            sim,
+        )
+    }
+
+    async fn end_before(self, sim: Simulated) {
+        assert_eq!(self.tasks.shutdown(std::time::Duration::from_secs(10)).await, 0);
+        sim.close();
     }
 
     /// A front for a store that is there.

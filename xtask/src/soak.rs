@@ -15,13 +15,13 @@ use crate::shell::{command, root, run, run_command, say, target_dir};
 /// Seeds between two lines of progress.
 const BLOCK: u64 = 20_000;
 
-const USAGE: &str = "soak takes --seeds A..B, --minutes N, --crashes N, --differential OPS, --plant NAME, --binary PATH; see --help";
+const USAGE: &str = "soak takes --seeds A..B or --seeds 0, --minutes N, --crashes N, --differential OPS, --plant NAME, --binary PATH; see --help";
 
 const HELP: &str = "\
 cargo xtask soak: what CI does for minutes, as long as one likes
 
   --minutes N         simulate new seeds for so long (10)
-  --seeds A..B        simulate these seeds instead
+  --seeds A..B        simulate these seeds instead; 0 leaves the simulation out
   --crashes N         kill the released binary so often under load (1000); 0 leaves it out
   --differential OPS  run so many random operations here and on a real etcd (0); needs `cargo xtask conformance etcdctl`
   --plant NAME        plant a bug and see that the simulation finds it, and nothing else; all: each of them in turn
@@ -73,6 +73,8 @@ impl Plan {
                 "--differential" => plan.differential = number()?,
                 "--plant" => plan.plant = Some(value.clone()),
                 "--binary" => plan.binary = Some(PathBuf::from(value)),
+                // An empty range: none.
+                "--seeds" if value == "0" => plan.end_seed = Some(plan.first_seed),
                 "--seeds" => {
                     let (from, to) = value
                         .split_once("..")
@@ -231,6 +233,8 @@ mod tests {
             (plan.first_seed, plan.end_seed, plan.crashes, plan.differential),
             (5, Some(9), 0, 1_000_000)
         );
+        let plan = parse("--seeds 0 --differential 100").unwrap();
+        assert_eq!(plan.end_seed, Some(plan.first_seed), "no seed is simulated");
         for wrong in ["--seeds 5", "--minutes", "--minutes x", "--days 2"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -296,7 +296,10 @@ async fn a_plane_moves_to_a_cluster_and_back_and_its_clients_go_on() {
     let refused = migrate(&["--from", &data, "--to", &url]);
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("in use by another process"), "{said}");
+    assert!(
+        said.contains("in use by another process") && said.contains("--from") && !said.contains("--data-dir"),
+        "{said}"
+    );
     plane.stop().await;
     let text = success(&migrate(&["--from", &data, "--to", &url]));
     assert!(

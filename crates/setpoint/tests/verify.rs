@@ -1,8 +1,10 @@
 //! `setpoint verify watch`, as users run it, for a few seconds.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use setpoint::envtest::TempDir;
 
 use crate::harness::PATIENCE;
 
@@ -91,4 +93,28 @@ fn what_would_harm_others_is_refused_before_anything_is_written() {
         stderr.contains("cannot be reached") || stderr.contains("can be reached"),
         "{stderr}"
     );
+}
+
+#[test]
+fn a_program_that_is_no_server_is_named_with_its_last_words_and_a_way_out() {
+    let dir = TempDir::new().unwrap();
+    let program = dir.path().join("not-etcd");
+    std::fs::write(
+        &program,
+        "#!/bin/sh\necho \"what is $1?\"\necho never heard of it >&2\nexit 3\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let output = verify(&[&format!("--spawn={}", program.display())]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for words in [
+        &format!("{} --data-dir", program.display())[..],
+        "exit status: 3",
+        "what is --data-dir?",
+        "never heard of it",
+        "give the path of an etcd",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }

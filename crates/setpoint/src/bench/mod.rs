@@ -3,7 +3,7 @@
 //! - [`store`]: etcd's API over gRPC, against us or a real etcd or both in turns. `scenario`: whole situations.
 //! - [`api`]: a Kubernetes API server over HTTPS.
 //! - `h2load`: an HTTP/2 client that costs little, so that what is measured is the server. `target`: a server and the
-//!   load on it. `spawn`: servers that the benchmark starts and kills by itself.
+//!   load on it. `spawn`: servers that the benchmark starts and kills by itself; `said`: what they print.
 //! - [`flow`]: servers' flow control beside each other, over bad networks.
 //! - [`proxy`]: a bad network to put between a client and a server.
 //! - `requests`: the calls, encoded beforehand. `events`: what watchers receive.
@@ -23,6 +23,7 @@ mod h2load;
 pub(crate) mod machine;
 mod report;
 mod requests;
+mod said;
 mod scenario;
 pub(crate) mod spawn;
 mod table;

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal};
 use tokio::time::{Instant, sleep};
 
 use super::h2load::Connection;
 use super::requests::{Op, Template};
+use super::said::Said;
 use super::target::Target;
 
 /// How long a server may take to answer its first read.
@@ -26,13 +27,20 @@ const QUOTA_BYTES: &str = "8589934592";
 
 /// A server of our own, killed when it is dropped.
 pub(crate) struct Spawned {
-    name: &'static str,
+    kind: Kind,
     program: PathBuf,
     arguments: Vec<String>,
     address: SocketAddr,
     child: Option<Child>,
     /// In a process group of its own, where an interrupt at the terminal does not reach it.
     apart: bool,
+}
+
+/// Which server it is to be.
+#[derive(Clone, Copy)]
+enum Kind {
+    Setpoint,
+    Etcd,
 }
 
 impl Spawned {
@@ -46,7 +54,7 @@ impl Spawned {
         let arguments = arguments.chain(["--quota-backend-bytes", QUOTA_BYTES]);
         let program = std::env::current_exe().context("find this program")?;
         Self::start(
-            "a",
+            Kind::Setpoint,
             program,
             arguments.map(str::to_owned).collect(),
             (address, apart),
@@ -77,17 +85,17 @@ impl Spawned {
         let cluster = format!("default={peer}");
         let arguments = arguments.chain(["--initial-cluster", &cluster]);
         let arguments = arguments.map(str::to_owned).collect();
-        Self::start("b", program.to_path_buf(), arguments, (address, apart)).await
+        Self::start(Kind::Etcd, program.to_path_buf(), arguments, (address, apart)).await
     }
 
     async fn start(
-        name: &'static str,
+        kind: Kind,
         program: PathBuf,
         arguments: Vec<String>,
         (address, apart): (SocketAddr, bool),
     ) -> Result<Self> {
         let mut server = Self {
-            name,
+            kind,
             program,
             arguments,
             address,
@@ -103,25 +111,44 @@ impl Spawned {
         let started = Instant::now();
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if self.apart {
             command.process_group(0);
         }
         let child = command.spawn();
-        self.child = Some(child.with_context(|| format!("start {}", self.program.display()))?);
+        let child = child.with_context(|| format!("start {}", self.program.display()))?;
+        let said = Said::by(self.child.insert(child)).context("listen to the server")?;
         while started.elapsed() < READY_TIMEOUT {
             if self.read_one().await.is_ok_and(|read| read) {
                 return Ok(started.elapsed());
             }
             let child = self.child.as_mut().context("it was started")?;
             if let Some(status) = child.try_wait().context("look after the server")? {
-                bail!("{} ended with {status}", self.program.display());
+                return Err(self.useless(&format!("it ended with {status}"), &said).await);
             }
             sleep(ATTEMPT).await;
         }
-        bail!(
-            "{} did not answer within {READY_TIMEOUT:?}",
-            self.program.display()
-        )
+        let why = format!(
+            "it did not answer a read at {} within {READY_TIMEOUT:?}",
+            self.address
+        );
+        Err(self.useless(&why, &said).await)
+    }
+
+    /// An error for a program that does not serve.
+    async fn useless(&self, why: &str, said: &Said) -> anyhow::Error {
+        let words = match said.last_words().await {
+            words if words.is_empty() => "It printed nothing.".to_owned(),
+            words => format!("It printed last:\n{words}"),
+        };
+        let command = format!("{} {}", self.program.display(), self.arguments.join(" "));
+        let remedy = match self.kind {
+            Kind::Setpoint => "that is this program itself: run it by hand to see more",
+            Kind::Etcd => {
+                "give the path of an etcd, or of a program that takes these flags of etcd's and serves its API"
+            }
+        };
+        anyhow!("{why}; it was started as\n{command}\n{words}\nRemedy: {remedy}")
     }
 
     async fn read_one(&self) -> Result<bool> {
@@ -145,7 +172,11 @@ impl Spawned {
     /// The server as a target. Its process changes with every start.
     pub(super) async fn target(&self) -> Result<Target> {
         let pid = self.child.as_ref().map(Child::id);
-        Target::find(self.name, &format!("http://{}", self.address), pid).await
+        let name = match self.kind {
+            Kind::Setpoint => "a",
+            Kind::Etcd => "b",
+        };
+        Target::find(name, &format!("http://{}", self.address), pid).await
     }
 
     /// Ends the process, orderly or at once, and waits for it.

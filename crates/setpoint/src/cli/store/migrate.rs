@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clap::Args;
 use setpoint_apiserver::SharedCa;
 use setpoint_base::{FsDisk, SystemClock};
-use setpoint_store::{ClusterOptions, Log, Store};
+use setpoint_store::{ClusterOptions, Log, OpenError, Store};
 
 use crate::cli::Failure;
 use crate::engine_args::endpoints;
@@ -87,8 +87,8 @@ pub(super) fn run(args: &MigrateArgs) -> Result<(), Failure> {
 
 async fn migrate(from: &Place, to: &Place, force: bool) -> Result<(), Failure> {
     let migration = Migration {
-        from: from.open(false)?,
-        to: to.open(true)?,
+        from: from.open("--from", false)?,
+        to: to.open("--to", true)?,
         force,
     };
     let mut line = Line::new();
@@ -149,7 +149,7 @@ impl MigrateArgs {
 }
 
 impl Place {
-    fn open(&self, make: bool) -> Result<Log, Failure> {
+    fn open(&self, flag: &str, make: bool) -> Result<Log, Failure> {
         let dir = match self {
             Self::Cluster(options) => return Ok(Log::cluster(options)?),
             Self::Dir(dir) => dir,
@@ -164,12 +164,19 @@ impl Place {
                 .map_err(|error| Failure::Failed(format!("create {}: {error}", dir.display())))?;
         } else if !store.is_dir() {
             return Err(Failure::Failed(format!(
-                "there is no store in {}: give the --data-dir of the server",
+                "there is no store in {}: give {flag} what the server has as its --data-dir",
                 dir.display()
             )));
         }
         let options = setpoint_store::Options::new(store);
-        Ok(Store::open(options, Arc::new(FsDisk), SystemClock::shared())?.into())
+        match Store::open(options, Arc::new(FsDisk), SystemClock::shared()) {
+            Ok(store) => Ok(store.into()),
+            Err(OpenError::Locked { .. }) => Err(Failure::Failed(format!(
+                "{} is in use by another process: stop the server that runs on it, or give {flag} another directory",
+                dir.display()
+            ))),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn pki(&self) -> Option<PathBuf> {

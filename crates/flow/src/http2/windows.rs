@@ -235,13 +235,16 @@ impl Controller {
             return;
         };
         let ends = now >= self.round_ends;
+        let round = estimator.estimate().rtt.unwrap_or(FIRST_ROUND);
         if ends {
-            let round = estimator.estimate().rtt.unwrap_or(FIRST_ROUND);
             self.round_ends = now + round.max(ROUND_MIN);
         }
         let total = self.shared.max(1);
         let (level, used) = self.gauges.credit.with(|grants| {
-            let level = ends.then(|| grants.next_round(total));
+            let level = ends.then(|| {
+                grants.round_is(round);
+                grants.next_round(total)
+            });
             (level, grants.credit_used())
         });
         if let Some(level) = level {

@@ -16,6 +16,7 @@
 mod ids;
 mod outgoing;
 mod rounds;
+mod samples;
 mod shown;
 
 #[cfg(test)]
@@ -25,11 +26,13 @@ mod tests;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use self::ids::IdHasher;
 pub(crate) use self::outgoing::Outgoing;
+use self::samples::Samples;
 pub(crate) use self::shown::StreamGrant;
 use super::frames::{ACK, END_STREAM, Head, Kind};
 
@@ -83,16 +86,6 @@ struct Stream {
     own: u32,
 }
 
-/// Credit that was given to a stream, until the first byte comes that needed it.
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    stream: u32,
-    /// All that the stream could send before.
-    before: u64,
-    given: Instant,
-    used: bool,
-}
-
 /// What the peer of one connection may send, and has.
 #[derive(Debug)]
 pub(crate) struct Grants {
@@ -127,7 +120,7 @@ pub(crate) struct Grants {
     in_turn: bool,
     woken: bool,
     round: u32,
-    sample: Option<Sample>,
+    samples: Samples,
 }
 
 impl Default for Grants {
@@ -156,7 +149,7 @@ impl Default for Grants {
             in_turn: false,
             woken: false,
             round: 0,
-            sample: None,
+            samples: Samples::default(),
         }
     }
 }
@@ -207,10 +200,14 @@ impl Grants {
         self.window = bytes.min(WINDOW_MAX);
     }
 
+    /// What a round trip takes, about.
+    pub(crate) fn round_is(&mut self, round: Duration) {
+        self.samples.round_is(round);
+    }
+
     /// When credit was given that has been used just now, if that is known: a round trip took no longer.
     pub(crate) fn credit_used(&mut self) -> Option<Instant> {
-        let sample = self.sample.take_if(|sample| sample.used)?;
-        Some(sample.given)
+        self.samples.used()
     }
 
     /// Takes a frame that has begun to arrive. Whether it may bring its stream forward: it opens one that is served, or its
@@ -344,18 +341,8 @@ impl Grants {
                 window_update(id, more, out);
             }
         }
-        if let Some((stream, before)) = sample
-            && self
-                .sample
-                .is_none_or(|sample| !self.streams.contains_key(&sample.stream))
-        {
-            let (given, used) = (now(), false);
-            self.sample = Some(Sample {
-                stream,
-                before,
-                given,
-                used,
-            });
+        if let Some((stream, before)) = sample {
+            self.samples.given(stream, before, now());
         }
         if self.due.capacity() > 256 {
             self.due = Vec::new();
@@ -385,9 +372,7 @@ impl Grants {
                 }
                 // A frame has less than 2^24 bytes.
                 stream.sent = stream.sent.saturating_add(bytes as u32);
-                if let Some(sample) = &mut self.sample {
-                    sample.used |= sample.stream == head.stream && stream.received > sample.before;
-                }
+                self.samples.received(head.stream, stream.received);
             }
         }
         self.arrived += bytes;

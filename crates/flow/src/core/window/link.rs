@@ -4,7 +4,7 @@
 //! with it.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::{Bounds, Estimator};
@@ -32,6 +32,7 @@ enum Passed {
 }
 
 /// A link under test.
+#[derive(Clone)]
 pub(super) struct Link {
     pub(super) now: Duration,
     /// Bytes a second.
@@ -54,7 +55,7 @@ pub(super) struct Link {
     /// All credit so far, as seen from here.
     granted: i64,
     /// All credit before some was given, and when.
-    sample: Option<(i64, Duration)>,
+    samples: VecDeque<(i64, Duration)>,
 }
 
 impl Link {
@@ -76,7 +77,7 @@ impl Link {
             credit: 0,
             said: 0.0,
             granted: i64::from(bounds.start),
-            sample: None,
+            samples: VecDeque::new(),
         };
         link.at(Duration::ZERO, Event::Credit(i64::from(bounds.start)));
         link
@@ -98,6 +99,11 @@ impl Link {
     fn back(&mut self, event: Event) {
         self.back = self.back.max(self.now + self.rtt / 2);
         self.at(self.back - self.now, event);
+    }
+
+    /// For `span`, nothing that has not passed the bottleneck yet arrives; then all of it at once.
+    pub(super) fn hold(&mut self, span: Duration) {
+        self.forth = self.forth.max(self.now + self.rtt / 2) + span;
     }
 
     /// Runs for `span`; how many bytes arrived.
@@ -154,10 +160,12 @@ impl Link {
 
     fn data(&mut self, bytes: i64) {
         self.received += bytes as u64;
-        if let Some((before, since)) = self.sample
-            && self.received.cast_signed() > before
-        {
-            self.sample = None;
+        let received = self.received.cast_signed();
+        let mut used = None;
+        while let Some((_, since)) = self.samples.pop_front_if(|(before, _)| received > *before) {
+            used = Some(since);
+        }
+        if let Some(since) = used {
             self.estimator.credit_used(since, self.now);
         }
         self.estimator.received(bytes as u64, self.now);
@@ -173,7 +181,7 @@ impl Link {
         let window = i64::from(self.estimator.window());
         let more = self.received.cast_signed() + window - self.granted;
         if more >= window / 16 {
-            self.sample.get_or_insert((self.granted, self.now));
+            self.samples.push_back((self.granted, self.now));
             self.granted += more;
             self.back(Event::Credit(more));
         }

@@ -10,6 +10,10 @@ const DIP_EVERY: Duration = Duration::from_secs(60);
 const DIP_AFTER_CHANGE: Duration = Duration::from_secs(2);
 /// The first dip comes so long after the first PING: it costs a flow of seconds more than it can tell it.
 pub(super) const FIRST_DIP_AFTER: Duration = DIP_EVERY;
+/// From one after a way became shorter to the next, if it did.
+const SHORT_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// So much sooner credit has to be used, at least: turns that come late make a round trip look longer than it is.
+const SHORTER_MIN: Duration = Duration::from_millis(2);
 /// Longest wait for a window to drain, in seconds.
 const DRAIN_MAX: f64 = 2.0;
 /// From one nod to the next: so many round trips, and this time at least.
@@ -26,8 +30,8 @@ pub(super) struct Dip {
     pub(super) drained_at: Duration,
     /// What of it has not come yet, as far as it exceeds the new window; in bytes. The most there is where that is not known.
     pub(super) left: u64,
-    /// A burst was the reason.
-    for_burst: bool,
+    /// A way that became shorter was the reason.
+    is_shorter: bool,
     /// The round trip before.
     path: Duration,
     /// When it is given up.
@@ -52,6 +56,10 @@ impl Estimator {
             return;
         };
         if took < least {
+            // It falls bit by bit, with each that catches up.
+            let fell = self.fell.filter(|(from, at)| now.saturating_sub(*at) < *from);
+            let (from, _) = *self.fell.insert(fell.unwrap_or((least, now)));
+            self.became_shorter(took, from, now);
             self.rtt.is(took);
         }
         let Some(nod) = self.nod.take_if(|nod| since >= nod.since) else {
@@ -101,8 +109,6 @@ impl Estimator {
             return;
         }
         self.fill = Fill::default();
-        self.arrivals
-            .excuse(self.window.saturating_sub(window), now + rtt * 5);
         self.nod = Some(Nod {
             window,
             least: rtt,
@@ -121,27 +127,33 @@ impl Estimator {
         self.window = (self.window / 4).max(DIP_MIN.min(self.bounds.cap));
         self.fill = Fill::default();
         self.dip_due = false;
-        let for_burst = self.dip.is_some_and(|dip| dip.for_burst);
+        let is_shorter = self.dip.is_some_and(|dip| dip.is_shorter);
         let path = self.dip.map(|dip| dip.path).or(self.rtt.get());
         self.dip = Some(Dip {
             path: path.unwrap_or_default(),
             since: now,
             drained_at: now + drains,
             left: u64::MAX,
-            for_burst,
+            is_shorter,
             over_at: now + (drains * 10).max(MEMORY_MIN),
         });
     }
 
-    /// Dips to so little at once that a path of an eighth of the round trip can be seen, and looks as soon as all but that has
-    /// come: `bytes` of what was under way came just now.
-    pub(super) fn dip_after_burst(&mut self, bytes: u64, now: Duration) {
-        let under_way = u64::from(self.window).saturating_sub(bytes);
+    /// Credit was used sooner than the `least` round trip: there may still be a queue below that, since what was on its way by
+    /// the longer one has caught up. Dips to so little at once that a path of an eighth can be seen, and looks as soon as all
+    /// but that has come.
+    fn became_shorter(&mut self, took: Duration, least: Duration, now: Duration) {
+        let clearly = least - took > (least / 32).max(SHORTER_MIN);
+        let settled = now >= self.next_short_dip.max(self.effective_from + least * 4);
+        if !clearly || !settled || self.dip.is_some() || !self.is_full() {
+            return;
+        }
+        let under_way = u64::from(self.window);
         self.dip(now);
         self.window = (self.window / 2).max(DIP_MIN.min(self.bounds.cap));
         if let Some(dip) = &mut self.dip {
             dip.left = under_way.saturating_sub(self.window.into());
-            dip.for_burst = true;
+            dip.is_shorter = true;
         }
     }
 
@@ -182,11 +194,15 @@ impl Estimator {
 
     /// Sets the window by what is known now.
     pub(super) fn end_dip(&mut self, now: Duration) {
-        let before = self.dip.take().filter(|dip| dip.for_burst).map(|dip| dip.path);
+        let before = self.dip.take().filter(|dip| dip.is_shorter).map(|dip| dip.path);
         if let (Some(before), Some(rtt)) = (before, self.rtt.get()) {
-            self.arrivals.looked(rtt < before * 7 / 8, now);
+            self.short_pause = if rtt < before * 7 / 8 {
+                SHORT_PAUSE_MIN
+            } else {
+                (self.short_pause * 2).clamp(SHORT_PAUSE_MIN, DIP_EVERY)
+            };
+            self.next_short_dip = now + self.short_pause;
         }
-        self.arrivals.forget();
         self.next_dip = now + DIP_EVERY;
         self.next_change_dip = now + DIP_AFTER_CHANGE;
         self.window = self.wanted();

@@ -20,7 +20,7 @@
 //! - A queue of our own hides how short the path is. So now and then the window **nods**: a little less than the link holds,
 //!   until credit given meanwhile is used. If that took less than a round trip, or once in a while when a PING was late, it
 //!   **dips**: it is quartered until the queue is gone, a PING shows the path, and the window is set by what it showed.
-//! - A **burst** that no pause comes before is what a way that became shorter makes (`burst`): the window dips at once.
+//! - Credit that is used clearly **sooner** than a round trip went by a way that became shorter: the window dips at once.
 //! - A window that was **filled** (four fifths of it came) much faster than a round trip is the limit, and grows up to
 //!   eightfold; what it then turns out to need is known a round trip later. One that is too large for five round trips
 //!   shrinks, **on trial**: if less comes then, the larger one is kept. After half a minute without data all is forgotten.
@@ -30,7 +30,6 @@
 //! `docs/design/flow.md` has the reasons and what this cannot know.
 
 mod bound;
-mod burst;
 mod filter;
 mod look;
 mod rtt;
@@ -45,7 +44,6 @@ mod tests;
 
 use std::time::Duration;
 
-use burst::Arrivals;
 use filter::WindowedMax;
 use look::{Dip, FIRST_DIP_AFTER, Nod};
 use rtt::RoundTrip;
@@ -111,8 +109,6 @@ const GROWTH_MIN: f64 = 1.25;
 /// A window that keeps a link full: so many round trips of it, and a little for turns that come late.
 const GAIN: f64 = 1.125;
 const SLACK: f64 = 0.001;
-/// From here on to a burst (1), what fills a window is not the speed of the link.
-const BURSTS: f64 = 0.25;
 /// The least window of a link that is known to be full.
 const FULL_MIN: u32 = 128 << 10;
 
@@ -157,6 +153,8 @@ pub struct Estimator {
     steady: WindowedMax,
     bucket: Span,
     fill: Fill,
+    /// When a window was last filled in less than a round trip.
+    filled_at: Option<Duration>,
     /// What was sent under the present window arrives from here on.
     effective_from: Duration,
     round: Option<Round>,
@@ -187,9 +185,13 @@ pub struct Estimator {
     dip: Option<Dip>,
     next_dip: Duration,
     next_change_dip: Duration,
+    /// What the round trip was before credit was used sooner, and when that began.
+    fell: Option<(Duration, Duration)>,
+    /// When a shorter way may make the next one, and how long the pause was before.
+    next_short_dip: Duration,
+    short_pause: Duration,
     /// The rate has changed when there could be no dip yet.
     dip_due: bool,
-    arrivals: Arrivals,
     last_data: Duration,
 }
 
@@ -205,6 +207,7 @@ impl Estimator {
             steady: WindowedMax::default(),
             bucket: Span::at(now),
             fill: Fill::default(),
+            filled_at: None,
             effective_from: now,
             round: None,
             since_probe: 0,
@@ -227,8 +230,10 @@ impl Estimator {
             dip: None,
             next_dip: now,
             next_change_dip: now,
+            fell: None,
+            next_short_dip: now,
+            short_pause: Duration::ZERO,
             dip_due: false,
-            arrivals: Arrivals::default(),
             last_data: now,
         }
     }
@@ -284,10 +289,7 @@ impl Estimator {
             large.bytes += bytes;
         }
         self.judge(bytes, now);
-        let ahead = self.ahead(bytes, now);
-        if ahead >= 1.0 {
-            self.dip_after_burst(bytes, now);
-        } else if let Some(dip) = &mut self.dip {
+        if let Some(dip) = &mut self.dip {
             dip.left = dip.left.saturating_sub(bytes);
         }
         self.nods(now);
@@ -296,11 +298,7 @@ impl Estimator {
         if let Some(round) = &mut self.round {
             round.span.bytes += bytes;
         }
-        if ahead < BURSTS {
-            self.fill(bytes, now);
-        } else {
-            self.fill = Fill::default();
-        }
+        self.fill(bytes, now);
     }
 
     /// Whether to send a PING now. Asked after data has arrived.
@@ -502,6 +500,13 @@ impl Estimator {
         if took >= rtt * 4 / 5 {
             return;
         }
+        // Where the link was full with it before, that may be what was held up somewhere, or a way that became shorter.
+        let used = self.link() * rtt.as_secs_f64() >= f64::from(self.window) / 2.0;
+        let was_full = used && now >= self.effective_from + rtt * 4;
+        let last = self.filled_at.replace(now);
+        if was_full && last.is_none_or(|last| now.saturating_sub(last) > rtt * 2) {
+            return;
+        }
         let share = rtt.as_secs_f64() / took.as_secs_f64().max(1e-6);
         let factor = (1.1 * share).clamp(GROWTH_MIN, GROWTH_MAX);
         self.set((f64::from(self.window) * factor) as u32, now);
@@ -550,9 +555,6 @@ impl Estimator {
             return;
         }
         let rtt = self.rtt.get().unwrap_or_default();
-        if window > self.window / 4 * 5 {
-            self.arrivals.grows(now + rtt * 5);
-        }
         self.window = window;
         (self.trial, self.nod, self.too_large) = (None, None, None);
         self.grown = true;

@@ -43,6 +43,11 @@ struct Checked {
     status: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    why: &'static str,
+}
+
 /// The counters of one method in the usual case, so that a call looks nothing up.
 struct Usual {
     started: Counter,
@@ -83,6 +88,7 @@ pub(super) struct FrontMetrics {
     pub(super) handshakes_failed: Counter,
     /// Watch streams open now.
     pub(super) watch_streams: Gauge,
+    cut: Family<Why, Counter>,
     /// Requests that are not whole.
     pub(super) arriving: ArrivingMetrics,
 }
@@ -126,6 +132,7 @@ impl FrontMetrics {
             connections_refused: Counter::default(),
             handshakes_failed: Counter::default(),
             watch_streams: Gauge::default(),
+            cut: Family::default(),
             arriving: ArrivingMetrics::default(),
         }
     }
@@ -203,7 +210,16 @@ impl FrontMetrics {
             "Watch streams open now",
             self.watch_streams.clone(),
         )?;
+        metrics.register(
+            "etcd_front_answers_cut",
+            "Answers given up because their client did not take them, by what there was too little of",
+            self.cut.clone(),
+        )?;
         self.arriving.register(metrics)
+    }
+
+    pub(super) fn cut(&self, why: &'static str) {
+        self.cut.get_or_create(&Why { why }).inc();
     }
 
     pub(super) fn began(&self, method: Method) {

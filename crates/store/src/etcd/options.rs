@@ -28,7 +28,7 @@ pub struct FrontOptions {
     /// Bytes of large answers on their way to clients, all connections together (512 MiB): half of it for reads
     /// of at most 500 keys, which are refused when there is no room, half for wider ones, which wait and fail after
     /// `request_timeout`. One answer may be larger than its half, if it is alone. A connection has an eighth of the half for
-    /// wide ones, and while somebody waits, who has some of it has to take 48 KiB a second.
+    /// wide ones, a quarter of it is for connections that have none, and while somebody waits, who has some of it has to take 48 KiB a second.
     pub outbound_bytes_max: usize,
     /// Most operations in a level of a transaction (128, etcd's `--max-txn-ops`).
     pub txn_ops_max: usize,

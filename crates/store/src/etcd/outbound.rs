@@ -26,6 +26,18 @@ use super::wire::Reply;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
+/// Why an answer is given up that its client does not take: it takes too long, or there is no room to wait in.
+const SLOW: &str = "slow";
+pub(super) const NO_ROOM: &str = "room";
+
+impl Shared {
+    /// An answer is given up for that.
+    pub(super) fn cut(&self, why: &'static str) -> Gone {
+        self.metrics.cut(why);
+        Gone
+    }
+}
+
 /// The client has gone; nothing can be said to it.
 #[derive(Debug)]
 pub(super) struct Gone;
@@ -154,10 +166,16 @@ impl Outbound {
             }
             // It waits for the client, and many like it may. Larger ones have their room already.
             if message.len() <= ROOM_FREE {
-                _room = self.shared.room_to_wait(message.len()).ok_or(Gone)?;
+                _room = self
+                    .shared
+                    .room_to_wait(message.len())
+                    .ok_or_else(|| self.shared.cut(NO_ROOM))?;
             }
         }
-        timeout(stall, self.send(message)).await.unwrap_or(Err(Gone))
+        match timeout(stall, self.send(message)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(self.cut(SLOW)),
+        }
     }
 
     /// Hands over as many pieces as the client takes at once.
@@ -184,7 +202,7 @@ impl Outbound {
         let mut _room = None;
         if !held && !pieces.is_empty() {
             let left = pieces.iter().map(Bytes::len).sum();
-            _room = self.shared.room_to_wait(left).ok_or(Gone)?;
+            _room = self.shared.room_to_wait(left).ok_or_else(|| self.cut(NO_ROOM))?;
         }
         self.send_parts(pieces, stall).await
     }
@@ -195,7 +213,10 @@ impl Outbound {
         stall: Duration,
     ) -> Result<(), Gone> {
         for part in parts {
-            timeout(stall, self.send(part)).await.unwrap_or(Err(Gone))?;
+            let Ok(sent) = timeout(stall, self.send(part)).await else {
+                return Err(self.cut(SLOW));
+            };
+            sent?;
         }
         Ok(())
     }
@@ -222,10 +243,17 @@ impl Outbound {
         let shared = Arc::clone(&self.shared);
         while !part.is_empty() {
             let some = part.split_to(part.len().min(room::PART_BYTES));
-            let sent = shared.room.taken(shared.options.stall_timeout, self.send(some));
-            sent.await.unwrap_or(Err(Gone))?;
+            let sent = shared
+                .room
+                .taken(shared.options.stall_timeout, self.send(some))
+                .await;
+            sent.unwrap_or_else(|| Err(shared.cut(SLOW)))?;
         }
         Ok(())
+    }
+
+    fn cut(&self, why: &'static str) -> Gone {
+        self.shared.cut(why)
     }
 
     pub(super) fn abandon(self) {

@@ -21,7 +21,7 @@ use super::connection::Client;
 use super::inbound::{Begun, Inbound};
 use super::kv;
 use super::method::Method;
-use super::outbound::{Gone, Http2, Outbound, Sink};
+use super::outbound::{Gone, Http2, NO_ROOM, Outbound, Sink};
 use super::overload;
 use super::server::Shared;
 use super::status;
@@ -179,6 +179,7 @@ fn in_pieces(shared: &Arc<Shared>, sink: Http2, mut pieces: VecDeque<Bytes>) -> 
             return Quick::Over;
         }
         None => {
+            shared.cut(NO_ROOM);
             outbound.abandon();
             return Quick::Over;
         }

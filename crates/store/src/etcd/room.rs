@@ -1,9 +1,15 @@
 //! Room for answers on their way to clients, and who has to leave it.
 //!
 //! A wide answer takes room when it begins and gives it back when its client has read it all, so clients that do not read
-//! could keep everybody else from reading. Two things stand against that. A connection has an eighth of the room at
-//! most: what it asks for beyond waits for its own answers. And while somebody waits for room, whoever has some has to
-//! take [`PART_BYTES`] a second, or loses its call; otherwise it may take as long over them as a stall lasts.
+//! could keep everybody else from reading. Three things stand against that. A connection has an eighth of the room at
+//! most: what it asks for beyond waits for its own answers. A quarter of the room is for connections that have none, so
+//! that one answer at a time begins at once for everybody, however many wait for their tenth. And while somebody waits for
+//! room, whoever has some has to take [`PART_BYTES`] a second, or loses its call; otherwise it may take as long over them as
+//! a stall lasts.
+//!
+//! ```text
+//! of 256 MiB    192 for all: six connections fill it     64 for first answers, of 1 MiB at most: 64 connections' first
+//! ```
 
 use std::future::Future;
 use std::pin::pin;
@@ -21,10 +27,18 @@ pub(super) const PART_BYTES: usize = 48 << 10;
 const PRESSED: Duration = Duration::from_secs(1);
 /// A connection may have this part of the room.
 const SHARES: usize = 8;
+/// This part of it is for connections that have none.
+const FIRSTS: usize = 4;
+/// Where that part has no place for a wide answer, there is none: so many units.
+const FIRST_MIN: usize = (1 << 20) / UNIT;
 
 /// The room of all, in units of [`UNIT`] bytes.
 pub(super) struct Room {
     free: Arc<Semaphore>,
+    /// For connections that have none.
+    first: Arc<Semaphore>,
+    /// How much of each there is in all.
+    all: [usize; 2],
     /// Who waits for some.
     waiting: AtomicUsize,
     share: usize,
@@ -36,8 +50,15 @@ pub(super) type Share = Arc<Semaphore>;
 impl Room {
     pub(super) fn new(bytes: usize) -> Self {
         let units = (bytes / UNIT).min(Semaphore::MAX_PERMITS);
+        let first = Some(units / FIRSTS)
+            .filter(|units| *units >= FIRST_MIN)
+            .unwrap_or(0);
+        let all = [units - first, first];
+        let [free, first] = all.map(|units| Arc::new(Semaphore::new(units)));
         Self {
-            free: Arc::new(Semaphore::new(units)),
+            free,
+            first,
+            all,
             waiting: AtomicUsize::new(0),
             share: (units / SHARES).max(1),
         }
@@ -48,13 +69,32 @@ impl Room {
         Arc::new(Semaphore::new(self.share))
     }
 
-    /// Waits for room.
-    pub(super) async fn take(&self, units: u32) -> Option<OwnedSemaphorePermit> {
+    /// Whether a connection has none of the room.
+    pub(super) fn is_without(&self, share: &Share) -> bool {
+        share.available_permits() == self.share
+    }
+
+    /// Waits for room, of all there is at most. Whoever is `without` need not wait behind those who have some.
+    pub(super) async fn take(&self, units: u32, without: bool) -> Option<OwnedSemaphorePermit> {
+        let [free, first] = self.all.map(|all| u32::try_from(all).unwrap_or(u32::MAX));
+        let units = units.min(free);
         if let Ok(room) = self.free.clone().try_acquire_many_owned(units) {
             return Some(room);
         }
+        let without = without && units <= first;
+        if without && let Ok(room) = self.first.clone().try_acquire_many_owned(units) {
+            return Some(room);
+        }
         let _waiting = Waiting::new(&self.waiting);
-        self.free.clone().acquire_many_owned(units).await.ok()
+        let of_all = self.free.clone().acquire_many_owned(units);
+        if !without {
+            return of_all.await.ok();
+        }
+        tokio::select! {
+            biased;
+            room = self.first.clone().acquire_many_owned(units) => room.ok(),
+            room = of_all => room.ok(),
+        }
     }
 
     /// Waits until the connection has room left of its share.
@@ -111,16 +151,73 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_has_as_long_as_a_stall_lasts_and_a_second_while_others_wait() {
         let room = Room::new(10 * UNIT);
-        let all = room.take(10).await;
+        let all = room.take(10, false).await;
         assert_eq!(seconds(&room).await, 60);
         {
-            let mut waits = pin!(room.take(1));
+            let mut waits = pin!(room.take(1, false));
             assert!(futures_util::poll!(waits.as_mut()).is_pending());
             assert_eq!(seconds(&room).await, 1);
         }
         assert_eq!(seconds(&room).await, 60, "nobody waits any more");
         drop(all);
-        assert!(room.take(10).await.is_some());
+        assert!(room.take(10, false).await.is_some());
+    }
+
+    /// Whether there is room at once; it is kept.
+    async fn at_once(room: &Room, share: &Share, kept: &mut Vec<Held>) -> bool {
+        const ANSWER: u32 = FIRST_MIN as u32;
+        let without = room.is_without(share);
+        let taken = async {
+            (
+                room.take_of(share, ANSWER).await,
+                room.take(ANSWER, without).await,
+            )
+        };
+        // However much this task has done already.
+        let taken = futures_util::FutureExt::now_or_never(tokio::task::unconstrained(taken));
+        let is_there = taken.is_some();
+        kept.extend(taken);
+        is_there
+    }
+
+    type Held = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_nothing_yet_does_not_wait_behind_those_who_have() {
+        let room = Room::new(128 << 20);
+        let (hoarders, mut kept) = ((0..20).map(|_| room.share()).collect::<Vec<_>>(), Vec::new());
+        for hoarder in &hoarders {
+            assert!(at_once(&room, hoarder, &mut kept).await, "the first of each");
+            while at_once(&room, hoarder, &mut kept).await {}
+        }
+        assert_eq!(kept.len(), 96 + 14, "and what there is for all");
+        let mut waits = hoarders
+            .iter()
+            .map(|_| Box::pin(room.take(1, false)))
+            .collect::<Vec<_>>();
+        for wait in &mut waits {
+            assert!(futures_util::poll!(wait.as_mut()).is_pending());
+        }
+        // Somebody else reads one answer after the other.
+        let share = room.share();
+        for _ in 0..100 {
+            let mut kept = Vec::new();
+            assert!(at_once(&room, &share, &mut kept).await);
+            assert!(
+                !at_once(&room, &share, &mut kept).await,
+                "a second one waits like others"
+            );
+        }
+        // Those for whom there was no place among the first any more get one before those who have some.
+        let others = (0..19).map(|_| room.share()).collect::<Vec<_>>();
+        for other in &others[..18] {
+            assert!(at_once(&room, other, &mut kept).await);
+        }
+        assert!(room.is_without(&others[18]));
+        let mut next = pin!(room.take(FIRST_MIN as u32, true));
+        assert!(futures_util::poll!(next.as_mut()).is_pending());
+        kept.pop();
+        assert!(futures_util::poll!(next.as_mut()).is_ready());
     }
 
     #[tokio::test(start_paused = true)]

@@ -85,7 +85,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Waits until there is room for an answer of `bytes`; a small one needs none.
     pub(super) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.room.take(self.room_units(bytes)?).await
+        self.room.take(self.room_units(bytes)?, false).await
     }
 
     /// The same, first of the share of a connection.
@@ -93,11 +93,12 @@ impl Shared {
         let Some(units) = self.room_units(bytes) else {
             return (None, None);
         };
+        let without = share.is_some_and(|share| self.room.is_without(share));
         let of_share = match share {
             Some(share) => self.room.take_of(share, units).await,
             None => None,
         };
-        (of_share, self.room.take(units).await)
+        (of_share, self.room.take(units, without).await)
     }
 
     /// Room for an answer of few keys that waits for its client, if it is not very small; `None` when there is none.

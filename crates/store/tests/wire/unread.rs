@@ -5,14 +5,19 @@ use std::time::Duration;
 use super::hostile::{RANGE, call, connect, frames};
 use super::*;
 
-/// A server with a range of 3 MB, and room for two such answers. Nobody is cut for a stall here.
+/// A server with room for two wide answers. Nobody is cut for a stall here.
 async fn with_room_for_two() -> Server {
-    let server = Server::start(|options| {
+    with_values(|options| {
         options.outbound_bytes_max = 4 << 20;
         options.stall_timeout = Duration::from_secs(3_600);
         options.request_timeout = Duration::from_secs(60);
     })
-    .await;
+    .await
+}
+
+/// A server with a range of 3 MB.
+async fn with_values(change: impl FnOnce(&mut FrontOptions)) -> Server {
+    let server = Server::start(change).await;
     let mut kv = server.kv().await;
     let value = "v".repeat(10_000);
     for n in 0..300 {
@@ -54,6 +59,40 @@ async fn a_connection_that_reads_nothing_holds_up_its_own_answers_only() {
     for _ in 0..3 {
         reads_all(&server).await;
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn twenty_connections_that_take_nothing_do_not_keep_others_from_their_answers() {
+    let metrics = setpoint_telemetry::Metrics::new();
+    let shown = metrics.clone();
+    let server = with_values(|options| {
+        options.metrics = Some(shown);
+        options.outbound_bytes_max = 128 << 20;
+        options.stall_timeout = Duration::from_secs(3_600);
+    })
+    .await;
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        // Eight of them have room, as far as there is some.
+        sockets.push(asks_and_never_reads(&server, 20).await);
+        reads_all(&server).await;
+    }
+    let text = metrics.encode();
+    assert!(
+        !text.contains("etcd_front_answers_cut_total{why=\"room\"}"),
+        "{text}"
+    );
+    let cut = async {
+        while !metrics
+            .encode()
+            .contains("etcd_front_answers_cut_total{why=\"slow\"}")
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let cut = tokio::time::timeout(Duration::from_secs(20), cut).await;
+    cut.expect("some wait, so others are cut");
     server.stop().await;
 }
 

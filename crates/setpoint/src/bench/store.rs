@@ -93,6 +93,7 @@ async fn measure(args: &StoreBenchArgs) -> Result<()> {
             endpoint: args.endpoint.as_deref(),
             vs: args.vs.as_deref(),
             pids: [args.pid, args.vs_pid],
+            rounds: args.rounds,
             allow_load: args.allow_load,
         };
         return scenario::run(&args.scenarios, &given).await;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::janitor::Janitor;
+use super::pace::Pace;
 use super::shared::Shared;
 use crate::core::header::HEADER;
 use crate::core::meta::MetaRef;
@@ -27,10 +28,17 @@ use crate::point::{self, Point};
 
 /// Time between two looks for candidates.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Time between two segments.
+const REST: Duration = Duration::from_millis(10);
 /// Segments rewritten before the checkpoint that lets the old ones go.
 const ROUND: usize = 8;
 /// Places switched under one lock.
 const STEP: usize = 256;
+/// Bytes of a dead file that are given back at once, and the time between two such pieces. A file system that tells its
+/// disk of freed space (`discard`) does so when it writes its journal: of hundreds of megabytes at once, it was seen to hold up
+/// syncs for 60 ms.
+const GIVEN_BACK: u64 = 4 << 20;
+const GIVE_BACK_PAUSE: Duration = Duration::from_millis(50);
 /// A segment is rewritten when less than this many parts in [`PARTS`] are alive.
 const WORTH: u64 = 8;
 /// The same, when somebody has asked for space.
@@ -48,6 +56,8 @@ pub(crate) struct Cleaner {
     replaced: Vec<Arc<Segment>>,
     /// Segments to empty once nobody reads them, with their new header.
     dead: Vec<(Arc<Segment>, i64)>,
+    /// Deleted files, whose space is given back once nobody reads them.
+    deleted: Vec<Arc<Segment>>,
 }
 
 impl Cleaner {
@@ -58,6 +68,7 @@ impl Cleaner {
             in_vain: HashMap::new(),
             replaced: Vec::new(),
             dead: Vec::new(),
+            deleted: Vec::new(),
         }
     }
 }
@@ -88,11 +99,12 @@ impl Janitor {
         if !self.cleaner.replaced.is_empty() && now >= self.retry_at && self.checkpoint() {
             for old in std::mem::take(&mut self.cleaner.replaced) {
                 point::hit(Point::ReplacedGoes);
-                remove(&self.shared, &old);
+                self.remove(old);
             }
         }
         self.empty_dead();
         self.delete_leading();
+        self.give_back();
     }
 
     /// How many segments it rewrote.
@@ -110,10 +122,9 @@ impl Janitor {
                 done += usize::from(cleaned);
                 if cleaned {
                     older_cleaned = older_cleaned.min(if self.is_dead(segment) { -1 } else { floor });
-                    // Half of the time is left to others.
-                    let pause = Duration::from_millis(1 + (segment.end() >> 20) * 5);
                     point::hit(Point::RewritePause);
-                    if self.shared.stop.wait(pause) {
+                    // Who waits for a compaction that came meanwhile does not wait for the rest of the round.
+                    if self.shared.stop.wait(REST) || self.shared.floor() > floor {
                         return Ok(done);
                     }
                     continue;
@@ -149,13 +160,15 @@ impl Janitor {
 
     /// Rewrites a segment, or finds it dead; whether it holds only what is reachable now.
     fn rewrite(&mut self, segment: &Arc<Segment>, floor: i64, older_cleaned: i64) -> io::Result<bool> {
-        let keep = Reachable {
-            shared: &self.shared,
+        let shared = Arc::clone(&self.shared);
+        let mut keep = Reachable {
+            shared: &shared,
             floor,
             older_cleaned,
             file: segment.number,
+            pace: Pace::new(&shared),
         };
-        let plan = rewrite::plan(segment, &keep)?;
+        let plan = rewrite::plan(segment, &mut keep)?;
         point::hit(Point::RewritePlanned);
         if plan.len() == 0 {
             let covered = self.saved.is_some_and(|saved| segment.header.id < saved.segment);
@@ -167,16 +180,22 @@ impl Janitor {
             self.cleaner.in_vain.insert(segment.number, floor);
             return Ok(false);
         }
-        let replaced = self.replace(segment, plan, floor)?;
+        let replaced = self.replace(segment, plan, floor, &mut keep)?;
         self.cleaner.replaced.push(replaced);
         self.shared.metrics.rewrites.inc();
         Ok(true)
     }
 
     /// Puts the rewritten segment in place of the old one.
-    fn replace(&self, old: &Arc<Segment>, plan: Plan, floor: i64) -> io::Result<Arc<Segment>> {
+    fn replace(
+        &self,
+        old: &Arc<Segment>,
+        plan: Plan,
+        floor: i64,
+        keep: &mut dyn Keep,
+    ) -> io::Result<Arc<Segment>> {
         let files = &self.shared.files;
-        let (new, moved) = plan.write(files, old, floor)?;
+        let (new, moved) = plan.write(files, old, floor, keep)?;
         point::hit(Point::RewriteDone);
         files.change(|table| {
             table.by_number.insert(new.number, Arc::clone(&new));
@@ -184,6 +203,7 @@ impl Janitor {
         for step in moved.chunks(STEP) {
             switch(&self.shared, old, &new, step);
             point::hit(Point::RewriteSwitching);
+            keep.rest();
         }
         files.change(|table| {
             table.by_number.remove(&old.number);
@@ -216,21 +236,26 @@ impl Janitor {
     }
 
     fn empty_dead(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let pruned = self.pruned();
         self.cleaner.dead.retain_mut(|(segment, floor)| {
             if Arc::strong_count(segment) > 1 {
                 return true;
             }
-            point::hit(Point::DeadGoes);
-            let header = rewrite::emptied(&segment.header, *floor);
-            if let Err(error) = rewrite::empty(segment, &header) {
-                tracing::warn!(error = &error as &dyn std::error::Error, "empty a dead segment");
+            if segment.end() > u64::from(HEADER) {
+                point::hit(Point::DeadGoes);
+                let header = rewrite::emptied(&segment.header, *floor);
+                if let Err(error) = rewrite::empty(segment, &header) {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "empty a dead segment");
+                    return false;
+                }
             }
-            false
+            !shrink(&shared, pruned, segment, u64::from(HEADER))
         });
     }
 
     /// Deletes what the newest segment says nobody needs.
-    fn delete_leading(&self) {
+    fn delete_leading(&mut self) {
         let table = self.shared.files.table();
         let oldest = table.chain.last().map_or(0, |last| last.header.oldest);
         for segment in table
@@ -243,15 +268,62 @@ impl Janitor {
                 table.by_number.remove(&segment.number);
                 table.chain.retain(|member| member.number != segment.number);
             });
-            remove(&self.shared, segment);
+            self.remove(Arc::clone(segment));
         }
+    }
+
+    fn remove(&mut self, segment: Arc<Segment>) {
+        match self.shared.files.disk.remove(&segment.path) {
+            Ok(()) => self.cleaner.deleted.push(segment),
+            // The next start deletes it.
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                path = %segment.path.display(),
+                "remove"
+            ),
+        }
+    }
+
+    /// Gives the space of deleted files back, once they are sure to have no names any more: after a crash nobody may find
+    /// half of one.
+    fn give_back(&mut self) {
+        if self.cleaner.deleted.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        if let Err(error) = shared.files.disk.sync_dir(&shared.files.dir) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "sync the directory");
+            // Closed, they give it back by themselves.
+            self.cleaner.deleted.clear();
+            return;
+        }
+        let pruned = self.pruned();
+        self.cleaner
+            .deleted
+            .retain(|segment| Arc::strong_count(segment) > 1 || !shrink(&shared, pruned, segment, 0));
     }
 }
 
-fn remove(shared: &Shared, segment: &Segment) {
-    if let Err(error) = shared.files.disk.remove(&segment.path) {
-        // The next start deletes it.
-        tracing::warn!(error = &error as &dyn std::error::Error, path = %segment.path.display(), "remove");
+/// Cuts a file that nobody reads down to a length, some at a time; whether that is done. It is not when a compaction came
+/// meanwhile, whose client waits.
+fn shrink(shared: &Shared, pruned: i64, segment: &Segment, to: u64) -> bool {
+    loop {
+        // A file that does not tell, or that cannot be cut, gives its space back when it is closed or deleted.
+        let Ok(len) = segment.file.len() else {
+            return true;
+        };
+        let next = len.saturating_sub(GIVEN_BACK).max(to);
+        if next >= len || segment.file.set_len(next).is_err() || next == to {
+            return true;
+        }
+        let hurry = shared.no_space.load(Ordering::Acquire);
+        if shared.floor() > pruned {
+            return false;
+        }
+        // A store that stops does not rest.
+        shared
+            .stop
+            .wait(if hurry { Duration::ZERO } else { GIVE_BACK_PAUSE });
     }
 }
 
@@ -275,6 +347,7 @@ struct Reachable<'a> {
     floor: i64,
     older_cleaned: i64,
     file: u32,
+    pace: Pace<'a>,
 }
 
 impl Reachable<'_> {
@@ -319,5 +392,13 @@ impl Keep for Reachable<'_> {
             }
             None => revision >= self.floor || self.speaks_of_older(revision),
         }
+    }
+
+    fn breathe(&mut self) {
+        self.pace.breathe();
+    }
+
+    fn rest(&mut self) {
+        self.pace.rest();
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clean::Cleaner;
+use super::pace::Pace;
 use super::shared::Shared;
 use crate::core::checkpoint::{Builder, Meta};
 use crate::core::index::{Index, Version};
@@ -108,6 +109,11 @@ impl Janitor {
         }
     }
 
+    /// The floor down to which the index has been pruned of everything.
+    pub(super) fn pruned(&self) -> i64 {
+        self.pruned
+    }
+
     fn is_due(&self) -> bool {
         let tip = *self.shared.tip.lock();
         let saved = self.saved.unwrap_or(Saved {
@@ -198,15 +204,13 @@ fn write(shared: &Shared, meta: &Meta, table: &Table) -> io::Result<u64> {
         .collect();
     let mut piece = Piece::default();
     let mut after: Option<Box<[u8]>> = None;
+    let mut pace = Pace::new(shared);
     checkpoint::write(&shared.files, meta, |builder| {
-        let started = Instant::now();
+        // What was written since the last piece is part of the turn.
+        pace.rest();
         after = piece.read(&shared.index.read(), after.as_deref(), meta.revision);
         piece.encode(&positions, builder);
-        // As long as it took, others have the processor and the disk for themselves.
-        after.is_some() && {
-            shared.stop.wait(started.elapsed());
-            true
-        }
+        after.is_some()
     })
 }
 

@@ -8,7 +8,7 @@
 //! - `history`: events for watchers that lag.
 //! - `room`: quota and alarms.
 //! - `ticker`: ended leases, and the next segment.
-//! - `janitor`: prunes the index, writes checkpoints; `clean` gives space back.
+//! - `janitor`: prunes the index, writes checkpoints; `clean` gives space back. Both at the `pace` of who has time.
 
 mod clean;
 mod give;
@@ -16,6 +16,7 @@ mod history;
 mod janitor;
 mod kvs;
 mod open;
+mod pace;
 mod pins;
 mod publish;
 mod queue;

@@ -158,17 +158,6 @@ impl Files {
 /// until it has written them all.
 pub(crate) const SYNC_PIECE: usize = 1 << 20;
 
-/// Writes a large file from its beginning, a piece at a time; durable on return.
-pub(crate) fn write_in_pieces(file: &dyn DiskFile, bytes: &[u8]) -> io::Result<()> {
-    let mut at = 0;
-    for piece in bytes.chunks(SYNC_PIECE) {
-        file.write_all_at(piece, at)?;
-        file.sync_data()?;
-        at += piece.len() as u64;
-    }
-    Ok(())
-}
-
 /// An [`OpenError::Io`] for a step on a path.
 pub(crate) fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io {

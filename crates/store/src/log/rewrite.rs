@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::files::{Files, Segment, write_in_pieces};
+use super::files::{Files, SYNC_PIECE, Segment};
 use super::scan;
 use crate::core::header::{HEADER, Header, file_name};
 use crate::core::meta::MetaRef;
@@ -15,8 +15,10 @@ use crate::core::record::{Encoder, Kind, OpRef, Record};
 use crate::point::{self, Point};
 
 const TEMPORARY: &str = "rewrite.tmp";
+/// Bytes read from a segment at once, unless one record has more.
+const WINDOW: usize = 256 << 10;
 
-/// Decides what stays.
+/// Decides what stays, and when to rest.
 pub(crate) trait Keep {
     /// Whether an operation of a revision can still be reached.
     fn op(&self, revision: i64, op: &OpRef<'_>) -> bool;
@@ -24,6 +26,10 @@ pub(crate) trait Keep {
     fn record(&self, revision: i64, kind: Kind) -> bool;
     /// Whether a change to a side table is needed.
     fn meta(&self, revision: i64, entry: &MetaRef<'_>) -> bool;
+    /// Some has been decided.
+    fn breathe(&mut self);
+    /// A piece has been read or written.
+    fn rest(&mut self);
 }
 
 /// A value that got a new place.
@@ -36,8 +42,12 @@ pub(crate) struct Moved {
 }
 
 /// What a segment would be like rewritten.
+#[derive(Default)]
 pub(crate) struct Plan {
-    records: Encoder,
+    /// What stays, in the pieces in which it is written.
+    pieces: Vec<Encoder>,
+    /// Bytes of all pieces but the last.
+    before: usize,
     moved: Vec<Moved>,
     /// Revisions and where their records begin.
     marks: Vec<(i64, u32)>,
@@ -49,34 +59,56 @@ pub(crate) struct Plan {
 impl Plan {
     /// Bytes of what stays.
     pub(crate) fn len(&self) -> usize {
-        self.records.len()
+        self.before + self.pieces.last().map_or(0, Encoder::len)
     }
 }
 
 /// Reads a segment and decides.
-pub(crate) fn plan(segment: &Segment, keep: &dyn Keep) -> io::Result<Plan> {
-    let mut bytes = vec![0; (segment.end() - u64::from(HEADER)) as usize];
-    segment.file.read_exact_at(&mut bytes, u64::from(HEADER))?;
-    let mut plan = Plan {
-        records: Encoder::default(),
-        moved: Vec::new(),
-        marks: Vec::new(),
-        speaks_of_others: false,
-    };
-    let ended = scan::records(&bytes, HEADER, segment.header.salt, |_, record| {
-        plan.record(record, keep)?;
-        Ok(true)
-    });
-    match ended.bad {
-        None => Ok(plan),
-        Some(bad) => {
-            let text = format!("{} at {}: {}", segment.path.display(), ended.at, bad.text());
-            Err(io::Error::new(io::ErrorKind::InvalidData, text))
+pub(crate) fn plan(segment: &Segment, keep: &mut dyn Keep) -> io::Result<Plan> {
+    let end = segment.end();
+    let mut plan = Plan::default();
+    let (mut at, mut window, mut bytes) = (HEADER, WINDOW, Vec::new());
+    while u64::from(at) < end {
+        bytes.resize(window.min((end - u64::from(at)) as usize), 0);
+        segment.file.read_exact_at(&mut bytes, u64::from(at))?;
+        let ended = scan::records(&bytes, at, segment.header.salt, |_, record| {
+            plan.record(record, keep)?;
+            keep.breathe();
+            Ok(true)
+        });
+        match ended.bad {
+            // The window cut a record: read again from there, more if it is a large one.
+            Some(_) if u64::from(at) + (bytes.len() as u64) < end => {
+                window = if ended.at == at {
+                    window.saturating_mul(4)
+                } else {
+                    WINDOW
+                };
+            }
+            Some(bad) => {
+                let text = format!("{} at {}: {}", segment.path.display(), ended.at, bad.text());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            None => window = WINDOW,
         }
+        at = ended.at;
+        keep.rest();
     }
+    Ok(plan)
 }
 
 impl Plan {
+    /// Where the next record goes, and the piece that takes it.
+    fn piece(&mut self) -> (u32, &mut Encoder) {
+        if self.pieces.last().is_none_or(|piece| piece.len() >= SYNC_PIECE) {
+            self.before = self.len();
+            self.pieces.push(Encoder::default());
+        }
+        let base = HEADER + self.before as u32;
+        let piece = self.pieces.last_mut().expect("one was added if there was none");
+        (base, piece)
+    }
+
     fn record(&mut self, record: &Record<'_>, keep: &dyn Keep) -> Result<(), crate::core::record::Bad> {
         let mut ops = Vec::new();
         for op in record.ops() {
@@ -93,16 +125,14 @@ impl Plan {
         if ops.is_empty() && !keep.record(record.revision, record.kind) {
             return Ok(());
         }
-        if !ops.is_empty() {
-            self.marks
-                .push((record.revision, HEADER + self.records.len() as u32));
-        }
-        self.records
-            .begin(record.kind, record.revision, record.trace.as_ref());
+        let mut moved = Vec::with_capacity(ops.len());
+        let (base, records) = self.piece();
+        let start = base + records.len() as u32;
+        records.begin(record.kind, record.revision, record.trace.as_ref());
         for op in ops {
             let (mut offset, mut len) = (0, 0);
             match op {
-                OpRef::Delete { sub, key } => self.records.delete(sub, key),
+                OpRef::Delete { sub, key } => records.delete(sub, key),
                 OpRef::Put {
                     sub,
                     key,
@@ -112,18 +142,22 @@ impl Plan {
                     version,
                     ..
                 } => {
-                    let at = self.records.put(sub, key, value, lease, create, version);
-                    (offset, len) = (HEADER + at as u32, value.len() as u32);
+                    let at = records.put(sub, key, value, lease, create, version);
+                    (offset, len) = (base + at as u32, value.len() as u32);
                 }
             }
-            self.moved.push(Moved {
+            moved.push(Moved {
                 key: op.key().into(),
                 revision: record.revision,
                 offset,
                 len,
             });
         }
-        self.records.end();
+        records.end();
+        if !moved.is_empty() {
+            self.marks.push((record.revision, start));
+        }
+        self.moved.append(&mut moved);
         Ok(())
     }
 
@@ -137,10 +171,10 @@ impl Plan {
             }
         }
         if !kept.is_empty() {
-            self.records
-                .begin(record.kind, record.revision, record.trace.as_ref());
-            kept.iter().for_each(|entry| self.records.meta(entry));
-            self.records.end();
+            let (_, records) = self.piece();
+            records.begin(record.kind, record.revision, record.trace.as_ref());
+            kept.iter().for_each(|entry| records.meta(entry));
+            records.end();
         }
         Ok(())
     }
@@ -151,8 +185,9 @@ impl Plan {
         files: &Files,
         old: &Segment,
         cleaned: i64,
+        keep: &mut dyn Keep,
     ) -> io::Result<(Arc<Segment>, Vec<Moved>)> {
-        let end = u64::from(HEADER) + self.records.len() as u64;
+        let end = u64::from(HEADER) + self.len() as u64;
         let header = Header {
             generation: old.header.generation + 1,
             salt: fastrand::u64(..),
@@ -165,12 +200,22 @@ impl Plan {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => (),
         }
-        let mut bytes = header.encode().to_vec();
-        bytes.extend(self.records.seal(HEADER, header.salt, true));
         let path = files.path(&file_name(header.id, header.generation));
         let write = || {
             let file = files.disk.create(&temporary)?;
-            write_in_pieces(&*file, &bytes)?;
+            file.allocate(end)?;
+            file.write_all_at(&header.encode(), 0)?;
+            let mut at = HEADER;
+            for piece in self.pieces {
+                let bytes = piece.seal(at, header.salt, true);
+                keep.rest();
+                file.write_all_at(&bytes, u64::from(at))?;
+                file.sync_data()?;
+                at += bytes.len() as u32;
+                keep.rest();
+            }
+            // Of a segment without records the header is all there is.
+            file.sync_data()?;
             point::hit(Point::RewriteSynced);
             files.disk.rename(&temporary, &path)?;
             Ok(file)
@@ -198,12 +243,10 @@ pub(crate) fn emptied(old: &Header, cleaned: i64) -> Header {
     }
 }
 
-/// Cuts a segment down to its header, in place: it needs no room, so it works on a full disk. A header fits
-/// into one sector, so it is there as a whole or as it was. Nobody may be reading the segment.
+/// Makes a segment an empty one, in place: it needs no room, so it works on a full disk. A header fits into one sector, so
+/// it is there as a whole or as it was. What is behind it is the caller's to cut off. Nobody may be reading the segment.
 pub(crate) fn empty(segment: &Segment, header: &Header) -> io::Result<()> {
     segment.file.write_all_at(&header.encode(), 0)?;
-    segment.file.sync_data()?;
-    segment.file.set_len(u64::from(HEADER))?;
     segment.file.sync_data()?;
     segment.end.store(u64::from(HEADER), Ordering::Release);
     Ok(())

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use setpoint_base::{Disk, DiskFile};
 
+use super::files::SYNC_PIECE;
+
 /// Bytes zeroed while the writer might have to wait.
 const FILL: usize = 256 << 10;
 /// Bytes zeroed between two syncs.
-const SYNC_EVERY: u64 = 4 << 20;
+const SYNC_EVERY: u64 = SYNC_PIECE as u64;
 
 /// A file with reserved space.
 pub(crate) struct Spare {

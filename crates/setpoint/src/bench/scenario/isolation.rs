@@ -23,8 +23,37 @@ const P99_MS_MAX: f64 = 10.0;
 /// Of its quiet value.
 const P99_TIMES_MAX: f64 = 2.0;
 
-pub(super) async fn run(bench: &mut Bench) -> Result<()> {
-    let rounds = bench.pick(2, 1);
+/// What can be asked for by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Beside {
+    Lists,
+    Watcher,
+    Snapshot,
+    Leases,
+    Reconnects,
+    Compaction,
+}
+
+impl Beside {
+    fn is(self, what: Disturbance) -> bool {
+        let of = match what {
+            // What the others are compared with.
+            Disturbance::Quiet => return true,
+            Disturbance::Lists => Self::Lists,
+            Disturbance::Watcher { .. } => Self::Watcher,
+            Disturbance::Snapshot => Self::Snapshot,
+            Disturbance::Leases => Self::Leases,
+            Disturbance::Reconnects => Self::Reconnects,
+            Disturbance::Compaction { .. } => Self::Compaction,
+        };
+        self == of
+    }
+}
+
+/// `some` are the only disturbances, in so many rounds.
+pub(super) async fn run(bench: &mut Bench, some: Option<(&[Beside], usize)>) -> Result<()> {
+    let rounds = some.map_or(bench.pick(2, 1), |(_, rounds)| rounds);
+    let wanted = |what| some.is_none_or(|(some, _)| some.iter().any(|beside| beside.is(what)));
     let versions = bench.pick(VERSIONS, 1);
     for _ in 0..rounds {
         for at in 0..bench.targets.len() {
@@ -40,7 +69,9 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
                 Disturbance::Reconnects,
                 Disturbance::Compaction { at: head },
             ] {
-                disturbed(bench, at, what).await?;
+                if wanted(what) {
+                    disturbed(bench, at, what).await?;
+                }
             }
         }
     }

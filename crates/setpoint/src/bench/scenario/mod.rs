@@ -32,6 +32,7 @@ use super::report::name;
 use super::spawn::{Scratch, Spawned};
 use super::table::{Goal, Table};
 use super::target::{Target, WARM_UP};
+use isolation::Beside;
 
 /// A day to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -87,6 +88,9 @@ pub(super) struct ScenarioArgs {
     /// With --spawn, an etcd to start beside it
     #[arg(long, value_name = "PROGRAM", requires = "spawn")]
     etcd: Option<PathBuf>,
+    /// Of isolation, only these disturbances, in as many rounds as --rounds says
+    #[arg(long, value_name = "NAME,…", value_enum, value_delimiter = ',')]
+    beside: Vec<Beside>,
     /// etcd's own load generator, built from bench/official
     #[arg(long, value_name = "PROGRAM")]
     official: Option<PathBuf>,
@@ -112,6 +116,7 @@ pub(super) struct Given<'a> {
     pub(super) endpoint: Option<&'a str>,
     pub(super) vs: Option<&'a str>,
     pub(super) pids: [Option<u32>; 2],
+    pub(super) rounds: usize,
     pub(super) allow_load: bool,
 }
 
@@ -127,7 +132,10 @@ pub(super) async fn run(args: &ScenarioArgs, given: &Given<'_>) -> Result<()> {
         let result = match scenario {
             Scenario::Puts => puts::run(&mut bench).await,
             Scenario::Reads => reads::run(&mut bench).await,
-            Scenario::Isolation => isolation::run(&mut bench).await,
+            Scenario::Isolation => {
+                let some = (!args.beside.is_empty()).then_some((&args.beside[..], given.rounds));
+                isolation::run(&mut bench, some).await
+            }
             Scenario::Fanout => fanout::run(&mut bench).await,
             Scenario::Idle => idle::run(&mut bench).await,
             Scenario::Size => size::run(&mut bench).await,

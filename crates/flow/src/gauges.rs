@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::core::grants::StreamGrant;
 use crate::core::window::Estimate;
 use crate::credit::Credit;
+use crate::http2::Lent;
 use crate::snapshot::{
     ConnectionSnapshot, EstimatePoint, EstimateSnapshot, StallSnapshot, StreamSnapshot, WaitingStream,
 };
@@ -74,6 +75,7 @@ pub struct Gauges {
     pub(crate) clogged: AtomicBool,
     /// Bytes handed to the protocol since it was last emptied.
     pub(crate) handed: AtomicUsize,
+    pub(crate) lent: Lent,
     stalls: [(AtomicU64, AtomicU64); 3],
     waiting: Mutex<Vec<(u32, Instant)>>,
     estimates: Mutex<Option<Box<Estimates>>>,
@@ -107,6 +109,7 @@ impl Gauges {
             send_credit: AtomicI64::new(FIRST_CREDIT),
             clogged: AtomicBool::new(false),
             handed: AtomicUsize::new(0),
+            lent: Lent::default(),
             stalls: Default::default(),
             waiting: Mutex::new(Vec::new()),
             estimates: Mutex::new(None),

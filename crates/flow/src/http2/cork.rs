@@ -2,7 +2,8 @@
 //!
 //! `h2` hands over every DATA frame of more than a few hundred bytes with a write of its own, which made system
 //! calls the largest cost of a small response. Here writes only collect; the connection's driver drains them after
-//! each turn, so that all frames a turn produced leave together.
+//! each turn, so that all frames a turn produced leave together. Large pieces that a call has [lent](super::lent) are not
+//! copied for that.
 //!
 //! All bytes pass here, so this is also where frames are counted, and where what the protocol says of windows is replaced by
 //! what we grant.
@@ -20,14 +21,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::PREFACE;
+use super::outbox::Outbox;
 use crate::core::flood::Flood;
 use crate::core::frames::{Frames, HEADER_BYTES, Kind};
 use crate::core::grants::{Grants, Outgoing, Overrun, Role};
 use crate::core::hollow::{Kept, pass_over};
 use crate::gauges::Gauges;
 
-/// Bytes collected before a write goes out in the middle of a turn.
+/// Bytes collected before a write goes out in the middle of a turn: copied ones, or all while the peer is slow.
 const COLLECT_BYTES: usize = 64 << 10;
+/// The same for all bytes, while the socket takes what it is given: the larger a write, the less each byte costs.
+const COLLECT_BYTES_MAX: usize = 256 << 10;
 /// An empty buffer larger than this is given back.
 const KEEP_BYTES: usize = 4 << 10;
 
@@ -58,9 +62,9 @@ struct Inner<T> {
     socket: T,
     /// Read while finding out the protocol.
     prefix: Bytes,
-    out: Vec<u8>,
-    /// How much of `out` has been written.
-    written: usize,
+    out: Outbox,
+    /// The socket did not take all of the last write.
+    is_slow: bool,
     /// All that has ever been written.
     total: u64,
     /// What came and went, once the protocol is known.
@@ -150,8 +154,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
         Self(Arc::new(Mutex::new(Inner {
             socket,
             prefix,
-            out: Vec::new(),
-            written: 0,
+            out: Outbox::default(),
+            is_slow: false,
             total: 0,
             wire: None,
         })))
@@ -189,21 +193,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
         if let Some(wire) = &mut inner.wire
             && wire.sent.is_between_frames()
         {
-            let before = inner.out.len();
-            inner
-                .out
-                .extend_from_slice(&[0, 0, 8, Kind::GoAway as u8, 0, 0, 0, 0, 0]);
+            let out = &mut inner.out.own;
+            let before = out.len();
+            out.extend_from_slice(&[0, 0, 8, Kind::GoAway as u8, 0, 0, 0, 0, 0]);
             // A server opens no streams.
-            inner.out.extend_from_slice(&0_u32.to_be_bytes());
-            inner.out.extend_from_slice(&u32::from(reason).to_be_bytes());
-            wire.sent.bytes += (inner.out.len() - before) as u64;
+            out.extend_from_slice(&0_u32.to_be_bytes());
+            out.extend_from_slice(&u32::from(reason).to_be_bytes());
+            wire.sent.bytes += (out.len() - before) as u64;
         }
     }
 
     /// Whether it holds as much as it may: the client has to read before more is said.
     pub fn is_full(&self) -> bool {
         let inner = self.0.lock();
-        inner.out.len() - inner.written >= COLLECT_BYTES
+        inner.out.left() >= inner.limit()
     }
 
     /// All bytes that the socket has taken.
@@ -229,26 +232,19 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
         if let Some(wire) = &mut self.wire
             && wire.sent.is_between_frames()
         {
-            let before = self.out.len();
-            let out = &mut self.out;
+            let out = &mut self.out.own;
+            let before = out.len();
             wire.gauges
                 .credit
                 .with(|grants| grants.updates(out, Instant::now));
-            wire.sent.bytes += (self.out.len() - before) as u64;
+            wire.sent.bytes += (out.len() - before) as u64;
         }
-        while self.written < self.out.len() {
-            let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.written..]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.written += n;
-            self.total += n as u64;
-        }
+        let written = self.out.poll_write_to(&mut self.socket, &mut self.total, cx);
+        self.is_slow = written.is_pending();
+        ready!(written)?;
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
-        self.written = 0;
-        self.out.clear();
-        if self.out.capacity() > KEEP_BYTES {
-            let large = std::mem::take(&mut self.out);
+        if self.out.own.capacity() > KEEP_BYTES {
+            let large = std::mem::take(&mut self.out.own);
             if large.capacity() <= LARGE_BYTES {
                 LARGE.set(large);
             }
@@ -258,12 +254,27 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
 }
 
 impl<T> Inner<T> {
+    /// How much is collected at most.
+    fn limit(&self) -> usize {
+        if self.is_slow {
+            COLLECT_BYTES
+        } else {
+            COLLECT_BYTES_MAX
+        }
+    }
+}
+
+impl<T: AsyncWrite> Inner<T> {
     fn collect(&mut self, buf: &[u8]) {
+        if self.share(buf) {
+            return;
+        }
         self.make_room(buf);
+        let out = &mut self.out.own;
         match &mut self.wire {
-            None => self.out.extend_from_slice(buf),
+            None => out.extend_from_slice(buf),
             Some(wire) => {
-                let (sent, out) = (&mut wire.sent, &mut self.out);
+                let sent = &mut wire.sent;
                 sent.begun = wire.gauges.begun.load(Ordering::Relaxed);
                 wire.gauges
                     .credit
@@ -272,13 +283,30 @@ impl<T> Inner<T> {
         }
     }
 
+    /// Takes bytes without copying them, if they are part of a piece that was lent and of a frame that has begun.
+    fn share(&mut self, buf: &[u8]) -> bool {
+        let vectored = self.socket.is_write_vectored();
+        let Some(wire) = self.wire.as_mut().filter(|_| vectored) else {
+            return false;
+        };
+        let Some(part) = wire.gauges.lent.find(buf) else {
+            return false;
+        };
+        let passes = wire.sent.pass(buf.len());
+        if passes {
+            self.out.share(part);
+        }
+        passes
+    }
+
     fn make_room(&mut self, buf: &[u8]) {
-        let len = self.out.len() + buf.len();
-        if len > KEEP_BYTES && len > self.out.capacity() && self.out.capacity() < LARGE_BYTES {
+        let own = &mut self.out.own;
+        let len = own.len() + buf.len();
+        if len > KEEP_BYTES && len > own.capacity() && own.capacity() < LARGE_BYTES {
             let mut large = LARGE.take();
             large.reserve_exact(LARGE_BYTES.max(len));
-            large.extend_from_slice(&self.out);
-            self.out = large;
+            large.extend_from_slice(own);
+            *own = large;
         }
     }
 }
@@ -365,7 +393,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Cork<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.0.lock();
-        if inner.out.len() >= COLLECT_BYTES {
+        if inner.out.len() >= inner.limit() || inner.out.own.len() >= COLLECT_BYTES {
             ready!(inner.poll_drain(cx))?;
         }
         inner.collect(buf);

@@ -24,6 +24,8 @@
 mod cork;
 mod credit;
 mod end;
+mod lent;
+mod outbox;
 mod pacing;
 mod ping;
 mod receive;
@@ -49,6 +51,7 @@ pub use cork::Cork;
 pub(crate) use cork::Harm;
 pub use end::End;
 pub(crate) use end::excess;
+pub(crate) use lent::Lent;
 pub use pacing::{Drained, Pace, Stall, drain};
 pub use ping::{Pinger, Reason};
 pub use receive::{Expected, Receive, ReceivedBody};

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
@@ -43,14 +44,16 @@ impl Pace {
         }
     }
 
-    /// So many bytes were handed to the protocol.
-    pub fn handed(&self, bytes: usize) {
-        self.gauges.handed.fetch_add(bytes, Ordering::Relaxed);
+    /// Bytes are handed to the protocol. Large ones are held until they have left it, so that they need not be copied.
+    pub fn hands(&self, bytes: &Bytes) {
+        self.gauges.handed.fetch_add(bytes.len(), Ordering::Relaxed);
+        self.gauges.lent.lend(bytes);
     }
 
     /// The protocol has been emptied.
     pub fn emptied(&self) {
         self.gauges.handed.store(0, Ordering::Relaxed);
+        self.gauges.lent.clear();
     }
 
     /// Waits while too much is handed over: the connection empties the protocol after each round of its calls. For calls
@@ -68,7 +71,7 @@ impl Pace {
 
     /// Waits until the peer lets a stream send something that has [reserved](h2::SendStream::reserve_capacity) it; how
     /// much. `None` when the stream is gone. The wait is counted, and who held it up.
-    pub async fn credit(&self, stream: &mut h2::SendStream<bytes::Bytes>) -> Option<usize> {
+    pub async fn credit(&self, stream: &mut h2::SendStream<Bytes>) -> Option<usize> {
         let mut stalled = Stalled::new(self);
         poll_fn(|cx| stalled.poll(stream, cx)).await
     }
@@ -166,7 +169,7 @@ mod tests {
         let live = Flow::default().open("test", "");
         let pace = Pace::of(&live);
         pace.turn().await;
-        pace.handed(HANDED_BYTES_MAX);
+        pace.hands(&vec![0; HANDED_BYTES_MAX].into());
         let waits = tokio::time::timeout(Duration::from_millis(20), pace.turn()).await;
         assert!(waits.is_err());
         pace.emptied();

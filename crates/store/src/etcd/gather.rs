@@ -70,12 +70,7 @@ impl Gathered {
         let len =
             delimited_len(wire::header_len(header)) + int_len(watch_id) + int_len(fragment) + events_len;
         self.count(FRAME_BYTES + len);
-        // As little as it takes: thousands of watchers may not be reading.
-        let room = FRAME_BYTES + len - events_len + small;
-        if self.open.capacity() - self.open.len() < room {
-            let all = room.saturating_mul(alike + 1).min(GATHER_BYTES);
-            self.open.reserve(room.max(all.saturating_sub(self.open.len())));
-        }
+        self.make_room(FRAME_BYTES + len - events_len + small, alike);
         put_frame(&mut self.open, len);
         put_header(&mut self.open, header);
         put_int(&mut self.open, 2, watch_id);
@@ -88,6 +83,70 @@ impl Gathered {
                 self.pieces.push(event.clone());
             }
         }
+    }
+
+    /// Adds a WatchResponse for one of those who see the same; `alike` more of them are expected behind it.
+    pub(super) fn same(&mut self, same: &Same, watch_id: i64, alike: usize) {
+        let len = same.header.len() + int_len(watch_id) + same.events.len();
+        self.count(FRAME_BYTES + len);
+        let is_small = same.events.len() < SHARE_BYTES;
+        let copied = if is_small { len } else { len - same.events.len() };
+        self.make_room(FRAME_BYTES + copied, alike);
+        put_frame(&mut self.open, len);
+        self.open.extend_from_slice(&same.header);
+        put_int(&mut self.open, 2, watch_id);
+        if is_small {
+            self.open.extend_from_slice(&same.events);
+        } else {
+            self.close();
+            self.pieces.push(same.events.clone());
+        }
+    }
+
+    /// As little as it takes for a message and those like it: thousands of watchers may not be reading.
+    fn make_room(&mut self, room: usize, alike: usize) {
+        if self.open.capacity() - self.open.len() < room {
+            let all = room.saturating_mul(alike + 1).min(GATHER_BYTES);
+            self.open.reserve(room.max(all.saturating_sub(self.open.len())));
+        }
+    }
+}
+
+/// What is the same in the answers to watchers that see the same events: all but the id.
+#[derive(Default)]
+pub(super) struct Same {
+    showing: u64,
+    header: Bytes,
+    events: Bytes,
+}
+
+impl Same {
+    /// Writes header and events once for all; `showing` is their number.
+    pub(super) fn new<'a>(
+        showing: u64,
+        header: &pb::ResponseHeader,
+        events: impl Iterator<Item = &'a Bytes> + Clone,
+    ) -> Self {
+        let mut head = BytesMut::with_capacity(delimited_len(wire::header_len(header)));
+        put_header(&mut head, header);
+        let events = match (events.clone().next(), events.clone().nth(1)) {
+            (Some(one), None) => one.clone(),
+            _ => {
+                let mut all = BytesMut::with_capacity(events.clone().map(Bytes::len).sum());
+                events.for_each(|event| all.extend_from_slice(event));
+                all.freeze()
+            }
+        };
+        Self {
+            showing,
+            header: head.freeze(),
+            events,
+        }
+    }
+
+    /// Whether it is of this number.
+    pub(super) fn is(&self, showing: u64) -> bool {
+        self.showing == showing && !self.header.is_empty()
     }
 }
 
@@ -151,6 +210,27 @@ mod tests {
         assert_eq!(pieces.concat(), expect);
         let shared = pieces.iter().filter(|piece| piece.as_ptr() == large.as_ptr());
         assert_eq!(shared.count(), 2);
+    }
+
+    #[test]
+    fn what_is_written_once_for_many_is_what_each_would_get_alone() {
+        let (small, large) = (event(1_000), event(SHARE_BYTES));
+        for events in [
+            vec![&small],
+            vec![&small, &small],
+            vec![&large],
+            vec![&small, &large],
+        ] {
+            let same = Same::new(1, &header(), events.iter().copied());
+            let (mut once, mut alone) = (Gathered::default(), Gathered::default());
+            for id in [0, 1, 300, -5] {
+                once.same(&same, id, 3);
+                alone.events(&header(), (id, false), events.iter().copied(), 3);
+            }
+            assert_eq!((once.bytes, once.last), (alone.bytes, alone.last));
+            assert!(once.into_pieces().concat() == alone.into_pieces().concat());
+        }
+        assert!(!Same::default().is(0), "nothing was written yet");
     }
 
     #[test]

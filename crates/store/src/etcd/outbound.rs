@@ -314,7 +314,7 @@ impl Http2 {
     }
 
     fn hand(&mut self, data: Bytes) -> Result<(), Gone> {
-        self.pace.handed(data.len());
+        self.pace.hands(&data);
         self.open()?.send_data(data, false).map_err(|_| Gone)
     }
 

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::auth::Caller;
 use super::call::Call;
-use super::gather::{Gathered, fitting};
+use super::gather::{Gathered, Same, fitting};
 use super::outbound::Gone;
 use super::server::Shared;
 use super::{convert, status, wire};
@@ -60,6 +60,8 @@ struct Watchers {
     prev_kv: HashSet<i64>,
     /// Watchers whose answers may be cut.
     fragment: HashSet<i64>,
+    /// What is being shown to many, without and with previous versions.
+    same: [Same; 2],
 }
 
 enum Next {
@@ -76,6 +78,7 @@ impl Watchers {
             caller,
             prev_kv: HashSet::new(),
             fragment: HashSet::new(),
+            same: Default::default(),
         }
     }
 
@@ -239,12 +242,25 @@ impl Watchers {
     }
 
     /// One message, or several when the watcher allows it and one would be too large.
-    fn events(&self, id: i64, revision: Revision, out: &mut Gathered) {
+    fn events(&mut self, id: i64, revision: Revision, out: &mut Gathered) {
         let (shown, alike) = (self.updates.shown(), self.updates.alike());
         let prev_kv = self.prev_kv.contains(&id);
         let header = self.shared.header(revision);
         if !self.fragment.contains(&id) {
-            return out.events(&header, (id, false), encoded(shown, prev_kv), alike);
+            let (showing, same) = (self.updates.showing(), &mut self.same[usize::from(prev_kv)]);
+            if alike > 0 && !same.is(showing) {
+                *same = Same::new(showing, &header, encoded(shown, prev_kv));
+            }
+            if same.is(showing) {
+                out.same(same, id, alike);
+            } else {
+                out.events(&header, (id, false), encoded(shown, prev_kv), alike);
+            }
+            if alike == 0 {
+                // An idle stream holds no events.
+                self.same = Default::default();
+            }
+            return;
         }
         let mut rest = shown;
         while !rest.is_empty() {

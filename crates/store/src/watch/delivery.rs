@@ -41,6 +41,8 @@ impl Step {
 #[derive(Default)]
 pub(super) struct Delivery {
     shown: Shown,
+    /// Tells one showing from the next.
+    number: u64,
     revision: Revision,
     first: Option<Name>,
     others: IntoIter<Name>,
@@ -77,6 +79,7 @@ impl Delivery {
         } else {
             Shown::Events(joined)
         };
+        self.number += 1;
         let last = self.events().last();
         self.revision = last.map_or(Revision::default(), |event| event.kv.mod_revision);
         (self.first, self.others) = (Some(names.first), names.others.into_iter());
@@ -85,6 +88,7 @@ impl Delivery {
     /// Shows what was read for one watcher.
     pub(super) fn show_read(&mut self, events: Vec<Arc<Event>>) {
         self.shown = Shown::Events(events);
+        self.number += 1;
     }
 
     /// Shows nothing any more: an idle stream holds no events.
@@ -96,6 +100,11 @@ impl Delivery {
     pub(super) fn next(&mut self) -> Option<(Name, Revision)> {
         let name = self.first.take().or_else(|| self.others.next())?;
         Some((name, self.revision))
+    }
+
+    /// The number of what is shown.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Watchers still to come.

@@ -201,6 +201,11 @@ impl WatchStream {
         self.delivery.events()
     }
 
+    /// A number that stays as long as the same events are shown, and does not come again.
+    pub(crate) fn showing(&self) -> u64 {
+        self.delivery.number()
+    }
+
     /// Watchers that get the events of the newest step, too, and get them next.
     pub(crate) fn alike(&self) -> usize {
         self.delivery.left()

@@ -94,6 +94,16 @@ impl Outgoing {
         self.left == 0 && self.have == 0 && self.preface == 0 && !self.in_headers
     }
 
+    /// Whether the next bytes belong to a frame that passes as it is. They are taken then, and are to be sent.
+    pub(crate) fn pass(&mut self, bytes: usize) -> bool {
+        let passes = self.preface == 0 && self.rest == Rest::Passed && bytes <= self.left;
+        if passes {
+            self.left -= bytes;
+            self.bytes += bytes as u64;
+        }
+        passes
+    }
+
     /// Takes the next bytes; what is to be sent for them is added to `out`.
     pub(crate) fn take(&mut self, mut bytes: &[u8], grants: &mut Grants, out: &mut Vec<u8>) {
         let before = out.len();

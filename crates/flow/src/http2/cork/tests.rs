@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use proptest::prelude::*;
 use setpoint_testkit::frames::*;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::flow::Flow;
@@ -23,6 +23,61 @@ async fn heads_after_reading<T: AsyncRead + AsyncWrite + Unpin>(cork: &Cork<T>) 
     })
     .await;
     cork.wire(|wire| wire.received.count(Kind::Headers)).unwrap()
+}
+
+/// The head of a frame of DATA on stream 1.
+fn data_head(bytes: usize) -> [u8; 9] {
+    let [.., a, b, c] = bytes.to_be_bytes();
+    [a, b, c, Kind::Data as u8, 0, 0, 0, 0, 1]
+}
+
+#[tokio::test]
+async fn pieces_that_were_lent_are_sent_without_a_copy_and_counted() {
+    let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+    let (mut cork, live) = (Cork::new(ours, Bytes::new()), Flow::default().open("test", ""));
+    cork.govern(Role::Server, Arc::clone(live.gauges()));
+    let piece: Bytes = (0..40_000_u32).map(|n| n as u8).collect();
+    let copied: Bytes = piece.iter().rev().copied().collect();
+    live.gauges().lent.lend(&piece);
+    let mut expect = Vec::new();
+    // In two frames, after the beginning of each, as the protocol does it; and one that nobody has lent.
+    for part in [&piece[..16_000], &piece[16_000..], &copied] {
+        for bytes in [&data_head(part.len()), &part[..1_000], &part[1_000..]] {
+            cork.write_all(bytes).await.unwrap();
+            expect.extend_from_slice(bytes);
+        }
+    }
+    let own = cork.0.lock().out.own.len();
+    assert_eq!(own, 3 * 9 + 2 * 1_000 + 40_000);
+    poll_fn(|cx| cork.poll_drain(cx)).await.unwrap();
+    let mut seen = vec![0; expect.len()];
+    theirs.read_exact(&mut seen).await.unwrap();
+    assert!(seen == expect);
+    let counted = cork.wire(|wire| (wire.sent.bytes, wire.sent.data_bytes, wire.sent.said.data));
+    assert_eq!(counted, Some((expect.len() as u64, 80_000, 3)));
+    assert_eq!(cork.total(), expect.len() as u64);
+}
+
+#[tokio::test]
+async fn bytes_that_cross_the_end_of_a_frame_are_copied_whoever_lent_them() {
+    let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+    let (mut cork, live) = (Cork::new(ours, Bytes::new()), Flow::default().open("test", ""));
+    cork.govern(Role::Server, Arc::clone(live.gauges()));
+    // What is within it are frames again, one of which must not pass: a WINDOW_UPDATE.
+    let inner = [&[7; 8_000][..], &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1]].concat();
+    let piece = Bytes::from(inner);
+    live.gauges().lent.lend(&piece);
+    cork.write_all(&data_head(8_000)).await.unwrap();
+    cork.write_all(&piece).await.unwrap();
+    poll_fn(|cx| cork.poll_drain(cx)).await.unwrap();
+    drop(cork);
+    let mut seen = Vec::new();
+    theirs.read_to_end(&mut seen).await.unwrap();
+    assert!(
+        seen == [&data_head(8_000)[..], &piece[..8_000]].concat(),
+        "{}",
+        seen.len()
+    );
 }
 
 #[tokio::test]

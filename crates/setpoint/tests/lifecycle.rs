@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 use setpoint::envtest::TempDir;
+use setpoint_proto::etcdserverpb::RangeRequest;
 
 use crate::harness::{self, Server};
 
@@ -26,6 +27,21 @@ async fn the_ready_file_says_where_everything_is_and_goes_with_a_clean_stop() {
         .permissions()
         .mode();
     assert_eq!(data & 0o777, 0o700);
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_hangup_stops_no_server() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path(), &[]).await;
+    server.signal(Signal::HUP);
+    let mut kv = server.kv().await;
+    kv.range(RangeRequest {
+        key: b"a".as_slice().into(),
+        ..RangeRequest::default()
+    })
+    .await
+    .unwrap();
     assert_eq!(server.stop().await.code(), Some(0));
 }
 

@@ -8,7 +8,7 @@ use crate::bench::api::{self, ApiBenchArgs};
 use crate::bench::flow::{self, FlowArgs};
 use crate::bench::proxy::{self, ProxyArgs};
 use crate::bench::store::{self, StoreBenchArgs};
-use crate::signals;
+use crate::signals::{self, Hangup};
 
 /// Arguments of `bench`.
 #[derive(Args)]
@@ -63,7 +63,7 @@ where
         .map_err(|error| Failure::Failed(format!("start the runtime's threads: {error}")))?;
     runtime.block_on(async {
         let (stop, tasks) = (Stop::new(), TaskGroup::new(&Stop::new()));
-        signals::listen(&tasks, stop.clone(), || ())?;
+        signals::listen(&tasks, stop.clone(), Hangup::Ends, || ())?;
         let result = what(stop).await;
         tasks.stop().cancel();
         result.map_err(|error| Failure::Failed(format!("{error:#}")))

@@ -8,6 +8,7 @@ use clap::{ArgMatches, Args, ValueEnum};
 use super::{Failure, start};
 use crate::config::{PlaneArgs, Resolved};
 use crate::plane::{Engine, StoreOnly};
+use crate::signals::Hangup;
 use crate::up::project::Scalar;
 
 /// The one setting that is not about the plane's parts but says which there are.
@@ -64,9 +65,21 @@ pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure
         return Err(Failure::Usage(vec![problem]));
     }
     if roles.contains(&Role::Api) {
-        start::run(&resolved, "info", || (), |stop| serve(&resolved, stop))
+        start::run(
+            &resolved,
+            "info",
+            Hangup::IsNoted,
+            || (),
+            |stop| serve(&resolved, stop),
+        )
     } else {
-        start::run(&resolved, "info", || (), |stop| serve_store(&resolved, stop))
+        start::run(
+            &resolved,
+            "info",
+            Hangup::IsNoted,
+            || (),
+            |stop| serve_store(&resolved, stop),
+        )
     }
 }
 

@@ -13,7 +13,8 @@ use setpoint_telemetry::{Guard, Otlp, Setup};
 use super::Failure;
 use crate::config::{PlaneArgs, Resolved, Said};
 use crate::plane::Plane;
-use crate::{ready, signals};
+use crate::ready;
+use crate::signals::{self, Hangup};
 
 /// How long the last tasks may take once the plane has stopped.
 pub(super) const TASKS_GRACE: Duration = Duration::from_secs(1);
@@ -66,6 +67,7 @@ pub(super) fn said(args: &PlaneArgs, matches: &ArgMatches) -> Said {
 pub(super) fn run<F, Fut>(
     resolved: &Resolved,
     default_filter: &str,
+    hangup: Hangup,
     last: impl Fn() + Send + 'static,
     body: F,
 ) -> Result<(), Failure>
@@ -83,7 +85,7 @@ where
         let _telemetry = telemetry(resolved, default_filter)?;
         let stop = Stop::new();
         let tasks = TaskGroup::new(&Stop::new());
-        signals::listen(&tasks, stop.clone(), last)?;
+        signals::listen(&tasks, stop.clone(), hangup, last)?;
         let result = body(stop).await;
         tasks.shutdown(TASKS_GRACE).await;
         result

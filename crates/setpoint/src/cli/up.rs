@@ -8,6 +8,7 @@ use setpoint_telemetry::Format;
 
 use super::{Failure, start};
 use crate::config::{PlaneArgs, Resolved};
+use crate::signals::Hangup;
 use crate::up;
 use crate::up::project::{self, Project};
 use crate::up::terminal::{Style, Terminal};
@@ -47,7 +48,7 @@ pub(super) fn run(args: &UpArgs, matches: &ArgMatches) -> Result<(), Failure> {
     let groups = up::Groups::default();
     let running = groups.clone();
     let kill = move || running.kill();
-    start::run(&resolved, "warn", kill, |stop| {
+    start::run(&resolved, "warn", Hangup::Ends, kill, |stop| {
         show(&resolved, project, groups, stop)
     })
 }

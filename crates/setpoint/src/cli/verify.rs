@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use setpoint_base::{Stop, TaskGroup};
 
 use super::Failure;
-use crate::signals;
+use crate::signals::{self, Hangup};
 use crate::verify::{self, Report, VerifyWatchArgs};
 
 /// Arguments of `verify`.
@@ -37,7 +37,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(format!("start the runtime's threads: {error}")))?;
     let report = runtime.block_on(async {
         let (stop, tasks) = (Stop::new(), TaskGroup::new(&Stop::new()));
-        signals::listen(&tasks, stop.clone(), || ())?;
+        signals::listen(&tasks, stop.clone(), Hangup::Ends, || ())?;
         let report = verify::watch(args, stop).await;
         tasks.stop().cancel();
         report.map_err(|error| Failure::Failed(format!("{error:#}")))

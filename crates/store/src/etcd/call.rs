@@ -24,7 +24,7 @@ use super::method::{METHODS, Method};
 use super::outbound::{Http2, Outbound, Sink};
 use super::quick::{self, Quick};
 use super::server::Shared;
-use super::timing::Timing;
+use super::timing::{Lasting, Timing};
 use super::web::{self, Body, Kept};
 use super::wire::Reply;
 use super::{
@@ -171,9 +171,10 @@ fn admit(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap)
 fn unary(mut call: Call) -> Running {
     Box::pin(async move {
         let timing = Timing::begin(&call.shared);
+        let lasting = Lasting::new(call.shared.clone(), call.method, timing);
         let result = call.answer().await;
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        timing.answered(&call.shared, call.method, code);
+        lasting.answered(code);
         match result {
             Ok(reply) => call.outbound.reply(reply).await,
             Err(status) => call.outbound.fail(&status),
@@ -187,6 +188,7 @@ fn waiting(mut call: Call, stop: Stop) -> Running {
     Box::pin(async move {
         let patience = call.patience.unwrap_or(FOREVER);
         let timing = Timing::begin(&call.shared);
+        let lasting = Lasting::new(call.shared.clone(), call.method, timing);
         let Call {
             shared,
             method,
@@ -205,7 +207,7 @@ fn waiting(mut call: Call, stop: Stop) -> Running {
             }
         };
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        timing.ended(&call.shared, call.method, code);
+        lasting.ended(code);
         match result {
             Ok(reply) => call.outbound.reply(reply).await,
             Err(status) => call.outbound.fail(&status),
@@ -245,13 +247,14 @@ async fn receive_and_wait(
 fn stream(mut call: Call, stop: Stop) -> Running {
     Box::pin(async move {
         let timing = Timing::begin(&call.shared);
+        let lasting = Lasting::new(call.shared.clone(), call.method, timing);
         let result = tokio::select! {
             biased;
             () = stop.cancelled() => Err(status::stopped()),
             result = serve_stream(&mut call) => result,
         };
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        timing.ended(&call.shared, call.method, code);
+        lasting.ended(code);
         match result {
             Ok(()) => call.outbound.succeed(),
             Err(status) => call.outbound.fail(&status),

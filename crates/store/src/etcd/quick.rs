@@ -25,7 +25,7 @@ use super::outbound::{Gone, Http2, NO_ROOM, Outbound, Sink};
 use super::overload;
 use super::server::Shared;
 use super::status;
-use super::timing::Timing;
+use super::timing::{Lasting, Timing};
 use super::wire::Reply;
 
 /// What came of it.
@@ -132,12 +132,13 @@ fn put(
     let patience = Patience::of(patience(headers), shared.options.request_timeout);
     Quick::Running(Box::pin(async move {
         let _body = body;
+        let lasting = Lasting::new(&*shared, Method::Put, timing);
         let result = match timeout(patience.limit, proposed).await {
             Ok(result) => result.map_err(|error| Access::Open.told(&error)),
             Err(_) => Err(patience.over()),
         };
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        timing.answered(&shared, Method::Put, code);
+        lasting.answered(code);
         let message = match result {
             Ok(result) => kv::put_answer(&shared, &result),
             Err(status) => return sink.fail(&status),

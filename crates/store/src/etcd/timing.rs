@@ -1,5 +1,7 @@
 //! How long calls take, for those who want to know: a histogram, and a warning of each that takes too long.
 
+use std::ops::Deref;
+
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -34,5 +36,45 @@ impl Timing {
             tracing::warn!(service, name, ?took, ?expected, "a call took too long");
         }
         self.ended(shared, method, code);
+    }
+}
+
+/// A call that others than itself may end: it is counted as cancelled when it is dropped, with its connection for one.
+pub(super) struct Lasting<S: Deref<Target = Shared>> {
+    shared: S,
+    method: Method,
+    timing: Option<Timing>,
+}
+
+impl<S: Deref<Target = Shared>> Lasting<S> {
+    pub(super) fn new(shared: S, method: Method, timing: Timing) -> Self {
+        let timing = Some(timing);
+        Self {
+            shared,
+            method,
+            timing,
+        }
+    }
+
+    /// See [`Timing::ended`].
+    pub(super) fn ended(mut self, code: Code) {
+        if let Some(timing) = self.timing.take() {
+            timing.ended(&self.shared, self.method, code);
+        }
+    }
+
+    /// See [`Timing::answered`].
+    pub(super) fn answered(mut self, code: Code) {
+        if let Some(timing) = self.timing.take() {
+            timing.answered(&self.shared, self.method, code);
+        }
+    }
+}
+
+impl<S: Deref<Target = Shared>> Drop for Lasting<S> {
+    fn drop(&mut self) {
+        if let Some(timing) = self.timing.take() {
+            timing.ended(&self.shared, self.method, Code::Cancelled);
+        }
     }
 }

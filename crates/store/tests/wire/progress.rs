@@ -193,16 +193,32 @@ async fn a_client_that_has_said_all_still_hears_and_one_that_goes_is_a_canceled_
         assert_eq!(answer.events[0].kv.as_ref().unwrap().mod_revision, revision);
     }
     drop(responses);
-    let ended = "grpc_server_handled_total{grpc_service=\"etcdserverpb.Watch\",grpc_method=\"Watch\",\
-                 grpc_type=\"bidi_stream\",grpc_code=\"Canceled\"} 1\n";
+    canceled(&server, 1).await;
+    let said_all = tokio_stream::once(pb::WatchRequest {
+        request_union: Some(RequestUnion::CreateRequest(on("k"))),
+    });
+    let responses = WatchClient::new(channel.clone()).watch(said_all).await;
+    let mut responses = responses.unwrap().into_inner();
+    assert!(responses.message().await.unwrap().unwrap().created);
+    // And with its connection.
+    drop((responses, channel));
+    canceled(&server, 2).await;
+    server.stop().await;
+}
+
+/// Waits until so many watches are counted as cancelled.
+async fn canceled(server: &Server, watches: u32) {
+    let ended = format!(
+        "grpc_server_handled_total{{grpc_service=\"etcdserverpb.Watch\",grpc_method=\"Watch\",\
+         grpc_type=\"bidi_stream\",grpc_code=\"Canceled\"}} {watches}\n"
+    );
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
-        let (_, page) = raw::http(&server, "GET /metrics").await;
-        if page.contains(ended) {
-            break;
+        let (_, page) = raw::http(server, "GET /metrics").await;
+        if page.contains(&ended) {
+            return;
         }
         assert!(tokio::time::Instant::now() < deadline, "{page}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    server.stop().await;
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::hub::Hub;
 use super::link::{Driver, Ended, Event, Link};
+use super::options::ChannelOptions;
 use super::target::Address;
 use crate::core::keepalive::Pace;
 use crate::core::latency::Latency;
@@ -137,9 +138,14 @@ impl Endpoint {
     }
 
     /// Calls wait for streams: one more connection, unless one is being made or there are enough.
-    pub(super) fn grow(&self, connections_max: usize) {
-        let have = self.connections();
-        if have > 0 && have < connections_max {
+    pub(super) fn grow(&self, options: &ChannelOptions) {
+        let links = self.links.load();
+        // A connection that has come up since the call found none has room: it asks for no second one.
+        if links.is_empty() || links.iter().any(|link| !link.is_full(options.streams_max)) {
+            return;
+        }
+        let have = links.len();
+        if have < options.connections_max {
             let grown = self
                 .wanted
                 .compare_exchange(have, have + 1, Ordering::Relaxed, Ordering::Relaxed);
@@ -176,7 +182,14 @@ impl Endpoint {
             links.retain(|other| !Arc::ptr_eq(other, link));
             links
         });
+    }
+
+    /// A connection takes no more calls. The keeper is woken when all about that is known.
+    fn lose(&self, hub: &Hub, link: &Arc<Link>) {
+        self.remove(link);
+        self.rest(hub);
         self.wake.notify_one();
+        hub.changed.notify_waiters();
     }
 
     /// Keeps the connections at the number that is wanted until the endpoint is retired or the channel stops.
@@ -186,6 +199,10 @@ impl Endpoint {
             loop {
                 while self.connections() >= self.wanted.load(Ordering::Relaxed) {
                     self.wake.notified().await;
+                }
+                // The connections of a channel that ends may be gone before this is told to end.
+                if hub.tasks.stop().is_cancelled() {
+                    return;
                 }
                 let cut_short = self.cut_short.lock().take();
                 match cut_short {
@@ -293,9 +310,7 @@ impl Endpoint {
                     }
                     // Another one is made while the calls on this one go on.
                     self.note_short_life(&driver.link, "the peer said GOAWAY at once");
-                    self.remove(&driver.link);
-                    self.rest(hub);
-                    hub.changed.notify_waiters();
+                    self.lose(hub, &driver.link);
                 }
                 Event::Idle(time) => self.shrink(hub, driver, time),
             }
@@ -305,11 +320,15 @@ impl Endpoint {
     /// Closes a connection beyond the usual number that nobody has used for long.
     fn shrink(&self, hub: &Hub, driver: &Driver, idle: Duration) {
         let wanted = self.wanted.load(Ordering::Relaxed);
-        if wanted > hub.options.connections
+        let may = wanted > hub.options.connections
             && idle >= hub.options.connection_idle
-            && !driver.link.is_draining()
-        {
-            self.wanted.store(wanted - 1, Ordering::Relaxed);
+            && !driver.link.is_draining();
+        // Another one may be closed at the same time, or asked for: each is counted once.
+        let fewer = |wanted: usize| {
+            self.wanted
+                .compare_exchange(wanted, wanted - 1, Ordering::Relaxed, Ordering::Relaxed)
+        };
+        if may && fewer(wanted).is_ok() {
             driver.link.retire();
             self.remove(&driver.link);
         }
@@ -329,9 +348,7 @@ impl Endpoint {
             }
         }
         link.retire();
-        self.remove(link);
-        self.rest(hub);
-        hub.changed.notify_waiters();
+        self.lose(hub, link);
     }
 
     /// Who drops connections as soon as they are made is not asked again at once.

@@ -306,7 +306,7 @@ impl Hub {
 
     fn grow(&self) {
         for endpoint in self.endpoints.load().iter() {
-            endpoint.grow(self.options.connections_max);
+            endpoint.grow(&self.options);
         }
     }
 

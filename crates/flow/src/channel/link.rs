@@ -96,6 +96,11 @@ impl Link {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Whether the peer lets no more streams begin until some end.
+    pub(super) fn is_full(&self, streams_max: usize) -> bool {
+        self.in_flight() >= self.limit().min(streams_max)
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }

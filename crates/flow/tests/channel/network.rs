@@ -5,8 +5,10 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
+use setpoint_base::{Stop, TaskGroup};
 use setpoint_flow::channel::{ChannelError, ChannelOptions, ChannelTls};
 use setpoint_flow::impair::Proxy;
 use setpoint_flow::{Channel, Flow};
@@ -54,6 +56,24 @@ async fn what_tcp_has_measured_of_a_connection_is_shown() {
     let seen = flow.snapshot().connections;
     let rtt = seen[0].tcp.and_then(|tcp| tcp.rtt_seconds);
     assert!(rtt.is_some_and(|rtt| rtt > 0.0 && rtt < 60.0), "{seen:?}");
+}
+
+/// A connection may come up between a caller's look for one and its look at why there was none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn callers_who_come_together_share_the_first_connection() {
+    let (peer, address) = listen(3).await;
+    let tasks = TaskGroup::new(&Stop::new());
+    for channels in 1..=200 {
+        let channel = Channel::to(format!("http://{address}")).build().unwrap();
+        let callers = (0..32).map(|_| {
+            let channel = channel.clone();
+            tasks.spawn(async move { range(&channel).await })
+        });
+        for answer in timeout(PATIENCE, join_all(callers)).await.unwrap() {
+            assert_eq!(answer.unwrap().unwrap(), 3);
+        }
+        assert_eq!(peer.accepted(), channels);
+    }
 }
 
 #[tokio::test]

@@ -189,6 +189,7 @@ impl Peer {
         let (state, tasks) = (Arc::clone(&peer.state), peer.tasks.clone());
         peer.tasks.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
                 tasks.spawn(serve(stream, Arc::clone(&state), tasks.clone()));
             }
         });

@@ -188,6 +188,7 @@ impl ChannelBuilder {
                 None
             }
         };
+        hub.tasks.spawn(Arc::clone(&hub).end_with_surroundings());
         if let Some(resolver) = resolver {
             hub.tasks.spawn(resolve::keep(Arc::clone(&hub), resolver));
         }

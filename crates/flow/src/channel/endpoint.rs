@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use setpoint_base::{Backoff, Stop};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::hub::Hub;
 use super::link::{Driver, Ended, Event, Link};
@@ -35,8 +35,8 @@ pub(super) struct Endpoint {
     wake: Notify,
     /// Why there is no connection; none while the first one is being made.
     failure: Mutex<Option<Arc<str>>>,
-    /// How the last connection ended, if that was before it was of use.
-    cut_short: Mutex<Option<Arc<str>>>,
+    /// How and when the last connection ended, if that was before it was of use.
+    cut_short: Mutex<Option<(Arc<str>, Instant)>>,
     pub(super) latency: Mutex<Latency>,
     pub(super) health: Mutex<Health>,
     pace: Mutex<Pace>,
@@ -129,7 +129,14 @@ impl Endpoint {
         }
     }
 
+    /// Whether a call could begin.
+    pub(super) fn has_room(&self, streams_max: usize) -> bool {
+        let links = self.links.load();
+        links.iter().any(|link| link.has_room(streams_max))
+    }
+
     /// Nobody wants a connection any more, if they are made for calls that do: who is next finds no failure of the past.
+    /// Who waits has to be told, and to want one again.
     fn rest(&self, hub: &Hub) {
         if !hub.options.eager && self.connections() == 0 {
             self.wanted.store(0, Ordering::Relaxed);
@@ -146,9 +153,11 @@ impl Endpoint {
         }
         let have = links.len();
         if have < options.connections_max {
+            // Fewer may be wanted than there are: the others' end came as the last one was made.
+            let one_more = |wanted: usize| (wanted <= have).then_some(have + 1);
             let grown = self
                 .wanted
-                .compare_exchange(have, have + 1, Ordering::Relaxed, Ordering::Relaxed);
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
             if grown.is_ok() {
                 self.wake.notify_one();
             }
@@ -176,18 +185,22 @@ impl Endpoint {
         }
     }
 
-    fn remove(&self, link: &Arc<Link>) {
-        self.links.rcu(|links| {
+    /// False: it was removed before.
+    fn remove(&self, link: &Arc<Link>) -> bool {
+        let before = self.links.rcu(|links| {
             let mut links = Vec::clone(links);
             links.retain(|other| !Arc::ptr_eq(other, link));
             links
         });
+        before.iter().any(|other| Arc::ptr_eq(other, link))
     }
 
     /// A connection takes no more calls. The keeper is woken when all about that is known.
     fn lose(&self, hub: &Hub, link: &Arc<Link>) {
-        self.remove(link);
-        self.rest(hub);
+        // One that was drained before has had its say: the next one may be wanted, and on its way, by now.
+        if self.remove(link) {
+            self.rest(hub);
+        }
         self.wake.notify_one();
         hub.changed.notify_waiters();
     }
@@ -206,16 +219,17 @@ impl Endpoint {
                 }
                 let cut_short = self.cut_short.lock().take();
                 match cut_short {
-                    Some(why) => self.fail(&hub, why, &mut backoff).await,
+                    Some((why, at)) => self.fail(&hub, why, at, &mut backoff).await,
                     None if self.connections() == 0 && self.connects.load(Ordering::Relaxed) > 0 => {
                         backoff.reset();
                     }
                     None => (),
                 }
                 while let Err(why) = self.connect(&hub).await {
-                    self.fail(&hub, why, &mut backoff).await;
+                    self.fail(&hub, why, Instant::now(), &mut backoff).await;
                     if !hub.options.eager {
                         self.rest(&hub);
+                        hub.changed.notify_waiters();
                         break;
                     }
                 }
@@ -225,17 +239,20 @@ impl Endpoint {
         self.retired.run_until_cancelled(work).await;
     }
 
-    /// Notes a failure and waits.
-    async fn fail(&self, hub: &Hub, why: Arc<str>, backoff: &mut Backoff) {
+    /// Notes a failure and waits, unless so much time has passed since that it is a thing of the past.
+    async fn fail(&self, hub: &Hub, why: Arc<str>, at: Instant, backoff: &mut Backoff) {
         let wait = backoff.next_wait();
         tracing::debug!(endpoint = %self.name, %why, ?wait, "no connection");
         hub.meters.connect_failed.inc();
+        hub.look_up.notify_one();
+        if at.elapsed() >= wait {
+            return;
+        }
         if !self.is_up() {
             *self.failure.lock() = Some(why);
         }
         hub.changed.notify_waiters();
-        hub.look_up.notify_one();
-        sleep(wait).await;
+        sleep_until(at + wait).await;
     }
 
     async fn connect(self: &Arc<Self>, hub: &Arc<Hub>) -> Result<(), Arc<str>> {
@@ -354,7 +371,8 @@ impl Endpoint {
     /// Who drops connections as soon as they are made is not asked again at once.
     fn note_short_life(&self, link: &Link, why: &str) {
         if !link.is_proven() {
-            *self.cut_short.lock() = Some(format!("{}: {why}", self.name).into());
+            let why = format!("{}: {why}", self.name).into();
+            *self.cut_short.lock() = Some((why, Instant::now()));
         }
     }
 

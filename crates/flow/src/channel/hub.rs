@@ -121,6 +121,13 @@ impl Hub {
         self.changed.notify_waiters();
     }
 
+    /// Ends the channel when what it lives in ends: calls that wait are answered.
+    pub(super) async fn end_with_surroundings(self: Arc<Self>) {
+        self.tasks.stop().cancelled().await;
+        self.closing.store(true, Ordering::Relaxed);
+        self.changed.notify_waiters();
+    }
+
     pub(super) fn grace(&self) -> Duration {
         *self.grace.lock()
     }
@@ -170,19 +177,24 @@ impl Hub {
     pub(super) async fn lease(self: &Arc<Self>, want: &Want<'_>) -> Result<Lease, ChannelError> {
         let now = Instant::now();
         self.sweep(now);
-        // Who comes later does not overtake those that wait.
         if self.waiting.load(Ordering::SeqCst) == 0
             && let Ok(lease) = self.pick(want.avoid, now)
         {
             return Ok(lease);
         }
-        let _waiting = self.enter_queue()?;
+        // Who comes later does not overtake those that wait: a slot that is free now is theirs, and they are awake.
+        let mut queue = self.enter_queue()?;
         let mut full_since = None;
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
+            let called = changed.as_mut().enable();
             let now = Instant::now();
-            let refused = match self.pick(want.avoid, now) {
+            let tried = if std::mem::take(&mut queue.others) && !called {
+                Err(self.why_none(&self.endpoints.load()))
+            } else {
+                self.pick(want.avoid, now)
+            };
+            let refused = match tried {
                 Ok(lease) => return Ok(lease),
                 Err(refused) => refused,
             };
@@ -215,7 +227,10 @@ impl Hub {
     fn enter_queue(&self) -> Result<Waiting<'_>, ChannelError> {
         let waiting = self.waiting.fetch_add(1, Ordering::SeqCst);
         self.meters.waiting.inc();
-        let entered = Waiting(self);
+        let entered = Waiting {
+            hub: self,
+            others: waiting > 0,
+        };
         if waiting >= self.options.queue_max {
             return Err(ChannelError::QueueFull {
                 target: self.target.text.clone(),
@@ -296,6 +311,13 @@ impl Hub {
             // Nothing was looked up yet.
             None => NoSlot::Connecting,
         }
+    }
+
+    /// Whether a call could begin.
+    fn has_room(&self) -> bool {
+        let endpoints = self.endpoints.load();
+        let most = self.options.streams_max;
+        endpoints.iter().any(|endpoint| endpoint.has_room(most))
     }
 
     fn want(&self) {
@@ -404,11 +426,20 @@ impl Hub {
 }
 
 /// A call that waits.
-struct Waiting<'a>(&'a Hub);
+struct Waiting<'a> {
+    hub: &'a Hub,
+    /// Others waited when it came.
+    others: bool,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-        self.0.meters.waiting.dec();
+        let hub = self.hub;
+        let others = hub.waiting.fetch_sub(1, Ordering::SeqCst) > 1;
+        hub.meters.waiting.dec();
+        // Slots that become free together wake one call, or none if it is on its way out: each that goes wakes the next.
+        if others && hub.has_room() {
+            hub.changed.notify_one();
+        }
     }
 }

@@ -101,6 +101,11 @@ impl Link {
         self.in_flight() >= self.limit().min(streams_max)
     }
 
+    /// Whether a stream could begin.
+    pub(super) fn has_room(&self, streams_max: usize) -> bool {
+        !self.is_draining() && !self.is_full(streams_max)
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }

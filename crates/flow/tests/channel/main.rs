@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod balance;
+mod by_hand;
 mod calls;
+mod crowds;
 mod harm;
 mod hostile;
 mod limits;

@@ -16,7 +16,8 @@ use tokio::time::sleep;
 use super::peer::range;
 
 /// What a server says when it gets a frame of this kind, on this stream, with this payload, beside what it must.
-type Say = Arc<dyn Fn(u8, u32, &[u8]) -> Vec<u8> + Send + Sync>;
+type Say = Arc<Words>;
+type Words = dyn Fn(u8, u32, &[u8]) -> Vec<u8> + Send + Sync;
 
 /// A server that greets, acknowledges SETTINGS, and for the rest says what it is told to.
 #[derive(Clone)]
@@ -53,17 +54,14 @@ impl Dialer for ByHand {
             let say = Arc::clone(&self.say);
             self.tasks.spawn(async move {
                 // It ends with the client's end.
-                let _ = serve(theirs, &*say).await;
+                let _ = serve(theirs, say).await;
             });
             Ok(Box::new(ours) as Box<dyn ByteStream>)
         })
     }
 }
 
-async fn serve(
-    mut socket: DuplexStream,
-    say: &(dyn Fn(u8, u32, &[u8]) -> Vec<u8> + Send + Sync),
-) -> std::io::Result<()> {
+async fn serve(mut socket: DuplexStream, say: Say) -> std::io::Result<()> {
     let mut greeting = [0; PREFACE.len()];
     socket.read_exact(&mut greeting).await?;
     socket.write_all(&frame(SETTINGS, 0, 0, &[])).await?;

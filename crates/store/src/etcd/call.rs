@@ -96,10 +96,7 @@ pub(super) fn begin(
         let of_one = client.arriving.clone();
         inbound = Inbound::new(shared.clone(), of_one, method, Source::Http2(body));
     }
-    let mut outbound = Outbound::new(shared.clone(), method, Sink::Http2(sink));
-    if matches!(method, Method::Range | Method::RangeStream) {
-        outbound = outbound.sharing(client.share.clone());
-    }
+    let outbound = Outbound::new(shared.clone(), method, Sink::Http2(sink), &client.share);
     let user = client.common_name.as_ref();
     Some(Call::start(
         shared,
@@ -121,7 +118,7 @@ pub(super) fn begin_gateway(
     answers: Answers,
     stop: &Stop,
 ) -> Running {
-    let outbound = Outbound::new(shared.clone(), method, Sink::Gateway(answers));
+    let outbound = Outbound::new(shared.clone(), method, Sink::Gateway(answers), &client.share);
     if let Err(status) = admit(shared, client, method, metadata) {
         return Box::pin(async move { outbound.fail(&status) });
     }
@@ -365,7 +362,7 @@ impl Call {
             Method::Range => kv::range(shared, request, access, self.outbound.share()).await,
             Method::Put => kv::put(shared, request, trace, access).await,
             Method::DeleteRange => kv::delete(shared, request, trace, access).await,
-            Method::Txn => kv::txn(shared, request, trace, access).await,
+            Method::Txn => kv::txn(shared, request, trace, access, self.outbound.share()).await,
             Method::LeaseGrant => lease::grant(shared, request).await,
             Method::LeaseRevoke => lease::revoke(shared, request, access).await,
             Method::LeaseTimeToLive => lease::time_to_live(shared, request, access),

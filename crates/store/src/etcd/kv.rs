@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use setpoint_base::TraceContext;
 use setpoint_proto::etcdserverpb as pb;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::auth::Access;
 use super::convert;
+use super::few::Hold;
 use super::listing::Listing;
-use super::room::Share;
+use super::room::{Held, Share};
 use super::server::Shared;
 use super::status::{self, status as of};
 use super::wire::{self, Reply};
@@ -34,7 +34,7 @@ pub(super) async fn range(
     shared: &Arc<Shared>,
     request: Bytes,
     access: &Access,
-    share: Option<&Share>,
+    share: &Share,
 ) -> Result<Reply, Status> {
     let range = convert::range(convert::decode(request)?)?;
     access.range(&range.keys)?;
@@ -43,7 +43,7 @@ pub(super) async fn range(
     Ok(reply)
 }
 
-async fn answer(shared: &Arc<Shared>, range: Range, share: Option<&Share>) -> Result<Reply, Status> {
+async fn answer(shared: &Arc<Shared>, range: Range, share: &Share) -> Result<Reply, Status> {
     match now(shared, &range) {
         Some(reply) => reply,
         None => wide::range(shared, range, share).await,
@@ -90,10 +90,10 @@ fn ordered(shared: &Shared, range: &Range) -> Option<Result<Reply, Status>> {
     Some(Listing::of(shared.header(result.revision), &result.kvs, given))
 }
 
-fn held(reply: Reply, room: Option<OwnedSemaphorePermit>) -> Reply {
+fn held(reply: Reply, room: Held) -> Reply {
     match room {
-        Some(room) => Reply::Held(Box::new(reply), room),
-        None => reply,
+        (_, None) => reply,
+        room => Reply::Held(Box::new(reply), Hold::Wide(room)),
     }
 }
 
@@ -189,6 +189,7 @@ pub(super) async fn txn(
     request: Bytes,
     trace: Option<TraceContext>,
     access: &Access,
+    share: &Share,
 ) -> Result<Reply, Status> {
     let size = request.clone();
     let request = convert::decode_txn(request)?;
@@ -205,10 +206,11 @@ pub(super) async fn txn(
     access.txn(&shared.store, &txn)?;
     let store = access.store(shared);
     let only_reads = txn::only_reads(&txn);
-    let mut permit = None;
+    let mut turn = None;
     let result = if txn::reads_widely(&txn) {
-        // As for ranges: it leaves the worker thread, and few run at a time.
-        permit = shared.large_reads.clone().acquire_owned().await.ok();
+        turn = Some(shared.room.turn(share).await);
+        // As for ranges: it leaves the worker thread, and few run at a time. None of them waits for its client meanwhile.
+        let _reads = shared.large_reads.clone().acquire_owned().await;
         let (store, runtime) = (store.into_owned(), tokio::runtime::Handle::current());
         let read = tokio::task::spawn_blocking(move || runtime.block_on(store.txn(txn, trace)));
         read.await.map_err(|_| Status::internal(FAILED))?
@@ -221,8 +223,10 @@ pub(super) async fn txn(
     }
     let header = shared.header(result.revision);
     let message = wire::message(&txn::response(header, result));
-    let room = shared.room(message.len()).await;
-    drop(permit);
+    let room = match turn {
+        Some(turn) => shared.room_in_turn(turn, share, message.len()).await,
+        None => shared.room_of(share, message.len()).await,
+    };
     Ok(held(Reply::Whole(message), room))
 }
 

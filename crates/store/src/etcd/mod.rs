@@ -17,7 +17,8 @@
 //! - `wire`: answers to bytes, without copying large values. `gather`: many watch answers into few frames. `status`: errors to etcd's codes and texts.
 //! - `web`: HTTP that is not gRPC. `gateway`: the same calls as JSON. `http`: `/health`, `/livez`, `/readyz`,
 //!   `/version`, `/metrics`. `debug`: `/debug/flow`. `metrics`, `readings`: every metric of the front.
-//! - `overload`: places among the calls that are served at a time. `room`: what answers on their way to clients may have.
+//! - `overload`: places among the calls that are served at a time. `room` and `few`: what answers on their way
+//!   to clients may have.
 //!
 //! gRPC is spoken here over the `h2` crate, without a gRPC server library (`docs/adr/0003-grpc-stack.md`).
 
@@ -30,6 +31,7 @@ mod contest;
 mod convert;
 mod debug;
 mod election;
+mod few;
 pub(crate) mod fuzzing;
 mod gateway;
 mod gather;

@@ -27,7 +27,8 @@ pub struct FrontOptions {
     pub inbound_bytes_max: usize,
     /// Bytes of large answers on their way to clients, all connections together (512 MiB): half of it for reads
     /// of at most 500 keys, which are refused when there is no room, half for wider ones, which wait and fail after
-    /// `request_timeout`. One answer may be larger than its half, if it is alone. A connection has an eighth of the half for
+    /// `request_timeout`. One answer may be larger than its half, if it is alone. Of the first half a connection always has an
+    /// eighth, and beyond it no more than it leaves to others. It has an eighth of the half for
     /// wide ones, a quarter of it is for connections that have none, and while somebody waits, who has some of it has to take 48 KiB a second.
     pub outbound_bytes_max: usize,
     /// Most operations in a level of a transaction (128, etcd's `--max-txn-ops`).

@@ -16,6 +16,7 @@ use setpoint_flow::http2::Pace;
 use tokio::time::timeout;
 use tonic::Status;
 
+use super::few::Hold;
 use super::gateway::Answers;
 use super::inbound::FRAME_BYTES;
 use super::method::Method;
@@ -56,31 +57,23 @@ pub(super) struct Outbound {
     sink: Sink,
     /// What is still to come of the message that has begun.
     rest: usize,
-    /// What the connection may have of the room for wide answers, where the method has any.
-    share: Option<Share>,
+    /// What the connection may have of the room for answers.
+    share: Share,
 }
 
 impl Outbound {
-    pub(super) fn new(shared: Arc<Shared>, method: Method, sink: Sink) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, method: Method, sink: Sink, share: &Share) -> Self {
         Self {
             shared,
             method,
             sink,
             rest: 0,
-            share: None,
+            share: Arc::clone(share),
         }
     }
 
-    /// Wide answers take their room of this.
-    pub(super) fn sharing(self, share: Share) -> Self {
-        Self {
-            share: Some(share),
-            ..self
-        }
-    }
-
-    pub(super) fn share(&self) -> Option<&Share> {
-        self.share.as_ref()
+    pub(super) fn share(&self) -> &Share {
+        &self.share
     }
 
     /// Counts bytes and the messages that begin in them.
@@ -158,7 +151,7 @@ impl Outbound {
     }
 
     async fn send_whole(&mut self, message: Bytes, stall: Duration) -> Result<(), Gone> {
-        let mut _room = None;
+        let mut _room = Hold::Nothing;
         if let Sink::Http2(sink) = &mut self.sink {
             if sink.hand_if_room(&message)? {
                 self.count(&message);
@@ -168,7 +161,7 @@ impl Outbound {
             if message.len() <= ROOM_FREE {
                 _room = self
                     .shared
-                    .room_to_wait(message.len())
+                    .room_to_wait(&self.share, message.len())
                     .ok_or_else(|| self.shared.cut(NO_ROOM))?;
             }
         }
@@ -199,10 +192,11 @@ impl Outbound {
         stall: Duration,
     ) -> Result<(), Gone> {
         self.hand_pieces(&mut pieces)?;
-        let mut _room = None;
+        let mut _room = Hold::Nothing;
         if !held && !pieces.is_empty() {
             let left = pieces.iter().map(Bytes::len).sum();
-            _room = self.shared.room_to_wait(left).ok_or_else(|| self.cut(NO_ROOM))?;
+            let room = self.shared.room_to_wait(&self.share, left);
+            _room = room.ok_or_else(|| self.cut(NO_ROOM))?;
         }
         self.send_parts(pieces, stall).await
     }

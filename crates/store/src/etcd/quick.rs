@@ -14,10 +14,10 @@ use setpoint_flow::http2::Receive;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::arriving::OfOne;
 use super::auth::Access;
 use super::call::{Patience, Running, is_text, patience, trace};
 use super::connection::Client;
+use super::few::Hold;
 use super::inbound::{Begun, Inbound};
 use super::kv;
 use super::method::Method;
@@ -58,14 +58,14 @@ pub(super) fn begin(
     sink: Http2,
 ) -> Quick {
     if method == Method::Put {
-        put(shared, &client.arriving, headers, body, sink)
+        put(shared, client, headers, body, sink)
     } else {
-        range(shared, &client.arriving, body, sink)
+        range(shared, client, body, sink)
     }
 }
 
 /// Answers a Range, if that can be done at once.
-fn range(shared: &Arc<Shared>, of_one: &OfOne, mut body: Receive, mut sink: Http2) -> Quick {
+fn range(shared: &Arc<Shared>, client: &Client, mut body: Receive, mut sink: Http2) -> Quick {
     let timing = Timing::begin(shared);
     let begun = Begun::read(shared, Method::Range, &mut body);
     let answer = match &begun {
@@ -73,7 +73,13 @@ fn range(shared: &Arc<Shared>, of_one: &OfOne, mut body: Receive, mut sink: Http
         Begun::Nothing | Begun::Part(_) => None,
     };
     let Some(answer) = answer else {
-        let inbound = Inbound::behind(shared.clone(), of_one.clone(), Method::Range, body, begun);
+        let inbound = Inbound::behind(
+            shared.clone(),
+            client.arriving.clone(),
+            Method::Range,
+            body,
+            begun,
+        );
         return Quick::No(inbound, sink);
     };
     let metrics = &shared.metrics;
@@ -98,24 +104,24 @@ fn range(shared: &Arc<Shared>, of_one: &OfOne, mut body: Receive, mut sink: Http
                 return Quick::Over;
             }
         },
-        Ok(Reply::Pieces(pieces)) => return in_pieces(shared, sink, pieces),
+        Ok(Reply::Pieces(pieces)) => return in_pieces(shared, client, sink, pieces),
         Ok(reply) => reply,
     };
-    let outbound = Outbound::new(shared.clone(), Method::Range, Sink::Http2(sink));
+    let outbound = Outbound::new(shared.clone(), Method::Range, Sink::Http2(sink), &client.share);
     Quick::Running(Box::pin(outbound.reply(reply)))
 }
 
 /// Proposes a Put, if its request is there.
 fn put(
     shared: &Arc<Shared>,
-    of_one: &OfOne,
+    client: &Client,
     headers: &HeaderMap,
     mut body: Receive,
     mut sink: Http2,
 ) -> Quick {
     let begun = Begun::read(shared, Method::Put, &mut body);
     let Begun::Message(request) = begun else {
-        let inbound = Inbound::behind(shared.clone(), of_one.clone(), Method::Put, body, begun);
+        let inbound = Inbound::behind(shared.clone(), client.arriving.clone(), Method::Put, body, begun);
         return Quick::No(inbound, sink);
     };
     let timing = Timing::begin(shared);
@@ -128,7 +134,7 @@ fn put(
             return Quick::Over;
         }
     };
-    let shared = shared.clone();
+    let (shared, share) = (shared.clone(), client.share.clone());
     let patience = Patience::of(patience(headers), shared.options.request_timeout);
     Quick::Running(Box::pin(async move {
         let _body = body;
@@ -151,7 +157,7 @@ fn put(
             }
             // A large value that was there before, for a client that does not read.
             Ok(false) => {
-                let outbound = Outbound::new(shared, Method::Put, Sink::Http2(sink));
+                let outbound = Outbound::new(shared, Method::Put, Sink::Http2(sink), &share);
                 Box::pin(outbound.reply(Reply::Whole(message))).await;
             }
             Err(Gone) => sink.abandon(),
@@ -160,9 +166,9 @@ fn put(
 }
 
 /// What the client takes at once is handed over before the next call begins; the rest takes room, or the call fails.
-fn in_pieces(shared: &Arc<Shared>, sink: Http2, mut pieces: VecDeque<Bytes>) -> Quick {
+fn in_pieces(shared: &Arc<Shared>, client: &Client, sink: Http2, mut pieces: VecDeque<Bytes>) -> Quick {
     let all = pieces.len();
-    let mut outbound = Outbound::new(shared.clone(), Method::Range, Sink::Http2(sink));
+    let mut outbound = Outbound::new(shared.clone(), Method::Range, Sink::Http2(sink), &client.share);
     if outbound.hand_pieces(&mut pieces).is_err() {
         outbound.abandon();
         return Quick::Over;
@@ -172,9 +178,9 @@ fn in_pieces(shared: &Arc<Shared>, sink: Http2, mut pieces: VecDeque<Bytes>) -> 
         return Quick::Over;
     }
     let untouched = pieces.len() == all;
-    let reply = match shared.room_to_wait(pieces.iter().map(Bytes::len).sum()) {
-        Some(Some(room)) => Reply::Held(Box::new(Reply::Pieces(pieces)), room),
-        Some(None) => Reply::Pieces(pieces),
+    let reply = match shared.room_to_wait(&client.share, pieces.iter().map(Bytes::len).sum()) {
+        Some(Hold::Nothing) => Reply::Pieces(pieces),
+        Some(room) => Reply::Held(Box::new(Reply::Pieces(pieces)), room),
         None if untouched => {
             outbound.fail(&status::overloaded());
             return Quick::Over;

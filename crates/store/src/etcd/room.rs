@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -29,6 +30,8 @@ const PRESSED: Duration = Duration::from_secs(1);
 const SHARES: usize = 8;
 /// This part of it is for connections that have none.
 const FIRSTS: usize = 4;
+/// Answers that are made before their room is taken, at a time.
+const TURNS: usize = 4;
 /// Where that part has no place for a wide answer, there is none: so many units.
 const FIRST_MIN: usize = (1 << 20) / UNIT;
 
@@ -42,10 +45,31 @@ pub(super) struct Room {
     /// Who waits for some.
     waiting: AtomicUsize,
     share: usize,
+    /// For answers that are made before their room is taken.
+    turns: Arc<Semaphore>,
 }
 
-/// The part of the room that one connection may have.
-pub(super) type Share = Arc<Semaphore>;
+/// What one connection may have.
+pub(super) type Share = Arc<Part>;
+
+/// See [`Share`].
+pub(super) struct Part {
+    /// Of the room for wide answers.
+    room: Arc<Semaphore>,
+    /// One answer at a time is made before its room is taken.
+    turn: Arc<Semaphore>,
+    /// What it has of the room for answers of few keys, in bytes.
+    pub(super) few: AtomicUsize,
+}
+
+/// What a wide answer has: of its connection's share, and of the room of all.
+pub(super) type Held = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
+
+/// An answer is made whose length nobody knows before: few are in memory at a time, one of each connection.
+pub(super) struct Turn {
+    _of_one: Option<OwnedSemaphorePermit>,
+    of_all: Option<OwnedSemaphorePermit>,
+}
 
 impl Room {
     pub(super) fn new(bytes: usize) -> Self {
@@ -61,17 +85,22 @@ impl Room {
             all,
             waiting: AtomicUsize::new(0),
             share: (units / SHARES).max(1),
+            turns: Arc::new(Semaphore::new(TURNS)),
         }
     }
 
     /// For a connection that begins.
     pub(super) fn share(&self) -> Share {
-        Arc::new(Semaphore::new(self.share))
+        Arc::new(Part {
+            room: Arc::new(Semaphore::new(self.share)),
+            turn: Arc::new(Semaphore::new(1)),
+            few: AtomicUsize::new(0),
+        })
     }
 
     /// Whether a connection has none of the room.
     pub(super) fn is_without(&self, share: &Share) -> bool {
-        share.available_permits() == self.share
+        share.room.available_permits() == self.share
     }
 
     /// Waits for room, of all there is at most. Whoever is `without` need not wait behind those who have some.
@@ -100,7 +129,30 @@ impl Room {
     /// Waits until the connection has room left of its share.
     pub(super) async fn take_of(&self, share: &Share, units: u32) -> Option<OwnedSemaphorePermit> {
         let units = units.min(u32::try_from(self.share).unwrap_or(u32::MAX));
-        share.clone().acquire_many_owned(units).await.ok()
+        share.room.clone().acquire_many_owned(units).await.ok()
+    }
+
+    /// Waits until an answer may be made whose length nobody knows before.
+    pub(super) async fn turn(&self, share: &Share) -> Turn {
+        Turn {
+            _of_one: share.turn.clone().acquire_owned().await.ok(),
+            of_all: self.turns.clone().acquire_owned().await.ok(),
+        }
+    }
+
+    /// Waits for the room of such an answer. Whose connection has no room left of its share waits for its own answers, and lets
+    /// others have their turns.
+    pub(super) async fn take_in_turn(&self, mut turn: Turn, share: &Share, units: u32) -> Held {
+        let without = self.is_without(share);
+        let mut of_share = pin!(self.take_of(share, units));
+        let of_share = match of_share.as_mut().now_or_never() {
+            Some(taken) => taken,
+            None => {
+                turn.of_all = None;
+                of_share.await
+            }
+        };
+        (of_share, self.take(units, without).await)
     }
 
     /// What comes of `take`, by which a client takes a part of its answer, if it does so in time.
@@ -174,13 +226,11 @@ mod tests {
             )
         };
         // However much this task has done already.
-        let taken = futures_util::FutureExt::now_or_never(tokio::task::unconstrained(taken));
+        let taken = tokio::task::unconstrained(taken).now_or_never();
         let is_there = taken.is_some();
         kept.extend(taken);
         is_there
     }
-
-    type Held = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
 
     #[tokio::test(start_paused = true)]
     async fn who_has_nothing_yet_does_not_wait_behind_those_who_have() {
@@ -231,5 +281,27 @@ mod tests {
         assert!(room.take_of(&room.share(), 10).await.is_some(), "another's");
         drop(large);
         assert!(second.await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_waits_for_its_own_connection_lets_others_have_their_turn() {
+        let room = Room::new(80 * UNIT);
+        let (full, other) = (room.share(), room.share());
+        let all_of_it = room.take_of(&full, 10).await;
+        let mut waits = Vec::new();
+        for _ in 0..2 * TURNS {
+            let mut made = Box::pin(async {
+                let turn = room.turn(&full).await;
+                room.take_in_turn(turn, &full, 10).await
+            });
+            assert!(futures_util::poll!(made.as_mut()).is_pending());
+            waits.push(made);
+        }
+        let turn = room.turn(&other).now_or_never().expect("another's turn");
+        assert!(room.take_in_turn(turn, &other, 10).await.1.is_some());
+        drop(all_of_it);
+        for made in waits {
+            assert!(made.await.1.is_some(), "one after the other");
+        }
     }
 }

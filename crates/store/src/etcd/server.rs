@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use setpoint_base::{Stop, TaskGroup};
 use setpoint_telemetry::DuplicateMetric;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use setpoint_proto::etcdserverpb::ResponseHeader;
 use tonic::Status;
@@ -21,11 +21,12 @@ use tonic::Status;
 use super::auth::Auth;
 use super::connection;
 use super::convert::touches;
+use super::few::{Few, Hold};
 use super::gateway::websocket::OPEN_MAX;
 use super::listen::{Incoming, Listener, Serves, accept};
 use super::metrics::FrontMetrics;
 use super::options::FrontOptions;
-use super::room::{self, Room, Share};
+use super::room::{self, Held, Room, Share, Turn};
 use super::tls::Acceptor;
 use super::waits::Waits;
 use super::wire::RAFT_TERM;
@@ -48,9 +49,6 @@ pub(super) const ROOM_FREE: usize = 64 << 10;
 /// Answers up to this size are never counted: as many may wait as there are open calls.
 pub(super) const SMALL_BYTES: usize = 2 << 10;
 
-/// What an answer has: of its connection's share, and of the room of all.
-pub(super) type Held = (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
-
 /// etcd's API in front of a store.
 pub struct Front(Shared);
 
@@ -69,8 +67,8 @@ pub(super) struct Shared {
     pub(super) scans: Arc<Semaphore>,
     /// Room for large answers.
     pub(super) room: Room,
-    /// The same for answers of few keys, in units of [`room::UNIT`] bytes, so that wide ones do not crowd them out.
-    room_of_few: Arc<Semaphore>,
+    /// The same for answers of few keys, so that wide ones do not crowd them out.
+    few: Few,
     connections: AtomicUsize,
     /// Those of listeners for metrics alone.
     observers: AtomicUsize,
@@ -83,33 +81,30 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Waits until there is room for an answer of `bytes`; a small one needs none.
-    pub(super) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.room.take(self.room_units(bytes)?, false).await
-    }
-
-    /// The same, first of the share of a connection.
-    pub(super) async fn room_of(&self, share: Option<&Share>, bytes: usize) -> Held {
+    /// Waits until there is room for an answer of `bytes`, first of the share of its connection; a small one needs none.
+    pub(super) async fn room_of(&self, share: &Share, bytes: usize) -> Held {
         let Some(units) = self.room_units(bytes) else {
             return (None, None);
         };
-        let without = share.is_some_and(|share| self.room.is_without(share));
-        let of_share = match share {
-            Some(share) => self.room.take_of(share, units).await,
-            None => None,
-        };
+        let without = self.room.is_without(share);
+        let of_share = self.room.take_of(share, units).await;
         (of_share, self.room.take(units, without).await)
     }
 
-    /// Room for an answer of few keys that waits for its client, if it is not very small; `None` when there is none.
-    pub(super) fn room_to_wait(&self, bytes: usize) -> Option<Option<OwnedSemaphorePermit>> {
-        if bytes <= SMALL_BYTES {
-            return Some(None);
+    /// The same for an answer that was made in its turn.
+    pub(super) async fn room_in_turn(&self, turn: Turn, share: &Share, bytes: usize) -> Held {
+        match self.room_units(bytes) {
+            Some(units) => self.room.take_in_turn(turn, share, units).await,
+            None => (None, None),
         }
-        let bytes = bytes.min(self.options.outbound_bytes_max / 2);
-        let units = u32::try_from(bytes.div_ceil(room::UNIT)).ok()?;
-        let room = self.room_of_few.clone().try_acquire_many_owned(units);
-        room.map(Some).ok()
+    }
+
+    /// Room for an answer of few keys that waits for its client, if it is not very small; `None` when there is none.
+    pub(super) fn room_to_wait(&self, share: &Share, bytes: usize) -> Option<Hold> {
+        if bytes <= SMALL_BYTES {
+            return Some(Hold::Nothing);
+        }
+        self.few.take(share, bytes).map(Hold::Few)
     }
 
     fn room_units(&self, bytes: usize) -> Option<u32> {
@@ -134,12 +129,6 @@ impl Shared {
             _ => Ok(()),
         }
     }
-}
-
-/// Half of the room there is, for answers of few keys.
-fn room_of_few(options: &FrontOptions) -> Arc<Semaphore> {
-    let units = options.outbound_bytes_max / 2 / room::UNIT;
-    Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
 }
 
 /// Counts a connection while it lives.
@@ -196,7 +185,7 @@ impl Front {
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             room: Room::new(options.outbound_bytes_max / 2),
-            room_of_few: room_of_few(&options),
+            few: Few::new(options.outbound_bytes_max / 2),
             connections: AtomicUsize::new(0),
             observers: AtomicUsize::new(0),
             websockets: Arc::new(Semaphore::new(OPEN_MAX)),

@@ -16,12 +16,13 @@ use http_body_util::BodyExt;
 use setpoint_base::Stop;
 use setpoint_flow::http2::Receive;
 use setpoint_flow::page;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::connection::Client;
 use super::debug;
+use super::few::Hold;
 use super::gateway::websocket::{self, Opening};
 use super::gateway::{self, Lines};
 use super::http as plain;
@@ -114,14 +115,14 @@ pub(super) enum AnswerBody {
     Full {
         data: Option<Bytes>,
         /// The room it takes until it has been sent.
-        _room: Option<OwnedSemaphorePermit>,
+        _room: Hold,
     },
     /// A stream's messages, as they come.
     Lines(Box<Lines>),
 }
 
 impl AnswerBody {
-    pub(super) fn full(data: impl Into<Bytes>, room: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn full(data: impl Into<Bytes>, room: Hold) -> Self {
         let data: Bytes = data.into();
         Self::Full {
             data: (!data.is_empty()).then_some(data),
@@ -165,7 +166,8 @@ fn is_gateways(client: &Client, path: &str) -> bool {
 fn not_by_certificate(shared: &Shared, client: &Client) -> Option<Response<AnswerBody>> {
     let believes = client.common_name.is_some() && shared.auth.is_on();
     believes.then(|| {
-        plain::text(StatusCode::BAD_REQUEST, NO_USER.to_owned()).map(|body| AnswerBody::full(body, None))
+        plain::text(StatusCode::BAD_REQUEST, NO_USER.to_owned())
+            .map(|body| AnswerBody::full(body, Hold::Nothing))
     })
 }
 
@@ -192,7 +194,7 @@ pub(super) async fn respond(
 ) -> Response<AnswerBody> {
     let path = head.uri.path();
     let mut response = if head.method == Method::OPTIONS {
-        Response::new(AnswerBody::full("", None))
+        Response::new(AnswerBody::full("", Hold::Nothing))
     } else if is_gateways(client, path) {
         match not_by_certificate(shared, client) {
             Some(refused) => refused,
@@ -213,10 +215,10 @@ pub(super) async fn respond(
             response.headers_mut().insert(CONTENT_LENGTH, len.into());
         }
         // The client may leave it unread, and ask for many.
-        match shared.room_to_wait(response.body().len()) {
+        match shared.room_to_wait(&client.share, response.body().len()) {
             Some(room) => response.map(|body| AnswerBody::full(body, room)),
             None => plain::text(StatusCode::SERVICE_UNAVAILABLE, BUSY.to_owned())
-                .map(|body| AnswerBody::full(body, None)),
+                .map(|body| AnswerBody::full(body, Hold::Nothing)),
         }
     };
     // What a page of somebody else's may not ask for in its reader's name.

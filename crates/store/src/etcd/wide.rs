@@ -19,8 +19,8 @@ use super::convert;
 use super::kv::FAILED;
 use super::listing::Listing;
 use super::outbound::Gone;
-use super::room::Share;
-use super::server::{Held, Shared};
+use super::room::{Held, Share};
+use super::server::Shared;
 use super::status::status as of;
 use super::wire::{self, Around, Reply};
 use crate::Error;
@@ -45,11 +45,7 @@ pub(super) struct Wide {
 }
 
 /// Begins a unary range.
-pub(super) async fn range(
-    shared: &Arc<Shared>,
-    range: Range,
-    share: Option<&Share>,
-) -> Result<Reply, Status> {
+pub(super) async fn range(shared: &Arc<Shared>, range: Range, share: &Share) -> Result<Reply, Status> {
     let (reader, kvs_len) = Reader::begin(shared, range, share).await?;
     let measure = reader.scan().measure();
     let around = Around::new(shared.header(measure.revision), measure.more, measure.count);
@@ -99,11 +95,7 @@ struct Reader {
 
 impl Reader {
     /// Measures, and waits for room; the length is that of the keys on the wire.
-    async fn begin(
-        shared: &Arc<Shared>,
-        range: Range,
-        share: Option<&Share>,
-    ) -> Result<(Self, usize), Status> {
+    async fn begin(shared: &Arc<Shared>, range: Range, share: &Share) -> Result<(Self, usize), Status> {
         let store = shared.store.clone();
         let (scan, kvs_len) = long(shared, move || {
             let (mut kvs_len, shown) = (0, (!range.keys_only, shows_leases(&range)));

@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use setpoint_proto::etcdserverpb as pb;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
+use super::few::Hold;
 use super::inbound::FRAME_BYTES;
 use super::listing::{MARGIN_BYTES, PIECE_BYTES};
 use super::wide::Wide;
@@ -35,7 +35,7 @@ pub(super) enum Reply {
     /// One framed message, read as it is sent.
     Wide(Box<Wide>),
     /// A large one, with the room it takes until it has been sent.
-    Held(Box<Reply>, OwnedSemaphorePermit),
+    Held(Box<Reply>, Hold),
 }
 
 /// Frames a message made by `prost`.

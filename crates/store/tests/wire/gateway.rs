@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// One POST; status code and body.
-async fn post(server: &Server, path: &str, body: &str) -> (u16, String) {
+pub(super) async fn post(server: &Server, path: &str, body: &str) -> (u16, String) {
     let mut socket = TcpStream::connect(server.addr).await.unwrap();
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",

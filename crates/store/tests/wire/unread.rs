@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use setpoint_testkit::frames::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame, head, header, update,
+};
+
 use super::hostile::{RANGE, call, connect, frames};
 use super::*;
 
@@ -104,5 +108,128 @@ async fn whoever_takes_nothing_makes_room_for_those_who_wait() {
         sockets.push(asks_and_never_reads(&server, 1).await);
     }
     reads_all(&server).await;
+    server.stop().await;
+}
+
+/// Opens a connection that lets no answer leave, and makes these calls.
+async fn calls_and_never_reads(server: &Server, calls: &[Vec<u8>]) -> TcpStream {
+    let mut socket = connect(server, 0).await;
+    for call in calls {
+        socket.write_all(call).await.unwrap();
+    }
+    socket
+}
+
+/// Reads what a server says until that many answers have begun.
+async fn begun(socket: &mut TcpStream, answers: usize) {
+    reads_heads(socket, &mut Vec::new(), answers).await;
+}
+
+/// Reads what a server says until there are that many lists of headers, and ends before their time, in it.
+async fn reads_heads(socket: &mut TcpStream, seen: &mut Vec<u8>, heads: usize) {
+    let mut said = vec![0; 64 << 10];
+    let is_one = |kind: &u8| matches!(*kind, HEADERS | RST_STREAM);
+    while frames(seen).iter().filter(|(kind, ..)| is_one(kind)).count() < heads {
+        let n = tokio::time::timeout(Duration::from_secs(20), socket.read(&mut said)).await;
+        let n = n.expect("they come").unwrap();
+        assert!(n > 0);
+        seen.extend_from_slice(&said[..n]);
+    }
+}
+
+/// A transaction that reads 3 MB.
+fn reads_in_a_transaction(stream: u32) -> Vec<u8> {
+    let range = Some(Op::RequestRange(get("k", "l")));
+    let txn = pb::TxnRequest {
+        success: vec![pb::RequestOp { request: range }],
+        ..Default::default()
+    };
+    call(
+        stream,
+        "/etcdserverpb.KV/Txn",
+        &prost::Message::encode_to_vec(&txn),
+    )
+}
+
+#[tokio::test]
+async fn transactions_that_wait_for_room_keep_no_range_from_being_read() {
+    let server = with_values(|options| {
+        options.outbound_bytes_max = 16 << 20;
+        options.stall_timeout = Duration::from_secs(3_600);
+        options.request_timeout = Duration::from_secs(60);
+    })
+    .await;
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        let mut socket = calls_and_never_reads(&server, &[reads_in_a_transaction(1)]).await;
+        begun(&mut socket, 1).await;
+        sockets.push(socket);
+    }
+    // There is no room for these, and there are more of them than reads that run at a time.
+    for _ in 0..8 {
+        sockets.push(calls_and_never_reads(&server, &[reads_in_a_transaction(1)]).await);
+    }
+    for _ in 0..5 {
+        reads_all(&server).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn single_values_that_a_connection_does_not_take_leave_room_for_those_of_others() {
+    let server = Server::start(|options| {
+        options.outbound_bytes_max = 8 << 20;
+        options.stall_timeout = Duration::from_secs(3_600);
+    })
+    .await;
+    let mut kv = server.kv().await;
+    kv.put(put("k", &"v".repeat(100_000))).await.unwrap();
+    let get_k = prost::Message::encode_to_vec(&get("k", ""));
+    let calls = |count: u32| -> Vec<_> { (0..count).map(|n| call(2 * n + 1, RANGE, &get_k)).collect() };
+    // 10 MB, where there is room for 4.
+    let mut greedy = calls_and_never_reads(&server, &calls(100)).await;
+    begun(&mut greedy, 100).await;
+    // Half a MB is an eighth of the room.
+    let mut socket = calls_and_never_reads(&server, &calls(5)).await;
+    let mut seen = Vec::new();
+    reads_heads(&mut socket, &mut seen, 5).await;
+    // Their windows open, and all of it comes, and what they ended with.
+    let wide = [0_u32, 1, 3, 5, 7, 9]
+        .map(|stream| update(stream, 1 << 20))
+        .concat();
+    socket.write_all(&wide).await.unwrap();
+    reads_heads(&mut socket, &mut seen, 10).await;
+    assert!(frames(&seen).iter().all(|(kind, ..)| *kind != RST_STREAM));
+    assert!(seen.len() > 500_000, "{}", seen.len());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn json_that_a_connection_does_not_take_holds_up_its_own_answers_only() {
+    let server = with_values(|options| {
+        options.outbound_bytes_max = 128 << 20;
+        options.stall_timeout = Duration::from_secs(3_600);
+    })
+    .await;
+    let mut socket = connect(&server, 0).await;
+    let body = r#"{"key":"aw==","range_end":"bA=="}"#;
+    for n in 0..12 {
+        let mut block = head("/v3/kv/range");
+        header(&mut block, "content-type", "application/json");
+        socket
+            .write_all(&frame(HEADERS, END_HEADERS, 2 * n + 1, &block))
+            .await
+            .unwrap();
+        socket
+            .write_all(&frame(DATA, END_STREAM, 2 * n + 1, body.as_bytes()))
+            .await
+            .unwrap();
+    }
+    begun(&mut socket, 1).await;
+    for _ in 0..3 {
+        let (code, text) = gateway::post(&server, "/v3/kv/range", body).await;
+        assert_eq!(code, 200, "{}", &text[..text.len().min(200)]);
+    }
     server.stop().await;
 }

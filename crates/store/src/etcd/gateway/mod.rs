@@ -41,6 +41,7 @@ use self::exchange::{Exchange, Step};
 use self::json::{Call, error_body};
 use super::call;
 use super::connection::Client;
+use super::few::Hold;
 use super::method::Method;
 use super::server::{ROOM_FREE, Shared};
 use super::web::{AnswerBody, Body};
@@ -113,7 +114,7 @@ pub(super) async fn respond(
         };
     }
     match first {
-        Step::Message(message) => whole(shared, &call, message, exchange).await,
+        Step::Message(message) => whole(shared, client, &call, message, exchange).await,
         Step::Ended(Err(status)) => failed(&status),
         Step::Ended(Ok(())) => failed(&Status::internal("the call ended without an answer")),
     }
@@ -122,6 +123,7 @@ pub(super) async fn respond(
 /// The one answer of a call, once it is known that the call has ended well.
 async fn whole(
     shared: &Arc<Shared>,
+    client: &Client,
     call: &Call,
     message: Bytes,
     mut exchange: Exchange,
@@ -132,11 +134,11 @@ async fn whole(
     // The message, what is decoded of it and its JSON are in memory together.
     let bytes = 3 * message.len();
     let room = if bytes <= ROOM_FREE {
-        shared.room_to_wait(bytes)
+        shared.room_to_wait(&client.share, bytes)
     } else {
-        timeout(shared.options.request_timeout, shared.room(bytes))
-            .await
-            .ok()
+        let room = shared.room_of(&client.share, bytes);
+        let room = timeout(shared.options.request_timeout, room).await;
+        room.ok().map(Hold::Wide)
     };
     let Some(room) = room else {
         return failed(&super::status::overloaded());
@@ -177,7 +179,7 @@ fn failed(status: &Status) -> Response<AnswerBody> {
 }
 
 fn refused(code: StatusCode, status: &Status) -> Response<AnswerBody> {
-    let mut response = Response::new(AnswerBody::full(error_body(status), None));
+    let mut response = Response::new(AnswerBody::full(error_body(status), Hold::Nothing));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response

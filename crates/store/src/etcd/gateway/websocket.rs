@@ -39,6 +39,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::super::connection::Client;
+use super::super::few::Hold;
 use super::super::http as plain;
 use super::super::server::Shared;
 use super::super::web::{AnswerBody, Body};
@@ -75,7 +76,7 @@ fn has_token(headers: &HeaderMap, name: &http::HeaderName, token: &str) -> bool 
 pub(in super::super) fn accept(shared: &Shared, head: &mut Parts) -> (Response<AnswerBody>, Option<Opening>) {
     let refused = |status: StatusCode, why: &str| {
         let response = plain::text(status, format!("{why}\n"));
-        (response.map(|body| AnswerBody::full(body, None)), None)
+        (response.map(|body| AnswerBody::full(body, Hold::Nothing)), None)
     };
     if head.method != Method::GET {
         return refused(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket is opened with GET");
@@ -103,7 +104,7 @@ pub(in super::super) fn accept(shared: &Shared, head: &mut Parts) -> (Response<A
     let Ok(open) = shared.websockets.clone().try_acquire_owned() else {
         return refused(StatusCode::SERVICE_UNAVAILABLE, "too many WebSockets are open");
     };
-    let mut response = Response::new(AnswerBody::full("", None));
+    let mut response = Response::new(AnswerBody::full("", Hold::Nothing));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -253,6 +253,12 @@ impl Controller {
         if let Some(since) = used {
             let since = since.saturating_duration_since(self.epoch);
             estimator.credit_used(since, now.saturating_duration_since(self.epoch));
+            let estimate = estimator.estimate();
+            // Whoever looks need not wait for the PING.
+            if estimate.rtt.is_some_and(|rtt| rtt < round - round / 32) {
+                self.flow.metrics().estimated(self.gauges.front, estimate);
+                self.gauges.estimated(estimate, estimator.window());
+            }
         }
     }
 

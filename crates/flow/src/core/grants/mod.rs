@@ -509,7 +509,7 @@ fn update(stream: &Stream, share: u64, announced: u64) -> Option<u64> {
 /// How much credit has to be missing before it is given. Never more than half of the window, so that a sender that waits
 /// has been given it.
 fn step(window: u64) -> u64 {
-    (window / 16).max(UPDATE_MIN).min(window / 2).max(1)
+    (window / 32).max(UPDATE_MIN).min(window / 2).max(1)
 }
 
 fn window_update(stream: u32, bytes: u64, out: &mut Vec<u8>) {

@@ -38,6 +38,8 @@ pub(super) struct Link {
     /// Bytes a second.
     pub(super) rate: f64,
     pub(super) rtt: Duration,
+    /// By how much the way back is shorter than half of that.
+    pub(super) sooner_back: Duration,
     /// What the sender has to say a second, if less than the link takes.
     pub(super) demand: Option<f64>,
     pub(super) estimator: Estimator,
@@ -65,6 +67,7 @@ impl Link {
             now: Duration::ZERO,
             rate: mbit * 1e6 / 8.0,
             rtt: Duration::from_millis(rtt_ms),
+            sooner_back: Duration::ZERO,
             demand: None,
             estimator: Estimator::new(bounds, Duration::ZERO),
             pings: 0,
@@ -97,7 +100,7 @@ impl Link {
 
     /// The same to the sender.
     fn back(&mut self, event: Event) {
-        self.back = self.back.max(self.now + self.rtt / 2);
+        self.back = self.back.max(self.now + self.rtt / 2 - self.sooner_back);
         self.at(self.back - self.now, event);
     }
 
@@ -176,11 +179,11 @@ impl Link {
         }
     }
 
-    /// In steps of a sixteenth; a smaller window is one that nothing is added to for a while.
+    /// In steps of a thirty-second; a smaller window is one that nothing is added to for a while.
     fn grant(&mut self) {
         let window = i64::from(self.estimator.window());
         let more = self.received.cast_signed() + window - self.granted;
-        if more >= window / 16 {
+        if more >= window / 32 {
             self.samples.push_back((self.granted, self.now));
             self.granted += more;
             self.back(Event::Credit(more));

@@ -16,9 +16,14 @@ const SHORT_PAUSE_MIN: Duration = Duration::from_secs(1);
 const SHORTER_MIN: Duration = Duration::from_millis(2);
 /// Longest wait for a window to drain, in seconds.
 const DRAIN_MAX: f64 = 2.0;
-/// From one nod to the next: so many round trips, and this time at least.
+/// From one nod to the next: so many round trips, and this time at least, while nods show something.
 const NOD_ROUNDS: u32 = 8;
 const NOD_EVERY_MIN: Duration = Duration::from_secs(1);
+/// The first nod comes so long after the first PING, at least: what it finds costs a flow of a second more than it brings.
+pub(super) const FIRST_NOD_AFTER: Duration = Duration::from_secs(2);
+/// The pause grows so many times with each that shows nothing, up to so many times the shortest.
+const NOD_BACKOFF: u32 = 4;
+const NOD_PAUSE_MAX: u32 = 8;
 /// What of a link's content the window of a nod is.
 const NOD_SHARE: f64 = 0.9;
 
@@ -45,6 +50,8 @@ pub(super) struct Nod {
     /// The round trip before.
     pub(super) least: Duration,
     pub(super) since: Duration,
+    /// Bytes that have to come until some credit has been given within it. From then on the window is what it was.
+    pub(super) left: u64,
     pub(super) over_at: Duration,
 }
 
@@ -65,13 +72,15 @@ impl Estimator {
         let Some(nod) = self.nod.take_if(|nod| since >= nod.since) else {
             return;
         };
-        self.next_nod = now + self.nod_every();
         if took >= nod.least * 19 / 20 {
             self.nods_won = 0;
+            self.nod_pause = (self.nod_pause * NOD_BACKOFF).min(NOD_PAUSE_MAX);
+            self.next_nod = now + self.nod_every();
             return;
         }
         // There was a queue, and a shorter path below it; or the round trip had been taken for too long.
         self.nods_won += 1;
+        self.nod_pause = 1;
         self.next_nod = now;
         if self.nods_won == 2 && self.dip.is_none() {
             self.dip(now);
@@ -84,7 +93,7 @@ impl Estimator {
     }
 
     pub(super) fn nod_every(&self) -> Duration {
-        (self.rtt.get().unwrap_or_default() * NOD_ROUNDS).max(NOD_EVERY_MIN)
+        (self.rtt.get().unwrap_or_default() * NOD_ROUNDS).max(NOD_EVERY_MIN) * self.nod_pause
     }
 
     /// Begins and ends nods.
@@ -113,6 +122,7 @@ impl Estimator {
             window,
             least: rtt,
             since: now,
+            left: u64::from(self.window.saturating_sub(window) + window / 8),
             over_at: now + rtt * 3,
         });
     }
@@ -197,6 +207,7 @@ impl Estimator {
         let before = self.dip.take().filter(|dip| dip.is_shorter).map(|dip| dip.path);
         if let (Some(before), Some(rtt)) = (before, self.rtt.get()) {
             self.short_pause = if rtt < before * 7 / 8 {
+                self.nod_pause = 1;
                 SHORT_PAUSE_MIN
             } else {
                 (self.short_pause * 2).clamp(SHORT_PAUSE_MIN, DIP_EVERY)

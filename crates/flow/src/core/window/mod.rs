@@ -9,7 +9,7 @@
 //!   0 ms                 the first of 1 MiB                       1 MiB    PING
 //! 100 ms  PONG: 100 ms   1 MiB came in 8 ms, then nothing         8 MiB    full in a twelfth of a round: much too small
 //! 200 ms                 6.4 MiB of 8 came in 54 ms              16 MiB    full in half a round: twice as much, and a tenth
-//! 800 ms                 12.5 MB a round, all the time           13 MiB    = 125 MB/s × (9/8 × 100 ms + 1 ms)
+//! 800 ms                 12.5 MB a round, all the time           13 MiB    = 125 MB/s × (17/16 × 100 ms + 1 ms)
 //! ```
 //!
 //! - **Bandwidth** is the most that came in two round trips in a row (of a millisecond at least) of the last ten (a second at
@@ -18,7 +18,7 @@
 //!   in a row took longer and our own window does not explain that: bytes of ours that queue make a PING late too, but then
 //!   the link is saturated, and the delay is at most a window at its rate.
 //! - A queue of our own hides how short the path is. So now and then the window **nods**: a little less than the link holds,
-//!   until credit given meanwhile is used. If that took less than a round trip, or once in a while when a PING was late, it
+//!   until some credit has been given. If that is used in less than a round trip, or once in a while when a PING was late, it
 //!   **dips**: it is quartered until the queue is gone, a PING shows the path, and the window is set by what it showed.
 //! - Credit that is used clearly **sooner** than a round trip went by a way that became shorter: the window dips at once.
 //! - A window that was **filled** (four fifths of it came) much faster than a round trip is the limit, and grows up to
@@ -45,7 +45,7 @@ mod tests;
 use std::time::Duration;
 
 use filter::WindowedMax;
-use look::{Dip, FIRST_DIP_AFTER, Nod};
+use look::{Dip, FIRST_DIP_AFTER, FIRST_NOD_AFTER, Nod};
 use rtt::RoundTrip;
 use trial::{KEEP_MIN, Trial};
 
@@ -107,7 +107,7 @@ const DIP_MIN: u32 = 64 << 10;
 const GROWTH_MAX: f64 = 8.0;
 const GROWTH_MIN: f64 = 1.25;
 /// A window that keeps a link full: so many round trips of it, and a little for turns that come late.
-const GAIN: f64 = 1.125;
+const GAIN: f64 = 1.0625;
 const SLACK: f64 = 0.001;
 /// The least window of a link that is known to be full.
 const FULL_MIN: u32 = 128 << 10;
@@ -182,6 +182,8 @@ pub struct Estimator {
     next_nod: Duration,
     /// Nods in a row that have shown a shorter round trip.
     nods_won: u8,
+    /// The pause before the next one, as a multiple of the shortest.
+    nod_pause: u32,
     dip: Option<Dip>,
     next_dip: Duration,
     next_change_dip: Duration,
@@ -227,6 +229,7 @@ impl Estimator {
             nod: None,
             next_nod: now,
             nods_won: 0,
+            nod_pause: 1,
             dip: None,
             next_dip: now,
             next_change_dip: now,
@@ -241,7 +244,10 @@ impl Estimator {
     /// The window that all streams which send much should have together, in bytes.
     #[must_use]
     pub fn window(&self) -> u32 {
-        self.nod.map_or(self.window, |nod| nod.window.min(self.window))
+        match self.nod {
+            Some(nod) if nod.left > 0 => nod.window.min(self.window),
+            _ => self.window,
+        }
     }
 
     /// What is known.
@@ -291,6 +297,9 @@ impl Estimator {
         self.judge(bytes, now);
         if let Some(dip) = &mut self.dip {
             dip.left = dip.left.saturating_sub(bytes);
+        }
+        if let Some(nod) = &mut self.nod {
+            nod.left = nod.left.saturating_sub(bytes);
         }
         self.nods(now);
         self.bucket.bytes += bytes;
@@ -366,10 +375,13 @@ impl Estimator {
             self.bucket = Span::at(now);
             self.next_dip = now + FIRST_DIP_AFTER;
             self.next_change_dip = self.next_dip;
-            self.next_nod = now + self.nod_every() * 2;
+            self.next_nod = now + self.nod_every().max(FIRST_NOD_AFTER);
             self.grow_if_full(now);
         }
         self.changed = false;
+        if moved {
+            self.nod_pause = 1;
+        }
         self.settle(now);
         self.pace_probes(moved || self.rtt.is_doubted(), for_change, now);
         // Who sends little makes no queue.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use setpoint_flow::http2::ReceivedBody;
+use tokio::sync::oneshot;
 
 use crate::body::BodyError;
 
@@ -17,18 +18,40 @@ pub struct RequestBody(Source);
 #[derive(Debug)]
 enum Source {
     Http1(Incoming),
-    Http2(ReceivedBody),
+    Http2(Kept),
+}
+
+/// A body of HTTP/2 that goes back to its connection when nobody wants more of it.
+#[derive(Debug)]
+struct Kept {
+    /// It is here until it is dropped.
+    body: Option<ReceivedBody>,
+    back: Option<oneshot::Sender<ReceivedBody>>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some((body, back)) = self.body.take().zip(self.back.take())
+            && !body.is_end_stream()
+        {
+            // Its call may be gone.
+            let _ = back.send(body);
+        }
+    }
+}
+
+impl RequestBody {
+    /// The body, and where what is left of it goes when the request has been answered.
+    pub(super) fn kept(body: ReceivedBody) -> (Self, oneshot::Receiver<ReceivedBody>) {
+        let (back, rest) = oneshot::channel();
+        let (body, back) = (Some(body), Some(back));
+        (Self(Source::Http2(Kept { body, back })), rest)
+    }
 }
 
 impl From<Incoming> for RequestBody {
     fn from(body: Incoming) -> Self {
         Self(Source::Http1(body))
-    }
-}
-
-impl From<ReceivedBody> for RequestBody {
-    fn from(body: ReceivedBody) -> Self {
-        Self(Source::Http2(body))
     }
 }
 
@@ -42,21 +65,22 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
             Source::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Source::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Source::Http2(Kept { body: Some(body), .. }) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Source::Http2(Kept { body: None, .. }) => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Http1(body) => body.is_end_stream(),
-            Source::Http2(body) => body.is_end_stream(),
+            Source::Http2(kept) => kept.body.as_ref().is_none_or(Body::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Http1(body) => body.size_hint(),
-            Source::Http2(body) => body.size_hint(),
+            Source::Http2(kept) => kept.body.as_ref().map(Body::size_hint).unwrap_or_default(),
         }
     }
 }

@@ -64,7 +64,8 @@ where
     fn begin(&mut self, request: Request<Receive>, mut respond: SendResponse<Bytes>) -> Option<Running> {
         let (head, body) = request.into_parts();
         let body = ReceivedBody::new(body, &head.headers);
-        let mut request = Request::from_parts(head, RequestBody::from(body));
+        let (body, mut rest) = RequestBody::kept(body);
+        let mut request = Request::from_parts(head, body);
         request.extensions_mut().insert(Arc::clone(&self.scope));
         let is_head = request.method() == Method::HEAD;
         let (front, peer) = (Arc::clone(&self.front), Arc::clone(&self.peer));
@@ -79,7 +80,11 @@ where
             };
             let response = front.finish(response, is_head);
             // Who went away needs no answer; a body that failed has reset its stream.
-            let _ = http2::send(&pace, &mut respond, response).await;
+            let sent = http2::send(&pace, &mut respond, response).await;
+            // Refused unread: not all clients survive being told to stop beside the answer.
+            if let (Ok(()), Ok(rest)) = (sent, rest.try_recv()) {
+                rest.spare().await;
+            }
         };
         let task = self.front.streams.spawn(async move {
             cut.run_until_cancelled(call).await;

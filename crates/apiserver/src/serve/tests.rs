@@ -299,3 +299,35 @@ async fn a_silent_client_is_dropped_and_frees_its_place_for_one_that_waits() {
     let answered = timeout(Duration::from_secs(5), world.get(None, b"h2", "/", None)).await;
     assert_eq!(answered.unwrap().0, 200);
 }
+
+/// Whether an unauthorized request is answered and left to send its body.
+async fn takes_the_rest(world: &World) -> bool {
+    let stream = world.connect(None, b"h2").await;
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    world.tasks.spawn(connection);
+    let request = Request::post("https://localhost/").header("authorization", "Bearer x");
+    let (response, mut stream) = client.send_request(request.body(()).unwrap(), false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 401);
+    let mut body = response.into_body();
+    while body.data().await.is_some() {}
+    let sent = stream.send_data(Bytes::from_static(b"{}"), true).is_ok();
+    // What was said before this is known when it has its answer.
+    let again = Request::get("https://localhost/").body(()).unwrap();
+    client.send_request(again, true).unwrap().0.await.unwrap();
+    let reset = std::future::poll_fn(|cx| std::task::Poll::Ready(stream.poll_reset(cx))).await;
+    sent && reset.is_pending()
+}
+
+/// Curl 7.88 forgets an answer that comes together with RST_STREAM.
+#[tokio::test]
+async fn a_request_that_is_answered_unread_is_not_reset_at_once() {
+    let world = World::start(SystemClock::shared(), ServeOptions::default()).await;
+    // On a busy machine the client may be later than the server waits.
+    for _ in 0..20 {
+        if takes_the_rest(&world).await {
+            return;
+        }
+    }
+    panic!("every request was reset");
+}

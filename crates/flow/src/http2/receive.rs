@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::pacing::Pace;
 
 /// What is thrown away of a request that was answered unread.
-const SPARED_BYTES: usize = 256 << 10;
+const SPARED_BYTES: usize = 8 << 20;
 /// For how long it is.
 const SPARED_TIME: Duration = Duration::from_millis(500);
 
@@ -154,6 +154,11 @@ impl ReceivedBody {
             receive,
             data_over: false,
         }
+    }
+
+    /// Throws away what little is still to come: [`Receive::spare`].
+    pub async fn spare(self) {
+        self.receive.spare().await;
     }
 }
 

@@ -28,9 +28,12 @@ const STEADY_SECONDS: f64 = 12.0;
 /// How long watchers may take to be made.
 const SETUP: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(bench: &mut Bench) -> Result<()> {
-    let rounds = bench.pick(3, 1);
-    for (watchers, connections) in [(1_000, 10), (10_000, 50)] {
+/// Both sizes; or one, in so many rounds.
+pub(super) async fn run(bench: &mut Bench, some: Option<(usize, usize)>) -> Result<()> {
+    let rounds = some.map_or(bench.pick(3, 1), |(_, rounds)| rounds);
+    let sizes = some.map_or(vec![1_000, 10_000], |(watchers, _)| vec![watchers]);
+    for watchers in sizes {
+        let connections = if watchers < 10_000 { 10 } else { 50 };
         for _ in 0..rounds {
             for at in 0..bench.targets.len() {
                 round(bench, at, watchers, connections).await?;
@@ -96,6 +99,8 @@ async fn watch(target: &Target, watchers: usize, connections: usize, seen: &Seen
 
 async fn round(bench: &mut Bench, at: usize, watchers: usize, connections: usize) -> Result<()> {
     let (steady, seconds) = (bench.pick(STEADY_SECONDS, 1.0), bench.pick(3.0, 1.0));
+    // As many on each connection.
+    let watchers = watchers / connections * connections;
     let target = &bench.targets[at];
     let seen = Seen::new()?;
     let template = Template::of(Op::Put, VALUE_BYTES);

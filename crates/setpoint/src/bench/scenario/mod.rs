@@ -91,6 +91,9 @@ pub(super) struct ScenarioArgs {
     /// Of isolation, only these disturbances, in as many rounds as --rounds says
     #[arg(long, value_name = "NAME,…", value_enum, value_delimiter = ',')]
     beside: Vec<Beside>,
+    /// Of fanout, only so many watchers, in as many rounds as --rounds says
+    #[arg(long, value_name = "WATCHERS", value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    watchers: Option<u32>,
     /// etcd's own load generator, built from bench/official
     #[arg(long, value_name = "PROGRAM")]
     official: Option<PathBuf>,
@@ -136,7 +139,10 @@ pub(super) async fn run(args: &ScenarioArgs, given: &Given<'_>) -> Result<()> {
                 let some = (!args.beside.is_empty()).then_some((&args.beside[..], given.rounds));
                 isolation::run(&mut bench, some).await
             }
-            Scenario::Fanout => fanout::run(&mut bench).await,
+            Scenario::Fanout => {
+                let some = args.watchers.map(|watchers| (watchers as usize, given.rounds));
+                fanout::run(&mut bench, some).await
+            }
             Scenario::Idle => idle::run(&mut bench).await,
             Scenario::Size => size::run(&mut bench).await,
             Scenario::Leases => leases::run(&mut bench).await,

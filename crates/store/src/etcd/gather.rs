@@ -13,6 +13,9 @@ use super::wire::{self, SHARE_BYTES, delimited_len, int_len, put_frame, put_head
 /// What a frame holds at most by default: where gathering ends.
 const GATHER_BYTES: usize = 16 << 10;
 
+/// What precedes the events of a message at most: a header of four numbers, and a watch id, each with its tag.
+const HEAD_BYTES_MAX: usize = 2 + 5 * 11;
+
 /// Framed messages, in pieces: large events are shared, the rest is copied together.
 #[derive(Default)]
 pub(super) struct Gathered {
@@ -103,6 +106,18 @@ impl Gathered {
         }
     }
 
+    /// Adds messages that are written already.
+    pub(super) fn text(&mut self, text: Bytes) {
+        self.count(text.len());
+        if text.len() < SHARE_BYTES {
+            self.make_room(text.len(), 0);
+            self.open.extend_from_slice(&text);
+        } else {
+            self.close();
+            self.pieces.push(text);
+        }
+    }
+
     /// As little as it takes for a message and those like it: thousands of watchers may not be reading.
     fn make_room(&mut self, room: usize, alike: usize) {
         if self.open.capacity() - self.open.len() < room {
@@ -144,10 +159,29 @@ impl Same {
         }
     }
 
+    /// The messages to all of these.
+    pub(super) fn to_each(&self, ids: &[i64]) -> Vec<u8> {
+        let rest = self.header.len() + self.events.len();
+        let all = ids.iter().map(|id| FRAME_BYTES + rest + int_len(*id)).sum();
+        let mut out = BytesMut::with_capacity(all);
+        for id in ids {
+            put_frame(&mut out, rest + int_len(*id));
+            out.extend_from_slice(&self.header);
+            put_int(&mut out, 2, *id);
+            out.extend_from_slice(&self.events);
+        }
+        out.into()
+    }
+
     /// Whether it is of this number.
     pub(super) fn is(&self, showing: u64) -> bool {
         self.showing == showing && !self.header.is_empty()
     }
+}
+
+/// What a framed message of encoded events takes at most.
+pub(super) fn most_bytes(events_len: usize) -> usize {
+    FRAME_BYTES + HEAD_BYTES_MAX + events_len
 }
 
 /// How many events fit into a message that has to stay below `max` bytes; one always does.
@@ -231,6 +265,26 @@ mod tests {
             assert!(once.into_pieces().concat() == alone.into_pieces().concat());
         }
         assert!(!Same::default().is(0), "nothing was written yet");
+    }
+
+    #[test]
+    fn a_text_for_many_is_what_each_would_get_alone() {
+        let ids = [0, 1, 127, 128, 300, -5];
+        for event in [event(100), event(6_000)] {
+            let same = Same::new(1, &header(), [&event, &event].into_iter());
+            let (mut text, mut alone) = (Gathered::default(), Gathered::default());
+            text.message(&pb::WatchResponse::default());
+            alone.message(&pb::WatchResponse::default());
+            let written = same.to_each(&ids);
+            assert!(written.len() <= ids.len() * most_bytes(2 * event.len()));
+            assert_eq!(written.capacity(), written.len(), "nothing is taken for nothing");
+            text.text(written.into());
+            for id in ids {
+                alone.same(&same, id, 0);
+            }
+            assert_eq!(text.bytes, alone.bytes);
+            assert!(text.into_pieces().concat() == alone.into_pieces().concat());
+        }
     }
 
     #[test]

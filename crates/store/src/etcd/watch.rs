@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::auth::Caller;
 use super::call::Call;
-use super::gather::{Gathered, Same, fitting};
+use super::gather::{Gathered, Same, fitting, most_bytes};
 use super::outbound::Gone;
 use super::server::Shared;
 use super::{convert, status, wire};
@@ -243,9 +243,12 @@ impl Watchers {
 
     /// One message, or several when the watcher allows it and one would be too large.
     fn events(&mut self, id: i64, revision: Revision, out: &mut Gathered) {
-        let (shown, alike) = (self.updates.shown(), self.updates.alike());
         let prev_kv = self.prev_kv.contains(&id);
         let header = self.shared.header(revision);
+        if let Some(text) = self.in_chorus(id, prev_kv, &header) {
+            return out.text(text);
+        }
+        let (shown, alike) = (self.updates.shown(), self.updates.alike());
         if !self.fragment.contains(&id) {
             let (showing, same) = (self.updates.showing(), &mut self.same[usize::from(prev_kv)]);
             if alike > 0 && !same.is(showing) {
@@ -269,6 +272,24 @@ impl Watchers {
             out.events(&header, (id, !later.is_empty()), encoded(part, prev_kv), alike);
             rest = later;
         }
+    }
+}
+
+impl Watchers {
+    /// The messages to all who are alike, if other streams are likely to say the same.
+    fn in_chorus(&mut self, id: i64, prev_kv: bool, header: &pb::ResponseHeader) -> Option<Bytes> {
+        // Those who want something of their own are told alone.
+        let all_alike =
+            self.fragment.is_empty() && (self.prev_kv.is_empty() || self.prev_kv.len() == self.updates.len());
+        if !all_alike {
+            return None;
+        }
+        let (showing, shown) = (self.updates.showing(), self.updates.shown());
+        let events_len = encoded(shown, prev_kv).map(Bytes::len).sum();
+        self.updates
+            .in_chorus(id, (prev_kv, most_bytes(events_len)), |shown, ids| {
+                Same::new(showing, header, encoded(shown, prev_kv)).to_each(ids)
+            })
     }
 }
 

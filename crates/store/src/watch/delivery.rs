@@ -6,12 +6,15 @@
 use std::sync::Arc;
 use std::vec::IntoIter;
 
+use super::chorus::CROWD_MIN;
 use super::mailbox::{Name, Names, Parcel};
 use crate::error::Error;
 use crate::types::{Event, Revision, WatchUpdate};
 
 /// What waits in line for the same watchers is joined up to so many bytes.
 const JOIN_BYTES: usize = 64 << 10;
+/// The same for a crowd: what is joined differs from stream to stream, so that nothing of it is said alike.
+const JOIN_BYTES_CROWD: usize = 512;
 
 /// What a stream has to say next: a [`WatchUpdate`] whose events are still where they are,
 /// in [`WatchStream::shown`](super::WatchStream::shown).
@@ -67,7 +70,11 @@ impl Delivery {
     ) {
         let mut bytes = parcel.bytes;
         let mut joined = Vec::new();
-        while let Some(next) = more(&names, JOIN_BYTES.saturating_sub(bytes)) {
+        let is_crowd = names.others.len() + 1 >= CROWD_MIN;
+        let most = if is_crowd { JOIN_BYTES_CROWD } else { JOIN_BYTES };
+        while bytes <= most
+            && let Some(next) = more(&names, most - bytes)
+        {
             if joined.is_empty() {
                 joined.extend_from_slice(&parcel.events);
             }
@@ -100,6 +107,19 @@ impl Delivery {
     pub(super) fn next(&mut self) -> Option<(Name, Revision)> {
         let name = self.first.take().or_else(|| self.others.next())?;
         Some((name, self.revision))
+    }
+
+    /// What is shown as the dispatcher made it, and those who are still to see it.
+    pub(super) fn crowd(&self) -> Option<(&Arc<Parcel>, &[Name])> {
+        match &self.shown {
+            Shown::Parcel(parcel) => Some((parcel, self.others.as_slice())),
+            Shown::Nothing | Shown::Events(_) => None,
+        }
+    }
+
+    /// All have seen what is shown.
+    pub(super) fn skip(&mut self) {
+        (self.first, self.others) = (None, Vec::new().into_iter());
     }
 
     /// The number of what is shown.

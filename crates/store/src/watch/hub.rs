@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::chorus::Texts;
 use super::mailbox::{Mailbox, Name, Room};
 use super::registry::{Filter, Registry};
 use super::scan::Scans;
@@ -128,6 +129,7 @@ pub(crate) struct Hub(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) history: Arc<dyn History>,
     pub(super) scans: Scans,
+    pub(super) texts: Texts,
     pub(super) limits: Limits,
     feed: Arc<Feed>,
     registry: Mutex<Registry>,
@@ -153,6 +155,7 @@ impl Hub {
         Self(Arc::new(Inner {
             history,
             scans: Scans::default(),
+            texts: Texts::default(),
             limits: Limits {
                 stream_watchers_max: options.stream_watchers_max,
                 progress_interval: options.progress_interval,

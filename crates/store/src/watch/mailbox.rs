@@ -5,12 +5,14 @@
 //! holds beside the first is their names, which count as bytes.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
+use super::chorus::Said;
 use crate::types::{Event, Revision};
 
 /// Events of whole revisions, shared by all watchers that want exactly these.
@@ -18,6 +20,8 @@ pub(super) struct Parcel {
     pub(super) events: Box<[Arc<Event>]>,
     /// Keys and values, in bytes.
     pub(super) bytes: usize,
+    /// What was said of it to many, for others who say the same.
+    pub(super) said: Said,
 }
 
 impl Parcel {
@@ -29,6 +33,7 @@ impl Parcel {
         Arc::new(Self {
             events: events.into(),
             bytes,
+            said: Said::default(),
         })
     }
 
@@ -38,11 +43,13 @@ impl Parcel {
     }
 }
 
-/// A watcher, for as long as it lives: ids may be used again on the same stream, serials are not.
+/// A watcher, for as long as it lives: ids and places may be used again on the same stream, serials are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Name {
     pub(super) id: i64,
-    pub(super) serial: u32,
+    pub(super) serial: NonZeroU32,
+    /// Where its stream keeps it.
+    pub(super) place: u32,
 }
 
 /// Watchers that get the same parcel, in the order in which they are served. One is the usual number, and needs no
@@ -239,7 +246,11 @@ mod tests {
     };
 
     fn name(id: i64) -> Name {
-        Name { id, serial: 0 }
+        Name {
+            id,
+            serial: NonZeroU32::MIN,
+            place: 0,
+        }
     }
 
     #[test]

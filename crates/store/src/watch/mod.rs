@@ -11,13 +11,16 @@
 //!
 //! Reading order: [`registry`] (the state machine, and why nothing is lost or repeated), [`index`] and
 //! [`spans`] (who wants an event), [`mailbox`] (the bound), [`cursor`] and [`scan`] (catching up), [`hub`]
-//! (the thread), [`delivery`] (who sees what is shown), [`stream`] (the consumer).
+//! (the thread), [`members`] and [`delivery`] (who sees what is shown), [`chorus`] (what streams say alike), [`stream`] (the
+//! consumer).
 
+mod chorus;
 mod cursor;
 mod delivery;
 mod hub;
 mod index;
 mod mailbox;
+mod members;
 mod registry;
 mod scan;
 mod slab;

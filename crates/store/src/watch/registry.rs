@@ -262,7 +262,7 @@ mod tests {
         let watcher = size_of::<Option<Watcher>>();
         let group = size_of::<Option<super::super::index::Group>>();
         let hashed = size_of::<(bytes::Bytes, u32)>();
-        let in_stream = super::super::stream::ENTRY_BYTES;
+        let in_stream = super::super::members::MEMBER_BYTES;
         let shared_keys = watcher + 2 * in_stream;
         assert!(shared_keys <= 200, "{shared_keys}");
         assert!(

@@ -4,19 +4,22 @@
 //! cancel-safe. Updates come from three places, taken in turns: the mailbox (what the dispatcher handed
 //! over), history (for watchers that lag), and markers in the mailbox that become progress.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::chorus::Manner;
 use super::cursor::{CatchUp, Cursor};
 use super::delivery::{Delivery, Step};
 use super::hub::Inner;
 use super::mailbox::{Item, Mailbox, Name};
+use super::members::Members;
 use super::scan::Chunk;
 use crate::error::Error;
 use crate::types::{Event, KeyRange, Revision, WatchSpec, WatchUpdate};
@@ -26,26 +29,13 @@ type Read = Result<Arc<Chunk>, (Revision, Error)>;
 
 type Scan = Pin<Box<dyn Future<Output = Result<Arc<Chunk>, Error>> + Send + Sync>>;
 
-/// A watcher, as its stream knows it.
-struct Entry {
-    key: u32,
-    serial: u32,
-    /// Progress below this would take the client back: to before its creation, or before its start.
-    quiet_below: Revision,
-}
-
-/// Bytes that a stream holds for each watcher.
-#[cfg(test)]
-pub(super) const ENTRY_BYTES: usize = size_of::<(i64, Entry)>();
-
 /// Many watchers that share one consumer. Dropping it removes them all.
 pub struct WatchStream {
     hub: Arc<Inner>,
     mailbox: Arc<Mailbox>,
     number: u32,
-    watchers: HashMap<i64, Entry>,
+    watchers: Members,
     next_id: i64,
-    next_serial: u32,
     history: CatchUp,
     /// What is being read, and from which revision on.
     scan: Option<(Revision, Scan)>,
@@ -67,7 +57,7 @@ struct Progress {
     wanted: Option<Revision>,
     /// The answer is in the mailbox.
     marked: bool,
-    /// The highest [`Entry::quiet_below`].
+    /// The highest [`Member::quiet_below`](super::members::Member).
     quiet_below: Revision,
     /// The highest revision delivered from history.
     shown: Revision,
@@ -92,9 +82,8 @@ impl WatchStream {
             hub,
             mailbox,
             number,
-            watchers: HashMap::new(),
+            watchers: Members::default(),
             next_id: 0,
-            next_serial: 0,
             history: CatchUp::default(),
             scan: None,
             ended: VecDeque::new(),
@@ -126,26 +115,15 @@ impl WatchStream {
             return Err(Error::TooManyWatchers);
         }
         let id = match spec.id {
-            Some(id) if self.watchers.contains_key(&id) => return Err(Error::DuplicateWatchId(id)),
+            Some(id) if self.watchers.contains(id) => return Err(Error::DuplicateWatchId(id)),
             Some(id) => id,
             None => self.unused_id(),
         };
-        let name = Name {
-            id,
-            serial: self.next_serial,
-        };
+        let name = self.watchers.next_name(id);
         let created = self.hub.create(&self.mailbox, name, &spec)?;
-        self.next_serial = self.next_serial.wrapping_add(1);
         let quiet_below = spec.start.map_or(created.now, |start| start.max(created.now));
         self.progress.quiet_below = self.progress.quiet_below.max(quiet_below);
-        self.watchers.insert(
-            id,
-            Entry {
-                key: created.key,
-                serial: name.serial,
-                quiet_below,
-            },
-        );
+        self.watchers.add(id, created.key, quiet_below);
         if spec.progress {
             self.idle.quiet.insert(id, true);
         }
@@ -157,13 +135,10 @@ impl WatchStream {
 
     /// Removes a watcher; nothing of it is delivered afterwards. Whether there was one.
     pub fn cancel(&mut self, id: i64) -> bool {
-        let Some(entry) = self.forget(id) else {
+        let Some(name) = self.forget(id) else {
             return false;
         };
-        self.history.remove(Name {
-            id,
-            serial: entry.serial,
-        });
+        self.history.remove(name);
         true
     }
 
@@ -206,9 +181,42 @@ impl WatchStream {
         self.delivery.number()
     }
 
+    /// Watchers.
+    pub(crate) fn len(&self) -> usize {
+        self.watchers.len()
+    }
+
     /// Watchers that get the events of the newest step, too, and get them next.
     pub(crate) fn alike(&self) -> usize {
         self.delivery.left()
+    }
+
+    /// What is said to the newest step's watcher and all that are alike, if it is worth sharing with other streams: `say`
+    /// writes it, a message of `message_bytes` at most for each id, unless another stream has said the same in the same
+    /// `manner`. All of them have been told then.
+    pub(crate) fn in_chorus(
+        &mut self,
+        first: i64,
+        (manner, message_bytes): (Manner, usize),
+        say: impl FnOnce(&[Arc<Event>], &[i64]) -> Vec<u8>,
+    ) -> Option<Bytes> {
+        let (parcel, others) = self.delivery.crowd()?;
+        if others.iter().any(|name| self.watchers.named(*name).is_none()) {
+            return None;
+        }
+        let ids = std::iter::once(first).chain(others.iter().map(|name| name.id));
+        let text = parcel
+            .said
+            .text(&self.hub.texts, ids, (manner, message_bytes), |ids| {
+                say(&parcel.events, ids)
+            })?;
+        for name in others {
+            if let Some(quiet) = self.idle.quiet.get_mut(&name.id) {
+                *quiet = false;
+            }
+        }
+        self.delivery.skip();
+        Some(text)
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
@@ -473,12 +481,9 @@ impl WatchStream {
         let watchers = &self.watchers;
         let due = self.idle.quiet.iter_mut().filter_map(|(id, quiet)| {
             let was_quiet = std::mem::replace(quiet, true);
-            let entry = watchers.get(id)?;
-            let tell = was_quiet && revision >= entry.quiet_below && !behind.contains(id);
-            tell.then_some(Name {
-                id: *id,
-                serial: entry.serial,
-            })
+            let member = watchers.get(*id)?;
+            let tell = was_quiet && revision >= member.quiet_below && !behind.contains(id);
+            watchers.name(*id).filter(|_| tell)
         });
         self.idle.due = (revision, due.collect());
     }
@@ -502,7 +507,7 @@ impl WatchStream {
     /// The next number that is not in use. Numbers are not given twice, as in etcd: an answer under way to a
     /// cancelled watcher would be taken for one to its successor.
     fn unused_id(&mut self) -> i64 {
-        while self.watchers.contains_key(&self.next_id) {
+        while self.watchers.contains(self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
@@ -511,27 +516,24 @@ impl WatchStream {
 
     /// The registry's key of a watcher, if it still is the one of that name.
     fn key(&self, name: Name) -> Option<u32> {
-        self.watchers
-            .get(&name.id)
-            .filter(|entry| entry.serial == name.serial)
-            .map(|entry| entry.key)
+        self.watchers.named(name).map(|member| member.key)
     }
 
-    fn forget(&mut self, id: i64) -> Option<Entry> {
-        let entry = self.watchers.remove(&id)?;
-        self.hub.remove([entry.key]);
+    fn forget(&mut self, id: i64) -> Option<Name> {
+        let (name, member) = self.watchers.remove(id)?;
+        self.hub.remove([member.key]);
         self.idle.quiet.remove(&id);
-        if entry.quiet_below == self.progress.quiet_below {
-            let rest = self.watchers.values().map(|entry| entry.quiet_below);
+        if member.quiet_below == self.progress.quiet_below {
+            let rest = self.watchers.iter().map(|member| member.quiet_below);
             self.progress.quiet_below = rest.max().unwrap_or_default();
         }
-        Some(entry)
+        Some(name)
     }
 }
 
 impl Drop for WatchStream {
     fn drop(&mut self) {
-        self.hub.remove(self.watchers.values().map(|entry| entry.key));
+        self.hub.remove(self.watchers.iter().map(|member| member.key));
         self.hub.close_stream(self.number);
     }
 }

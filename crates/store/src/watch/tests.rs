@@ -13,6 +13,8 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::types::{Event, EventKind, KeyRange, KeyValue, Revision, WatchSpec, WatchUpdate};
 
+mod chorus;
+
 #[derive(Default)]
 struct List {
     events: Mutex<BTreeMap<i64, Vec<Arc<Event>>>>,

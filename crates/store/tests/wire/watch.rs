@@ -122,6 +122,81 @@ async fn a_watch_sees_each_revision_once_with_what_it_asked_for() {
     server.stop().await;
 }
 
+/// Creates watchers of "a", numbered from 0, every so many of which wants previous versions, if any does.
+async fn crowd(server: &Server, watchers: i64, prev_kv_every: Option<i64>) -> Watching {
+    let mut watch = server.watch().await;
+    for id in 0..watchers {
+        let request = pb::WatchCreateRequest {
+            key: "a".into(),
+            prev_kv: prev_kv_every.is_some_and(|every| id % every == 0),
+            ..Default::default()
+        };
+        assert_eq!(watch.create(request).await.watch_id, id);
+    }
+    watch
+}
+
+#[tokio::test]
+async fn streams_of_crowds_are_told_what_each_of_their_watchers_asked_for() {
+    let server = Server::plain().await;
+    let mut kv = server.kv().await;
+    kv.put(put("a", "0")).await.unwrap();
+    // Some are alike, others not quite: in number, in what they want, or in who is still there.
+    let mut streams = Vec::new();
+    for (watchers, prev_kv_every, gone) in [
+        (20, None, None),
+        (20, None, None),
+        (20, Some(1), None),
+        (20, Some(3), None),
+        (30, None, None),
+        (20, None, Some(4)),
+    ] {
+        let mut watch = crowd(&server, watchers, prev_kv_every).await;
+        if let Some(watch_id) = gone {
+            watch
+                .send(RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id }))
+                .await;
+            assert!(watch.next().await.canceled);
+        }
+        streams.push((watch, watchers, prev_kv_every, gone));
+    }
+    let value = |n: i64| Bytes::from(n.to_string().repeat(2_000));
+    for n in 1..=3 {
+        let request = pb::PutRequest {
+            key: "a".into(),
+            value: value(n),
+            ..Default::default()
+        };
+        kv.put(request).await.unwrap();
+    }
+    for (watch, watchers, prev_kv_every, gone) in &mut streams {
+        let mut seen = vec![Vec::new(); *watchers as usize];
+        let all = seen.len() - usize::from(gone.is_some());
+        while seen.iter().map(Vec::len).sum::<usize>() < 3 * all {
+            let response = watch.next().await;
+            for event in response.events {
+                let (kv, prev) = (event.kv.unwrap(), event.prev_kv);
+                seen[response.watch_id as usize].push((
+                    kv.mod_revision,
+                    kv.value,
+                    prev.map(|kv| kv.mod_revision),
+                ));
+            }
+        }
+        for (id, seen) in (0..).zip(seen) {
+            let wants_prev = prev_kv_every.is_some_and(|every| id % every == 0);
+            let told = |n: i64| (n + 2, value(n), wants_prev.then_some(n + 1));
+            let expect = if *gone == Some(id) {
+                vec![]
+            } else {
+                vec![told(1), told(2), told(3)]
+            };
+            assert!(seen == expect, "{id} of {watchers}");
+        }
+    }
+    server.stop().await;
+}
+
 /// A front for a store in which the first of the values "v0", "v1" and so on has rotted, after the checkpoint.
 async fn rotten() -> Server {
     let dir = TempDir::new();

@@ -23,8 +23,10 @@ use crate::plant::{self, Plant};
 use crate::point::{self, Point};
 use crate::types::{KeyRange, Range};
 
-/// Bytes of values that are copied under one lock.
-const HELD_BYTES: usize = 256 << 10;
+/// Keys of a walk that are looked up under one lock, and bytes of values that are copied. Commits wait meanwhile, and when
+/// the kernel takes the processor from whoever has the lock, for much longer: so there are pauses often.
+pub(super) const HELD_KEYS: usize = 128;
+const HELD_BYTES: usize = 32 << 10;
 
 /// Where a value lies.
 pub(crate) enum Value<'a> {
@@ -258,7 +260,7 @@ pub(super) fn step(
     let (mut seen, mut given, mut held) = (0, 0, 0);
     let mut last: Option<&[u8]> = None;
     for (key, version) in index.scan(&keys, pin.revision()) {
-        if seen == STEP || held >= HELD_BYTES || most.is_reached() {
+        if seen == HELD_KEYS || held >= HELD_BYTES || most.is_reached() {
             *rest = last.and_then(|last| after(&keys, last));
             break;
         }
@@ -269,7 +271,7 @@ pub(super) fn step(
             most.keys -= 1;
             most.bytes = most.bytes.saturating_sub(version.at.len as usize);
             held += version.at.len as usize;
-            giver.give(key, version, most.keys.min(STEP - seen), taker);
+            giver.give(key, version, most.keys.min(HELD_KEYS - seen), taker);
         }
     }
     drop(index);

@@ -31,6 +31,7 @@ mod ticker;
 pub(crate) use give::{Given, Read, Taker, Value, few};
 pub(crate) use kvs::Kvs;
 pub(crate) use open::{Engine, open};
+pub(crate) use pace::Courtesy;
 pub(crate) use pins::Pin;
 pub(crate) use queue::{Command, Proposal, Reply};
 pub(crate) use reader::{holds_few, range, read_only_txn};

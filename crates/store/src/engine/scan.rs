@@ -4,7 +4,7 @@
 //! becomes known; it reads no value. The second gives the answer in pieces. The revision is pinned from the first to
 //! the last, so both see the same keys whatever is written or compacted meanwhile, unless the client takes so long that
 //! what it reads is given up ([`Error::Compacted`]). Each pass takes the index's lock
-//! for [`STEP`] keys at a time.
+//! for [`HELD_KEYS`] keys at a time, and both [rest](Courtesy) while there are writes.
 //!
 //! An order other than by key is the exception: the keys found (not their values, unless it is them one sorts by) are
 //! kept as a list.
@@ -13,9 +13,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::vec::IntoIter;
 
-use super::give::{Giver, Most, Taker, step};
+use super::give::{Giver, HELD_KEYS, Most, Taker, step};
+use super::pace::Courtesy;
 use super::pins::Pin;
-use super::reader::{STEP, after, relocate};
+use super::reader::{after, relocate};
 use super::shared::Shared;
 use crate::core::check;
 use crate::core::eval::read_revision;
@@ -45,6 +46,7 @@ pub(crate) struct Scan {
     /// Keys still to be given.
     left: usize,
     rest: Rest,
+    courtesy: Courtesy,
 }
 
 enum Rest {
@@ -78,6 +80,7 @@ impl Scan {
             range,
             measure: Measure::default(),
             left: 0,
+            courtesy: Courtesy::new(shared),
         };
         scan.measure = if let Some((target, descending)) = scan.range.sort.filter(|_| !scan.range.count_only)
         {
@@ -122,6 +125,7 @@ impl Scan {
                 Rest::Walk(rest) => step(&self.pin, &self.range, rest, &mut most, taker)?,
             };
             self.left -= given;
+            self.courtesy.breathe(self.pin.shared());
         }
         Ok(())
     }
@@ -192,12 +196,15 @@ impl Scan {
 
     /// Visits the keys that the read sees, in their own order.
     fn walk(&self, visit: &mut dyn FnMut(&[u8], &Version) -> ControlFlow<()>) {
+        let shared = self.pin.shared();
+        let mut courtesy = Courtesy::new(shared);
         let mut rest = Some(self.range.keys.clone());
         while let Some(keys) = rest.take() {
-            let index = self.pin.shared().index.read();
+            courtesy.breathe(shared);
+            let index = shared.index.read();
             let mut last: Option<&[u8]> = None;
             for (n, (key, version)) in index.scan(&keys, self.pin.revision()).enumerate() {
-                if n == STEP {
+                if n == HELD_KEYS {
                     rest = last.and_then(|last| after(&keys, last));
                     break;
                 }
@@ -219,7 +226,7 @@ fn give_listed(
     taker: &mut impl Taker,
 ) -> Result<usize, Error> {
     let mut found = Vec::new();
-    while !most.is_reached() && found.len() < STEP {
+    while !most.is_reached() && found.len() < HELD_KEYS {
         let Some(next) = list.next() else { break };
         most.keys -= 1;
         most.bytes = most.bytes.saturating_sub(next.version.at.len as usize);

@@ -6,13 +6,15 @@ use crate::core::header::HEADER;
 use crate::core::index::Index;
 use crate::core::meta::Tables;
 use crate::core::record::OpRef;
-use crate::engine::{Pin, Shared, Tip};
+use crate::engine::{Courtesy, Pin, Shared, Tip};
 use crate::error::Error;
 use crate::log::files::{Segment, Table};
 use crate::log::scan;
 
 /// Bytes read from a segment at once.
 const WINDOW: usize = 1 << 20;
+/// Records after which it is looked whether to rest.
+const BREATHE_EVERY: usize = 16;
 
 /// The store at one moment. While it lives, nothing of it is pruned, and its files stay readable.
 pub(crate) struct Dump {
@@ -62,14 +64,21 @@ impl Dump {
         })
     }
 
-    /// Visits all that the log holds up to `until`, also what nothing can reach any more.
+    /// Visits all that the log holds up to `until`, also what nothing can reach any more. Beside writes it [rests](Courtesy).
     pub(crate) fn ops<E: From<Error>>(
         &self,
         until: i64,
         visit: &mut dyn FnMut(i64, &OpRef<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let (mut courtesy, mut seen) = (Courtesy::new(&self.shared), 0_usize);
+        let mut breathe = || {
+            seen += 1;
+            if seen.is_multiple_of(BREATHE_EVERY) {
+                courtesy.breathe(&self.shared);
+            }
+        };
         for segment in &self.table.chain {
-            if segment.header.first_revision >= until || !segment_ops(segment, until, visit)? {
+            if segment.header.first_revision >= until || !segment_ops(segment, until, &mut breathe, visit)? {
                 break;
             }
         }
@@ -88,6 +97,7 @@ pub(crate) fn is_newest(index: &Index, key: &[u8], revision: i64, at: i64) -> bo
 fn segment_ops<E: From<Error>>(
     segment: &Segment,
     until: i64,
+    breathe: &mut dyn FnMut(),
     visit: &mut dyn FnMut(i64, &OpRef<'_>) -> Result<(), E>,
 ) -> Result<bool, E> {
     let failed = |at: u32, why: &dyn std::fmt::Display| {
@@ -107,6 +117,7 @@ fn segment_ops<E: From<Error>>(
                 stopped = Some(Ok(()));
                 return Ok(false);
             }
+            breathe();
             for op in record.ops() {
                 if let Err(error) = visit(record.revision, &op?) {
                     stopped = Some(Err(error));

@@ -126,6 +126,10 @@ pub(super) struct Given<'a> {
 /// Runs what was asked for, one after the other.
 pub(super) async fn run(args: &ScenarioArgs, given: &Given<'_>) -> Result<()> {
     let scenarios = if args.all { &ALL[..] } else { &args.scenario };
+    // Before anything is measured, which takes minutes.
+    if let Some(dir) = &args.json_dir {
+        std::fs::create_dir_all(dir).with_context(|| format!("--json-dir {}", dir.display()))?;
+    }
     for scenario in scenarios {
         let scratch = args
             .spawn

@@ -32,7 +32,7 @@ pub(super) type OfOne = Arc<AtomicUsize>;
 
 /// Of which there was too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Bound {
+pub(super) struct Bound {
     bound: &'static str,
 }
 
@@ -108,9 +108,9 @@ impl Arriving {
     }
 }
 
-/// Which bound is exceeded, where one connection has so much of what all have.
-fn exceeded(of_one: usize, all: usize, max: usize, request_max: usize) -> Option<Bound> {
-    let share = (max / SHARES).max(request_max);
+/// Which bound is exceeded, where one connection has so much of what all have. It may have `one_max` in any case.
+pub(super) fn exceeded(of_one: usize, all: usize, max: usize, one_max: usize) -> Option<Bound> {
+    let share = (max / SHARES).max(one_max);
     if all > max {
         Some(ALL)
     } else if of_one > share.max(max - all) {

@@ -7,10 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::arriving::exceeded;
 use super::room::{Held, Share};
-
-/// The part that a connection has in any case.
-const SHARES: usize = 8;
 
 /// The room for answers of few keys, in bytes.
 pub(super) struct Few {
@@ -36,9 +34,9 @@ impl Few {
             taken: Arc::clone(&self.taken),
             bytes,
         };
-        let left = self.bytes_max.checked_sub(all)?;
-        let alone = of_one == bytes;
-        (alone || of_one <= left.max(self.bytes_max / SHARES)).then_some(taken)
+        exceeded(of_one, all, self.bytes_max, bytes)
+            .is_none()
+            .then_some(taken)
     }
 }
 

@@ -273,15 +273,13 @@ impl Watchers {
             rest = later;
         }
     }
-}
 
-impl Watchers {
     /// The messages to all who are alike, if other streams are likely to say the same.
     fn in_chorus(&mut self, id: i64, prev_kv: bool, header: &pb::ResponseHeader) -> Option<Bytes> {
         // Those who want something of their own are told alone.
         let all_alike =
             self.fragment.is_empty() && (self.prev_kv.is_empty() || self.prev_kv.len() == self.updates.len());
-        if !all_alike {
+        if !all_alike || self.updates.alike() == 0 {
             return None;
         }
         let (showing, shown) = (self.updates.showing(), self.updates.shown());

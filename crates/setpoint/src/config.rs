@@ -298,6 +298,13 @@ impl Said {
         }
     }
 
+    /// Leaves out where Kubernetes clients connect, for a server that has none of them. Where it was said.
+    pub(crate) fn without_api(&mut self) -> Option<Source> {
+        // Nobody will listen there, and port 0 is in nobody's way.
+        let free = ("127.0.0.1:0".to_owned(), Source::Flag(API_LISTEN));
+        self.0.insert(API_LISTEN, free).map(|(_, source)| source)
+    }
+
     /// What was said, left where it is.
     pub(crate) fn peek(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|(value, _)| value.as_str())
@@ -456,7 +463,14 @@ pub(crate) mod tests {
 
     #[test]
     fn two_fronts_on_one_port_are_refused() {
-        let problems = said(&["--etcd-listen=127.0.0.1:7000", "--api-listen=127.0.0.1:7000"])
+        let clash = ["--etcd-listen=127.0.0.1:7000", "--api-listen=127.0.0.1:7000"];
+        let mut alone = said(&clash);
+        assert_eq!(alone.without_api(), Some(Source::Flag(API_LISTEN)));
+        alone.resolve(Path::new("/"), Vec::new()).unwrap();
+        let mut alone = said(&["--etcd-listen=127.0.0.1:6443"]);
+        assert_eq!(alone.without_api(), None);
+        alone.resolve(Path::new("/"), Vec::new()).unwrap();
+        let problems = said(&clash)
             .resolve(Path::new("/"), Vec::new())
             .unwrap_err();
         assert!(problems[0].contains("different ports"), "{problems:?}");

@@ -55,6 +55,29 @@ fn refused(dir: &Path, args: &[&str], code: i32) -> String {
     stderr
 }
 
+/// What a server logs from its start to its stop.
+async fn logged(dir: &Path, args: &[&str]) -> String {
+    let log = dir.join("log");
+    let mut command = harness::command(dir, &[&["server"], args].concat());
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let server = Server::spawn(command, dir).await;
+    assert_eq!(server.stop().await.code(), Some(0));
+    std::fs::read_to_string(log).unwrap()
+}
+
+#[tokio::test]
+async fn a_store_alone_says_that_it_does_not_heed_where_kubernetes_clients_were_to_connect() {
+    let dir = TempDir::new().unwrap();
+    let log = logged(dir.path(), &["--roles=store", "--api-listen=127.0.0.1:0"]).await;
+    let said = |log: &str| {
+        log.lines()
+            .any(|line| line.contains("WARN") && line.contains("--api-listen does nothing"))
+    };
+    assert!(said(&log), "{log}");
+    let log = logged(dir.path(), &["--api-listen=127.0.0.1:0"]).await;
+    assert!(!said(&log), "{log}");
+}
+
 #[tokio::test]
 async fn a_directory_in_use_is_refused_and_the_message_says_what_to_do() {
     let dir = TempDir::new().unwrap();

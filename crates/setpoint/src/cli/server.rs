@@ -6,7 +6,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 
 use super::{Failure, start};
-use crate::config::{PlaneArgs, Resolved};
+use crate::config::{PlaneArgs, Resolved, Source};
 use crate::plane::{Engine, StoreOnly};
 use crate::signals::Hangup;
 use crate::up::project::Scalar;
@@ -60,6 +60,11 @@ pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure
         }
         said.add_file(path, values, &mut problems);
     }
+    let unheeded = if roles.contains(&Role::Api) {
+        None
+    } else {
+        said.without_api()
+    };
     let resolved = said.resolve(&start::cwd()?, problems).map_err(Failure::Usage)?;
     if let Some(problem) = misfit(&roles, &resolved.plane.engine) {
         return Err(Failure::Usage(vec![problem]));
@@ -78,7 +83,7 @@ pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure
             "info",
             Hangup::IsNoted,
             || (),
-            |stop| serve_store(&resolved, stop),
+            |stop| serve_store(&resolved, unheeded, stop),
         )
     }
 }
@@ -152,7 +157,14 @@ async fn serve(resolved: &Resolved, stop: setpoint_base::Stop) -> Result<(), Fai
     }
 }
 
-async fn serve_store(resolved: &Resolved, stop: setpoint_base::Stop) -> Result<(), Failure> {
+async fn serve_store(
+    resolved: &Resolved,
+    unheeded: Option<Source>,
+    stop: setpoint_base::Stop,
+) -> Result<(), Failure> {
+    if let Some(source) = unheeded {
+        tracing::warn!("{source} does nothing with --roles store: there is no Kubernetes API without the role api");
+    }
     let mut options = resolved.plane.clone();
     options.etcd.command_line = start::command_line();
     let store = StoreOnly::start(options).await?;

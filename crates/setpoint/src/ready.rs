@@ -5,12 +5,23 @@ use std::path::Path;
 
 use serde::Serialize;
 
+/// A listener of the etcd front.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listening {
+    /// Where clients of this machine reach it, with the port that was taken: `http://…`, `unix://…`.
+    pub url: String,
+    /// `grpc+http`, `grpc`, `http` or `metrics`.
+    pub serves: &'static str,
+}
+
 /// What a script needs to use the plane.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ready {
     /// `http://…` for etcd clients.
     pub etcd: String,
+    /// All places where the etcd front listens, as they were said.
+    pub etcd_listeners: Vec<Listening>,
     /// `https://…` for Kubernetes clients.
     pub api: String,
     /// An administrator's kubeconfig, absolute.
@@ -24,6 +35,13 @@ pub struct Ready {
 }
 
 impl Ready {
+    /// Says in the log where the etcd front listens.
+    pub(crate) fn log_listeners(&self) {
+        for Listening { url, serves } in &self.etcd_listeners {
+            tracing::info!(url, serves, "the etcd front listens");
+        }
+    }
+
     /// Writes the file in one step: a reader sees nothing or all of it.
     ///
     /// # Errors
@@ -65,6 +83,7 @@ mod tests {
         std::fs::create_dir(&taken).unwrap();
         let ready = Ready {
             etcd: String::new(),
+            etcd_listeners: Vec::new(),
             api: String::new(),
             kubeconfig: String::new(),
             data_dir: String::new(),

@@ -1,6 +1,7 @@
 //! Start, ready file, stop, resume; and what is said when it cannot start.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -76,6 +77,57 @@ async fn a_store_alone_says_that_it_does_not_heed_where_kubernetes_clients_were_
     assert!(said(&log), "{log}");
     let log = logged(dir.path(), &["--api-listen=127.0.0.1:0"]).await;
     assert!(!said(&log), "{log}");
+}
+
+/// The place of a listener in the ready file, and what is served there.
+fn listener(server: &Server, n: usize) -> (String, String) {
+    let listener = &server.ready["etcdListeners"][n];
+    let text = |name: &str| listener[name].as_str().unwrap().to_owned();
+    (text("url"), text("serves"))
+}
+
+#[tokio::test]
+async fn every_listener_that_took_a_free_port_says_which() {
+    let dir = TempDir::new().unwrap();
+    for roles in ["store", "store,api"] {
+        let log = dir.path().join("log");
+        let args = [
+            "server",
+            &format!("--roles={roles}"),
+            "--etcd-listen-http=127.0.0.1:0",
+            "--etcd-listen-metrics=http://0.0.0.0:0",
+        ];
+        let mut command = harness::command(dir.path(), &args);
+        command.stderr(std::fs::File::create(&log).unwrap());
+        let server = Server::spawn(command, dir.path()).await;
+        assert_eq!(
+            listener(&server, 0),
+            (server.text("etcd").to_owned(), "grpc".to_owned())
+        );
+        let mut urls = Vec::new();
+        for (n, serves, path) in [(1, "http", "/version"), (2, "metrics", "/metrics")] {
+            let (url, said) = listener(&server, n);
+            assert_eq!(said, serves);
+            let answer = get(&url, path);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{url}{path}: {answer}");
+            urls.push(url);
+        }
+        assert_eq!(server.stop().await.code(), Some(0));
+        let log = std::fs::read_to_string(&log).unwrap();
+        for url in urls {
+            assert!(log.lines().any(|line| line.contains(&url)), "{url} in {log}");
+        }
+    }
+}
+
+/// The answer to a request, as it comes.
+fn get(url: &str, path: &str) -> String {
+    let addr = url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(addr).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[tokio::test]

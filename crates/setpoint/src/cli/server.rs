@@ -145,6 +145,7 @@ async fn serve(resolved: &Resolved, stop: setpoint_base::Stop) -> Result<(), Fai
         millis = started.elapsed().as_millis(),
         "ready"
     );
+    plane.ready().log_listeners();
     let failure = tokio::select! {
         () = stop.cancelled() => None,
         error = plane.failed() => Some(error),
@@ -175,6 +176,7 @@ async fn serve_store(
             .map_err(|error| start::ready_file(path, &error))?;
     }
     tracing::info!(etcd = ready.etcd, "ready");
+    ready.log_listeners();
     let failure = tokio::select! {
         () = stop.cancelled() => None,
         error = store.failed() => Some(error),

@@ -11,6 +11,7 @@ use tokio::net::{UnixListener, UnixSocket};
 
 use super::listen::{BACKLOG, bind};
 use super::{PlaneError, PlaneOptions, reachable};
+use crate::ready::Listening;
 
 const FLAG: &str = "etcd-listen";
 
@@ -45,6 +46,17 @@ impl ListenOn {
         }
     }
 
+    /// What is served there, as etcd calls it.
+    #[must_use]
+    pub fn traffic(&self) -> &'static str {
+        match self.serves {
+            Serves::All => "grpc+http",
+            Serves::Grpc => "grpc",
+            Serves::Http => "http",
+            Serves::Metrics => "metrics",
+        }
+    }
+
     fn addr(&self) -> Option<SocketAddr> {
         match self.place {
             Place::Tcp(addr) => Some(addr),
@@ -58,6 +70,8 @@ pub(super) struct EtcdListeners {
     pub(super) listeners: Vec<Listener>,
     /// What they are, with the ports that were taken.
     pub(super) bound: Vec<ListenOn>,
+    /// The same for people and scripts.
+    pub(super) listening: Vec<Listening>,
     /// Where gRPC clients connect, the first one first.
     pub(super) urls: Vec<String>,
     /// Kept as long as they are served.
@@ -84,6 +98,7 @@ pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, P
     let mut bound = EtcdListeners {
         listeners: Vec::new(),
         bound: Vec::new(),
+        listening: Vec::new(),
         urls: Vec::new(),
         sockets: Vec::new(),
     };
@@ -105,8 +120,13 @@ pub(super) async fn bind_etcd(options: &PlaneOptions) -> Result<EtcdListeners, P
         let on = ListenOn { place, ..on.clone() };
         let listener = if on.plain { listener.plain() } else { listener };
         bound.listeners.push(listener.only(on.serves));
+        let url = url(&on, secure);
+        bound.listening.push(Listening {
+            url: url.clone(),
+            serves: on.traffic(),
+        });
         if matches!(on.serves, Serves::All | Serves::Grpc) {
-            bound.urls.push(url(&on, secure));
+            bound.urls.push(url);
         }
         bound.bound.push(on);
     }

@@ -38,7 +38,7 @@ pub use store_only::StoreOnly;
 
 use crate::loopback::Loopback;
 use crate::profile::CpuProfiler;
-use crate::ready::Ready;
+use crate::ready::{Listening, Ready};
 
 /// How long connections, loops and the store each may take to end.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -51,6 +51,7 @@ pub struct Plane {
     log: Log,
     api: ApiServer,
     etcd_url: String,
+    etcd_listening: Vec<Listening>,
     api_addr: SocketAddr,
     kubeconfig: PathBuf,
     kubeconfig_text: String,
@@ -88,6 +89,7 @@ impl Plane {
                 .find_map(|etcd| etcd.urls.first().cloned())
                 .unwrap_or_default(),
         };
+        let etcd_listening = etcd.iter().flat_map(|etcd| etcd.listening.clone()).collect();
         let metrics = Metrics::new();
         flow::apply(&mut options, &metrics)?;
         let (log, store) = open_log(&options, &metrics).await?;
@@ -144,6 +146,7 @@ impl Plane {
             log,
             api,
             etcd_url,
+            etcd_listening,
             api_addr,
             kubeconfig,
             kubeconfig_text,
@@ -218,6 +221,7 @@ impl Plane {
     pub fn ready(&self) -> Ready {
         Ready {
             etcd: self.etcd_url(),
+            etcd_listeners: self.etcd_listening.clone(),
             api: self.api_url(),
             kubeconfig: self.kubeconfig.display().to_string(),
             data_dir: self.options.data_dir.display().to_string(),

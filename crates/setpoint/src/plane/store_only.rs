@@ -10,13 +10,14 @@ use super::front::{advertised, bind_etcd, tls, warn_of_open_front};
 use super::{
     ListenOn, PlaneError, PlaneOptions, STOP_GRACE, blocking, flow, limits, make_dir, profiler, run,
 };
-use crate::ready::Ready;
+use crate::ready::{Listening, Ready};
 
 /// A running store. Call [`StoreOnly::stop`] at the end: dropping it ends its tasks without waiting.
 pub struct StoreOnly {
     options: PlaneOptions,
     store: Store,
     url: String,
+    listening: Vec<Listening>,
     listens: Vec<ListenOn>,
     front: TaskGroup,
     ended: watch::Receiver<Option<(&'static str, String)>>,
@@ -62,6 +63,7 @@ impl StoreOnly {
             options,
             store,
             listens: bound.bound,
+            listening: bound.listening,
             url: bound.urls.into_iter().next().unwrap_or_default(),
             front,
             ended,
@@ -79,6 +81,7 @@ impl StoreOnly {
     pub fn ready(&self) -> Ready {
         Ready {
             etcd: self.url.clone(),
+            etcd_listeners: self.listening.clone(),
             api: String::new(),
             kubeconfig: String::new(),
             data_dir: self.options.data_dir.display().to_string(),

@@ -90,15 +90,11 @@ fn announce(settings: &Settings, member: &StoreOnly) {
             Place::Tcp(addr) => addr.to_string(),
             Place::Unix(path) => path.display().to_string(),
         };
-        let traffic = match on.serves {
-            Serves::All => "grpc+http",
-            Serves::Grpc => "grpc",
-            Serves::Http => "http",
-            Serves::Metrics => {
-                tracing::info!(address, "serving metrics");
-                continue;
-            }
-        };
+        if on.serves == Serves::Metrics {
+            tracing::info!(address, "serving metrics");
+            continue;
+        }
+        let traffic = on.traffic();
         tracing::info!("ready to serve client requests");
         if secure && !on.plain {
             tracing::info!(traffic, address, "serving client traffic securely");

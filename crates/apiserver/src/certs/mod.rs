@@ -29,7 +29,7 @@ use rcgen::{Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use setpoint_base::WallClock;
+use setpoint_base::{WallClock, sealed_key};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use self::files::{PRIVATE, PUBLIC};
@@ -337,8 +337,10 @@ fn parse(path: &Path, pair: &Issued, remedy: &'static str) -> Result<Certificate
     let (_, cert) =
         X509Certificate::from_der(&der).map_err(|_| unusable(path, "not an X.509 certificate"))?;
     let key_path = path.with_extension("key");
-    let key = KeyPair::from_pem(&pair.key)
-        .map_err(|_| unusable(&key_path, "not a PEM private key of a kind we use"))?;
+    let key = KeyPair::from_pem(&pair.key).map_err(|_| {
+        let sealed = sealed_key(pair.key.as_bytes());
+        unusable(&key_path, sealed.unwrap_or("not a PEM private key of a kind we use"))
+    })?;
     if key.public_key_raw() != cert.public_key().subject_public_key.data.as_ref() {
         return Err(unusable(&key_path, "not the key of the certificate beside it"));
     }

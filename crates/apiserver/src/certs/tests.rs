@@ -99,6 +99,15 @@ fn broken_and_foreign_files_are_refused_with_the_remedy() {
     refused(put("ca.key", ""), 0, "ca.key", "not a PEM private key");
     refused(
         put(
+            "ca.key",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        ),
+        0,
+        "ca.key",
+        "without one, with `openssl pkey",
+    );
+    refused(
+        put(
             "server.crt",
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         ),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use setpoint_base::sealed_key;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
@@ -166,7 +167,10 @@ fn from_pem(ca: &[u8], identity: Option<&(Vec<u8>, Vec<u8>)>) -> Result<ClientCo
     let chain = CertificateDer::pem_slice_iter(certificate)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("own certificate: {error}"))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("own key: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
+        let sealed = sealed_key(key).map(str::to_owned);
+        format!("own key: {}", sealed.unwrap_or_else(|| error.to_string()))
+    })?;
     builder
         .with_client_auth_cert(chain, key)
         .map_err(|error| format!("own certificate: {error}"))

@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
-use setpoint_base::{Chain, Stop};
+use setpoint_base::{Chain, Stop, sealed_key};
 use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -100,10 +100,8 @@ impl TlsOptions {
             None => builder.with_no_client_auth(),
         };
         let chain = certificates(&self.cert)?;
-        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
-            .map_err(|error| unusable(&self.key, format!("no private key in PEM: {error}")))?;
         let mut config = builder
-            .with_single_cert(chain, key)
+            .with_single_cert(chain, private_key(&self.key)?)
             .map_err(|error| unusable(&self.cert, format!("{error} (key: {})", self.key.display())))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
@@ -197,6 +195,14 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .ok()
         .filter(|chain| !chain.is_empty())
         .ok_or_else(|| unusable(path, "no certificate in PEM".to_owned()))
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let pem = read(path)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+        let sealed = sealed_key(&pem).map(str::to_owned);
+        unusable(path, sealed.unwrap_or_else(|| format!("no private key in PEM: {error}")))
+    })
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {

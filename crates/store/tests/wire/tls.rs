@@ -374,6 +374,12 @@ async fn mistakes_are_named_before_anything_is_served() {
     let good = ca.options();
     let broken = ca.file("broken.pem");
     std::fs::write(&broken, "no pem").unwrap();
+    // As OpenSSL writes them today, and as it did.
+    let (sealed, old) = (ca.file("sealed.pem"), ca.file("old.pem"));
+    let section = |name: &str, text: &str| format!("-----BEGIN {name}-----\n{text}\n-----END {name}-----\n");
+    std::fs::write(&sealed, section("ENCRYPTED PRIVATE KEY", "MAA=")).unwrap();
+    let old_text = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMAA=";
+    std::fs::write(&old, section("RSA PRIVATE KEY", old_text)).unwrap();
     let (other, _) = Ca::new("two").sign("server", 1);
     let message = |options: TlsOptions| {
         let error = options.check().unwrap_err();
@@ -393,6 +399,20 @@ async fn mistakes_are_named_before_anything_is_served() {
                 ..good.clone()
             },
             "broken.pem: no private key in PEM",
+        ),
+        (
+            TlsOptions {
+                key: sealed,
+                ..good.clone()
+            },
+            "sealed.pem: the private key is encrypted and nobody is asked for its passphrase: write it without one",
+        ),
+        (
+            TlsOptions {
+                key: old,
+                ..good.clone()
+            },
+            "old.pem: the private key is encrypted",
         ),
         (
             TlsOptions {

@@ -10,6 +10,7 @@ use ring::signature::{
 };
 use ring::{error::KeyRejected, hmac};
 use rustls::pki_types::pem::{PemObject as _, SectionKind};
+use setpoint_base::sealed_key;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -68,12 +69,29 @@ pub enum KeyError {
     /// The keys do not belong together.
     #[error("the public key is not that of the private key")]
     Mismatch,
+    /// A file is empty.
+    #[error("the file is empty: the {0} key belongs in it")]
+    Empty(&'static str),
+    /// A key is behind a passphrase; what to do about it.
+    #[error("{0}")]
+    Sealed(&'static str),
     /// A file holds no key of the method's kind.
     #[error("the {0} key is not one for {1}, in PEM")]
     NotAKey(&'static str, &'static str),
     /// A key was refused.
     #[error("the private key cannot be used: {0}")]
     Rejected(KeyRejected),
+}
+
+impl KeyError {
+    /// The option whose file is at fault, if it is a file.
+    pub(super) fn option(&self) -> Option<&'static str> {
+        match self {
+            Self::Empty("public") | Self::NotAKey("public", _) => Some("pub-key"),
+            Self::Empty(_) | Self::NotAKey(..) | Self::Sealed(_) | Self::Rejected(_) => Some("priv-key"),
+            Self::Method(_) | Self::Missing | Self::Mismatch => None,
+        }
+    }
 }
 
 impl Method {
@@ -151,7 +169,11 @@ impl Keys {
         private: Option<&[u8]>,
         public: Option<&[u8]>,
     ) -> Result<Self, KeyError> {
-        let (private, public) = (given(private), given(public));
+        for (file, which) in [(private, "private"), (public, "public")] {
+            if file.is_some_and(<[u8]>::is_empty) {
+                return Err(KeyError::Empty(which));
+            }
+        }
         if method.kind == Kind::Hmac {
             let private = private.ok_or(KeyError::Missing)?;
             return Ok(Self::Hmac(hmac::Key::new(method.hmac(), private)));
@@ -200,15 +222,12 @@ impl Keys {
     }
 }
 
-fn given(file: Option<&[u8]>) -> Option<&[u8]> {
-    file.filter(|file| !file.is_empty())
-}
-
 impl Private {
     fn new(method: Method, pem: &[u8]) -> Result<Self, KeyError> {
         let none = || KeyError::NotAKey("private", method.name);
         let p521 = |key: Option<p521::Private>| key.map(|key| Self::P521(Box::new(key))).ok_or_else(none);
-        let (kind, der) = section(pem).ok_or_else(none)?;
+        let sealed = || sealed_key(pem).map_or_else(none, KeyError::Sealed);
+        let (kind, der) = section(pem).ok_or_else(sealed)?;
         let key = match (method.kind, kind) {
             (Kind::Rsa, SectionKind::RsaPrivateKey) => {
                 RsaKeyPair::from_der(&der).map(|pair| Self::Rsa(Box::new(pair), method.rsa()))

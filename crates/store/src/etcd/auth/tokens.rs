@@ -86,6 +86,15 @@ pub enum TokenError {
         #[source]
         source: io::Error,
     },
+    /// What is in a key's file.
+    #[error("{}", .path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: KeyError,
+    },
     /// The keys.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -118,8 +127,12 @@ impl TokenOptions {
                 };
                 let method = options.get("sign-method").copied().unwrap_or_default();
                 let (private, public) = (file("priv-key")?, file("pub-key")?);
-                let jwt = Jwt::new(method, private.as_deref(), public.as_deref(), ttl)?;
-                Ok(Self::Jwt(jwt))
+                let jwt = Jwt::new(method, private.as_deref(), public.as_deref(), ttl);
+                let path = |error: &KeyError| options.get(error.option()?).map(PathBuf::from);
+                jwt.map(Self::Jwt).map_err(|source| match path(&source) {
+                    Some(path) => TokenError::Unusable { path, source },
+                    None => TokenError::Key(source),
+                })
             }
             kind => Err(TokenError::Kind(kind.to_owned())),
         }
@@ -212,17 +225,21 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
+    use setpoint_base::Chain;
+
     use super::*;
 
     #[track_caller]
     fn check(flag: &str, expect: &str) {
         let read = |path: &Path| match path.to_str() {
             Some("key") => Ok(b"secret".to_vec()),
+            Some("empty") => Ok(Vec::new()),
+            Some("sealed") => Ok(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n".to_vec()),
             _ => Err(io::ErrorKind::NotFound.into()),
         };
         let shown = match TokenOptions::from_flag(flag, read) {
             Ok(options) => format!("{options:?}"),
-            Err(error) => error.to_string(),
+            Err(error) => Chain(&error).to_string(),
         };
         assert_eq!(shown, expect, "{flag}");
     }
@@ -237,7 +254,10 @@ mod tests {
             "Jwt(Jwt(HS512, 3601.5s))",
         );
         check("oauth", "token type \"oauth\" is neither simple nor jwt");
-        check("jwt,sign-method=HS256,priv-key=nokey", "read nokey");
+        check(
+            "jwt,sign-method=HS256,priv-key=nokey",
+            "read nokey: entity not found",
+        );
         check(
             "jwt,ttl",
             "token option \"ttl\" is not NAME=VALUE, or is there twice",
@@ -253,6 +273,29 @@ mod tests {
         check(
             "jwt,sign-method=RS256",
             "a key is missing: give priv-key to sign tokens, or pub-key to verify those that others sign",
+        );
+    }
+
+    #[test]
+    fn a_keys_file_that_cannot_be_used_is_named_with_its_fault() {
+        for method in ["HS256", "RS256"] {
+            check(
+                &format!("jwt,sign-method={method},priv-key=empty"),
+                "empty: the file is empty: the private key belongs in it",
+            );
+        }
+        check(
+            "jwt,sign-method=ES256,pub-key=empty",
+            "empty: the file is empty: the public key belongs in it",
+        );
+        check(
+            "jwt,sign-method=ES256,pub-key=key",
+            "key: the public key is not one for ES256, in PEM",
+        );
+        check(
+            "jwt,sign-method=ES256,priv-key=sealed",
+            "sealed: the private key is encrypted and nobody is asked for its passphrase: write it without one, with \
+             `openssl pkey -in FILE -out NEW`, readable by its owner alone",
         );
     }
 }

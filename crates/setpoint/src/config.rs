@@ -470,9 +470,7 @@ pub(crate) mod tests {
         let mut alone = said(&["--etcd-listen=127.0.0.1:6443"]);
         assert_eq!(alone.without_api(), None);
         alone.resolve(Path::new("/"), Vec::new()).unwrap();
-        let problems = said(&clash)
-            .resolve(Path::new("/"), Vec::new())
-            .unwrap_err();
+        let problems = said(&clash).resolve(Path::new("/"), Vec::new()).unwrap_err();
         assert!(problems[0].contains("different ports"), "{problems:?}");
     }
 }

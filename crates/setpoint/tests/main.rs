@@ -3,6 +3,7 @@
 
 mod api;
 mod crash;
+mod damage;
 mod etcd;
 mod harness;
 mod interop;

@@ -339,7 +339,10 @@ fn parse(path: &Path, pair: &Issued, remedy: &'static str) -> Result<Certificate
     let key_path = path.with_extension("key");
     let key = KeyPair::from_pem(&pair.key).map_err(|_| {
         let sealed = sealed_key(pair.key.as_bytes());
-        unusable(&key_path, sealed.unwrap_or("not a PEM private key of a kind we use"))
+        unusable(
+            &key_path,
+            sealed.unwrap_or("not a PEM private key of a kind we use"),
+        )
     })?;
     if key.public_key_raw() != cert.public_key().subject_public_key.data.as_ref() {
         return Err(unusable(&key_path, "not the key of the certificate beside it"));

@@ -164,7 +164,9 @@ async fn serve_store(
     stop: setpoint_base::Stop,
 ) -> Result<(), Failure> {
     if let Some(source) = unheeded {
-        tracing::warn!("{source} does nothing with --roles store: there is no Kubernetes API without the role api");
+        tracing::warn!(
+            "{source} does nothing with --roles store: there is no Kubernetes API without the role api"
+        );
     }
     let mut options = resolved.plane.clone();
     options.etcd.command_line = start::command_line();

@@ -201,7 +201,10 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let pem = read(path)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
         let sealed = sealed_key(&pem).map(str::to_owned);
-        unusable(path, sealed.unwrap_or_else(|| format!("no private key in PEM: {error}")))
+        unusable(
+            path,
+            sealed.unwrap_or_else(|| format!("no private key in PEM: {error}")),
+        )
     })
 }
 

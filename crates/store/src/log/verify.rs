@@ -15,7 +15,7 @@ use crate::core::record::Bad;
 use crate::error::OpenError;
 
 /// Problems that are listed; the rest are counted.
-const PROBLEMS_MAX: usize = 1_000;
+const PROBLEMS_MAX: usize = 100;
 
 /// What was found in a store's directory.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub struct Verified {
     pub checkpoint: bool,
     /// Values of the checkpoint's index that were compared with the log.
     pub values: u64,
-    /// Damage, at most 1,000 places of it.
+    /// Damage, the first 100 places of it.
     pub problems: Vec<Damage>,
     /// Damage beyond those.
     pub more_problems: u64,

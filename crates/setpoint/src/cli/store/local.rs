@@ -154,9 +154,11 @@ pub(super) fn verify(dir: &Path, out: Format) -> Result<(), Failure> {
             damage.detail
         )
     };
-    print(
-        out,
-        &json!({
+    let mut damage: Vec<String> = found.problems.iter().map(place).collect();
+    if out == Format::Simple && found.more_problems > 0 {
+        damage.push(format!("and {} more", found.more_problems));
+    }
+    let mut shown = json!({
             "store": dir.display().to_string(),
             "revision": found.revision,
             "segments": found.segments,
@@ -165,9 +167,12 @@ pub(super) fn verify(dir: &Path, out: Format) -> Result<(), Failure> {
             "checkpoint": found.checkpoint,
             "valuesCompared": found.values,
             "notes": found.notes.iter().map(place).collect::<Vec<_>>(),
-            "damage": found.problems.iter().map(place).collect::<Vec<_>>(),
-        }),
-    )?;
+            "damage": damage,
+    });
+    if out == Format::Json {
+        shown["moreDamage"] = found.more_problems.into();
+    }
+    print(out, &shown)?;
     let damaged = found.problems.len() as u64 + found.more_problems;
     if damaged == 0 {
         return Ok(());

@@ -234,7 +234,10 @@ mod tests {
         let read = |path: &Path| match path.to_str() {
             Some("key") => Ok(b"secret".to_vec()),
             Some("empty") => Ok(Vec::new()),
-            Some("sealed") => Ok(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n".to_vec()),
+            Some("sealed") => Ok(
+                b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n"
+                    .to_vec(),
+            ),
             _ => Err(io::ErrorKind::NotFound.into()),
         };
         let shown = match TokenOptions::from_flag(flag, read) {

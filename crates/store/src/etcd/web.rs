@@ -30,6 +30,7 @@ use super::listen::Serves;
 use super::outbound::{Gone, Http2};
 use super::pprof;
 use super::server::Shared;
+use super::unread::Lent;
 
 /// A certificate names no user to the gateway: refused, so that nobody believes it does.
 const NO_USER: &str =
@@ -41,6 +42,8 @@ const BUSY: &str = "too many requests\n";
 /// A request's body.
 pub(super) enum Body {
     Http1(hyper::body::Incoming),
+    /// The same, to be thrown away when it is answered unread.
+    Lent(Lent),
     Http2(Kept),
     /// What came as messages, a line each.
     Messages(mpsc::Receiver<Bytes>),
@@ -58,16 +61,10 @@ impl Body {
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Status> {
         let gone = || Status::cancelled("context canceled");
         match self {
-            Self::Http1(body) => loop {
-                match body.frame().await {
-                    Some(Ok(frame)) => {
-                        if let Ok(data) = frame.into_data() {
-                            return Ok(Some(data));
-                        }
-                    }
-                    Some(Err(_)) => return Err(gone()),
-                    None => return Ok(None),
-                }
+            Self::Http1(body) => data(body).await.map_err(|_| gone()),
+            Self::Lent(lent) => match lent.read() {
+                Some(body) => data(body).await.map_err(|_| gone()),
+                None => Ok(None),
             },
             Self::Http2(Kept { body: None, .. }) => Ok(None),
             Self::Http2(Kept { body: Some(body), .. }) => match body.data().await {
@@ -81,6 +78,16 @@ impl Body {
             Self::Messages(messages) => Ok(messages.recv().await),
         }
     }
+}
+
+/// The next bytes of a body of HTTP/1.1.
+async fn data(body: &mut hyper::body::Incoming) -> Result<Option<Bytes>, hyper::Error> {
+    while let Some(frame) = body.frame().await.transpose()? {
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
 }
 
 /// A body of HTTP/2 that goes back to its call when nobody wants more of it.
@@ -184,8 +191,24 @@ pub(super) fn upgrade(
     })
 }
 
-/// Answers a request that is not gRPC.
+/// Answers a request that is not gRPC. What is left of one over HTTP/1.1 is thrown away before it is answered.
 pub(super) async fn respond(
+    shared: &Arc<Shared>,
+    client: &Client,
+    head: &Parts,
+    body: Body,
+    stop: &Stop,
+) -> Response<AnswerBody> {
+    let Body::Http1(body) = body else {
+        return answer(shared, client, head, body, stop).await;
+    };
+    let (lent, rest) = Lent::of(body, &head.headers);
+    let response = answer(shared, client, head, Body::Lent(lent), stop).await;
+    rest.spare().await;
+    response
+}
+
+async fn answer(
     shared: &Arc<Shared>,
     client: &Client,
     head: &Parts,

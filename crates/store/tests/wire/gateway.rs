@@ -283,6 +283,44 @@ async fn bodies_that_are_too_large_or_too_many_parts_are_refused() {
     server.stop().await;
 }
 
+/// Sends all of a request before it looks for the answer, as Python's client does, and asks again on the same connection.
+async fn both_answered(server: &Server, path: &str, code: u16) -> std::io::Result<bool> {
+    let body = vec![b' '; 5_000_000];
+    let mut socket = TcpStream::connect(server.addr).await?;
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await?;
+    socket.write_all(&body).await?;
+    let again = b"GET /version HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n";
+    socket.write_all(again).await?;
+    let mut answers = String::new();
+    socket.read_to_string(&mut answers).await?;
+    Ok(answers.starts_with(&format!("HTTP/1.1 {code} ")) && answers.contains("HTTP/1.1 200 OK"))
+}
+
+#[tokio::test]
+async fn who_sends_all_of_a_request_that_is_refused_unread_has_the_answer() {
+    let server = Server::plain().await;
+    for (path, code) in [("/v3/kv/put", 429), ("/v3/nope", 404), ("/nope", 404)] {
+        let mut answered = false;
+        // On a busy machine the client may be later than the server waits.
+        for _ in 0..20 {
+            answered = answered || both_answered(&server, path, code).await.unwrap_or(false);
+        }
+        assert!(answered, "{path}");
+    }
+    // Who asks first whether to send it is told not to.
+    let mut socket = TcpStream::connect(server.addr).await.unwrap();
+    let head = "POST /v3/nope HTTP/1.1\r\nHost: etcd\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 404");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_body_that_never_ends_is_cut_by_the_request_timeout() {
     let server = Server::start(|options| options.request_timeout = Duration::from_millis(200)).await;

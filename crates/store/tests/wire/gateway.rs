@@ -283,6 +283,43 @@ async fn bodies_that_are_too_large_or_too_many_parts_are_refused() {
     server.stop().await;
 }
 
+async fn revision(server: &Server) -> i64 {
+    let answer = call(server, "/v3/kv/range", json!({"key": "YQ=="})).await;
+    let revision = answer["header"]["revision"].as_str();
+    revision.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_transaction_is_refused_as_too_deep_before_it_is_done_or_has_its_answer() {
+    let server = Server::plain().await;
+    let nested = |levels: usize, inner: &str| {
+        let (open, close) = (
+            r#"{"success":[{"request_txn":"#.repeat(levels),
+            "}]}".repeat(levels),
+        );
+        format!("{open}{inner}{close}")
+    };
+    let put = r#"{"success":[{"request_put":{"key":"YQ==","value":"MQ=="}}]}"#;
+    let (mut done, mut refused) = (0, 0);
+    for levels in 40..130 {
+        for inner in ["{}", put] {
+            let before = revision(&server).await;
+            let (code, text) = post(&server, "/v3/kv/txn", &nested(levels, inner)).await;
+            let written = revision(&server).await - before;
+            if code == 200 {
+                done += 1;
+                assert_eq!(written, i64::from(inner == put), "{levels}");
+            } else {
+                refused += 1;
+                let expect = r#"{"code":3,"message":"proto: exceeded max recursion depth"}"#;
+                assert_eq!((code, text.as_str(), written), (400, expect, 0), "{levels}");
+            }
+        }
+    }
+    assert_eq!((done, refused), (10 + 9, 80 + 81));
+    server.stop().await;
+}
+
 /// Sends all of a request before it looks for the answer, as Python's client does, and asks again on the same connection.
 async fn both_answered(server: &Server, path: &str, code: u16) -> std::io::Result<bool> {
     let body = vec![b' '; 5_000_000];

@@ -15,8 +15,9 @@ use tonic::Status;
 
 use super::number;
 
-/// Deepest nesting of messages: twice of what can be decoded, so that the call itself says what is too deep for it.
-const DEPTH_MAX: usize = 200;
+/// Deepest nesting of messages. An answer is one level deeper than its request, and has to be decoded to become JSON: a
+/// transaction that went deeper would be done and then called a failure.
+const DEPTH_MAX: usize = 100;
 
 /// Reads the message of a kind from a JSON value.
 pub(super) fn message(kind: &MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, Status> {

@@ -163,7 +163,7 @@ impl Scan {
                 self.open.push(byte == b'{');
                 self.parts += 1;
                 if self.open.len() > DEPTH_MAX {
-                    return Err(Status::invalid_argument("exceeded max depth"));
+                    return Err(wrong(byte, "exceeded max depth"));
                 }
                 if byte == b'{' {
                     State::KeyOrEnd
@@ -353,7 +353,8 @@ mod tests {
     fn floods_of_parts_and_of_depth_are_refused() {
         let flood = format!("{{\"success\":[{}", "{},".repeat(PARTS_MAX / 2 + 1));
         assert!(first_error(&flood).contains("parts in a request"));
-        assert!(first_error(&"[".repeat(DEPTH_MAX + 1)).contains("exceeded max depth"));
+        let deep = first_error(&"[".repeat(DEPTH_MAX + 1));
+        assert_eq!(deep, "invalid character '[' exceeded max depth");
     }
 
     fn first_error(text: &str) -> String {

@@ -49,6 +49,14 @@ pub(super) struct Hub {
     next_sweep: Mutex<Instant>,
 }
 
+impl Drop for Hub {
+    fn drop(&mut self) {
+        for endpoint in self.endpoints.load().iter() {
+            self.meters.forget(&endpoint.name);
+        }
+    }
+}
+
 /// What a channel lives in.
 pub(super) struct Surroundings {
     pub(super) dialer: Arc<dyn Dialer>,

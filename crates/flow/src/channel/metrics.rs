@@ -1,8 +1,10 @@
 //! Metrics of channels, and what one looks like at the moment.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -43,6 +45,16 @@ struct Families {
     transparent: Counters,
     hedges: Counters,
     picks: Family<EndpointLabel, Counter>,
+    /// Who counts under a name: several channels may share one.
+    users: Mutex<BTreeMap<String, Users>>,
+}
+
+/// The channels of one name.
+#[derive(Debug, Default)]
+struct Users {
+    channels: usize,
+    /// How many of them have an endpoint.
+    endpoints: BTreeMap<String, usize>,
 }
 
 fn connect_buckets() -> Histogram {
@@ -65,6 +77,7 @@ impl Default for ChannelMetrics {
             transparent: Family::default(),
             hedges: Family::default(),
             picks: Family::default(),
+            users: Mutex::default(),
         }))
     }
 }
@@ -131,12 +144,15 @@ impl ChannelMetrics {
         )
     }
 
-    /// Those of one channel.
+    /// Those of one channel. They go with the last channel of that name.
     pub(super) fn of(&self, channel: &str) -> Meters {
         let label = ChannelLabel {
             channel: channel.to_owned(),
         };
         let all = &*self.0;
+        // Held until all are there: the last one of that name may be going.
+        let mut users = all.users.lock();
+        users.entry(channel.to_owned()).or_default().channels += 1;
         Meters {
             connections: all.connections.get_or_create_owned(&label),
             in_flight: all.in_flight.get_or_create_owned(&label),
@@ -179,14 +195,31 @@ impl Meters {
         self.connect_seconds.observe(took.as_secs_f64());
     }
 
-    /// The calls given to an endpoint.
+    /// The calls given to an endpoint, until it is [forgotten](Self::forget).
     pub(super) fn picks(&self, endpoint: &str) -> Counter {
-        self.families.0.picks.get_or_create_owned(&self.label(endpoint))
+        let all = &*self.families.0;
+        let mut users = all.users.lock();
+        if let Some(users) = users.get_mut(&self.channel) {
+            *users.endpoints.entry(endpoint.to_owned()).or_default() += 1;
+        }
+        all.picks.get_or_create_owned(&self.label(endpoint))
     }
 
-    /// The endpoint is no more.
+    /// The channel has the endpoint no more.
     pub(super) fn forget(&self, endpoint: &str) {
-        self.families.0.picks.remove(&self.label(endpoint));
+        let all = &*self.families.0;
+        let mut users = all.users.lock();
+        let Some(users) = users.get_mut(&self.channel) else {
+            return;
+        };
+        let left = users.endpoints.get_mut(endpoint).map(|of| {
+            *of -= 1;
+            *of
+        });
+        if left == Some(0) {
+            users.endpoints.remove(endpoint);
+            all.picks.remove(&self.label(endpoint));
+        }
     }
 
     fn label(&self, endpoint: &str) -> EndpointLabel {
@@ -194,5 +227,75 @@ impl Meters {
             channel: self.channel.clone(),
             endpoint: endpoint.to_owned(),
         }
+    }
+}
+
+impl Drop for Meters {
+    fn drop(&mut self) {
+        let all = &*self.families.0;
+        let mut users = all.users.lock();
+        let Some(of_name) = users.get_mut(&self.channel) else {
+            return;
+        };
+        of_name.channels -= 1;
+        if of_name.channels > 0 {
+            return;
+        }
+        users.remove(&self.channel);
+        let label = ChannelLabel {
+            channel: self.channel.clone(),
+        };
+        for gauges in [&all.connections, &all.in_flight, &all.waiting] {
+            gauges.remove(&label);
+        }
+        all.connect_seconds.remove(&label);
+        for counters in [
+            &all.connect_failed,
+            &all.keepalive_failures,
+            &all.calmed,
+            &all.goaways,
+            &all.ejections,
+            &all.retries,
+            &all.transparent,
+            &all.hedges,
+        ] {
+            counters.remove(&label);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_shown_until_its_last_channel_is_gone() {
+        let (metrics, registry) = (ChannelMetrics::default(), Metrics::new());
+        metrics.register(&registry).unwrap();
+        let shown = |text: &str| registry.encode().contains(text);
+        let (one, two) = (metrics.of("kv"), metrics.of("kv"));
+        let other = metrics.of("other");
+        for meters in [&one, &two] {
+            meters.picks("a:1").inc();
+            meters.goaways.inc();
+        }
+        one.picks("b:1").inc();
+        one.forget("a:1");
+        assert!(shown(
+            "flow_channel_picks_total{channel=\"kv\",endpoint=\"a:1\"} 2\n"
+        ));
+        one.forget("b:1");
+        assert!(!shown("b:1"));
+        drop(one);
+        assert!(shown("flow_channel_goaways_total{channel=\"kv\"} 2\n"));
+        two.forget("a:1");
+        drop(two);
+        assert!(!shown("\"kv\"") && shown("\"other\""), "{}", registry.encode());
+        // It begins anew under its name.
+        let again = metrics.of("kv");
+        again.goaways.inc();
+        assert!(shown("flow_channel_goaways_total{channel=\"kv\"} 1\n"));
+        drop((again, other));
+        assert!(!shown("channel="), "{}", registry.encode());
     }
 }

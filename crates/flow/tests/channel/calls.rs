@@ -428,4 +428,5 @@ async fn a_channel_is_seen_with_its_connections_among_those_of_its_process() {
     drop((channel, other));
     assert_eq!(flow.channel_snapshots(), []);
     until(|| flow.snapshot().connections.is_empty()).await;
+    until(|| !registry.encode().contains("\"kv\"")).await;
 }

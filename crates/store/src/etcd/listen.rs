@@ -8,12 +8,16 @@ use setpoint_base::Stop;
 use setpoint_flow::Tcp;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::Instant;
 
 use super::server::{Counted, Shared, Worker};
 use super::socket::Plain;
 
 /// Pause after a failed accept: the usual reason is too many open files, which time cures.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Time between two log lines about clients beyond the limit: they come by the thousand.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -139,6 +143,7 @@ pub(super) struct Incoming {
 /// Deals connections to the workers until `stop`.
 pub(super) async fn accept(listener: &Listener, shared: &Arc<Shared>, workers: &[Worker], stop: &Stop) {
     let mut turns = workers.iter().cycle();
+    let mut untold = Untold::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -157,10 +162,14 @@ pub(super) async fn accept(listener: &Listener, shared: &Arc<Shared>, workers: &
         };
         let Some(counted) = Counted::new(shared, listener.serves) else {
             shared.metrics.connections_refused.inc();
-            tracing::debug!(
-                max = shared.options.connections_max,
-                "etcd client refused: too many connections"
-            );
+            if let Some(refused) = untold.one(Instant::now()) {
+                let max = Counted::most(shared, listener.serves);
+                tracing::warn!(
+                    refused,
+                    max,
+                    "etcd clients are closed at once: there are as many connections as may be; /debug/flow shows whose"
+                );
+            }
             continue;
         };
         let Some(worker) = turns.next() else {
@@ -180,6 +189,25 @@ pub(super) async fn accept(listener: &Listener, shared: &Arc<Shared>, workers: &
     }
 }
 
+/// Clients that were refused since it was last said.
+#[derive(Default)]
+struct Untold {
+    clients: u64,
+    next: Option<Instant>,
+}
+
+impl Untold {
+    /// Counts one; how many are to be told of, if it is time.
+    fn one(&mut self, now: Instant) -> Option<u64> {
+        self.clients += 1;
+        if self.next.is_some_and(|next| now < next) {
+            return None;
+        }
+        self.next = Some(now + TELL_EVERY);
+        Some(std::mem::take(&mut self.clients))
+    }
+}
+
 /// Small answers leave at once; a peer that vanished is noticed within two minutes.
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
@@ -188,4 +216,17 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
         .with_interval(Duration::from_secs(15))
         .with_retries(4);
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_clients_are_told_of_at_once_and_then_together_once_a_minute() {
+        let (mut untold, start) = (Untold::default(), Instant::now());
+        let mut at = |seconds| untold.one(start + Duration::from_secs(seconds));
+        let told: Vec<_> = [0, 1, 2, 59, 60, 61, 120].map(&mut at).into();
+        assert_eq!(told, [Some(1), None, None, None, Some(4), None, Some(2)]);
+    }
 }

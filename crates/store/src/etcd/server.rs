@@ -144,14 +144,19 @@ impl Counted {
             shared: shared.clone(),
             observes: serves == Serves::Metrics,
         };
-        let most = if counted.observes {
-            OBSERVERS_MAX
-        } else {
-            shared.options.connections_max
-        };
+        let most = Self::most(shared, serves);
         let before = counted.count().fetch_add(1, Ordering::Relaxed);
         shared.metrics.connections.inc();
         (before < most).then_some(counted)
+    }
+
+    /// How many connections listeners of this kind may have.
+    pub(super) fn most(shared: &Shared, serves: Serves) -> usize {
+        if serves == Serves::Metrics {
+            OBSERVERS_MAX
+        } else {
+            shared.options.connections_max
+        }
     }
 
     fn count(&self) -> &AtomicUsize {

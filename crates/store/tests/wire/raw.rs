@@ -203,6 +203,32 @@ async fn alarms_show_in_the_health_endpoints() {
     server.stop().await;
 }
 
+/// Warnings of this thread.
+#[derive(Clone, Default)]
+struct Warnings(Arc<parking_lot::Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = String::new();
+        event.record(
+            &mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                line.push_str(&format!("{field}={value:?} "));
+            },
+        );
+        self.0.lock().push(line);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed_but_for_those_that_look() {
     let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -213,10 +239,19 @@ async fn connections_beyond_the_limit_are_closed_but_for_those_that_look() {
         Listener::tcp(metrics).only(Serves::Metrics),
     ];
     let server = Server::start_on(addr, |options| options.connections_max = 1, listeners).await;
+    let warned = Warnings::default();
+    let _listening = tracing::subscriber::set_default(warned.clone());
     let mut first = server.kv().await;
     first.range(get("a", "")).await.unwrap();
-    let mut second = TcpStream::connect(server.addr).await.unwrap();
-    assert!(matches!(second.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    for _ in 0..3 {
+        let mut more = TcpStream::connect(server.addr).await.unwrap();
+        assert!(matches!(more.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    }
+    let lines = warned.0.lock().clone();
+    assert!(
+        lines.len() == 1 && lines[0].contains("as many connections as may be") && lines[0].contains("max=1"),
+        "{lines:?}"
+    );
     // Who comes to look at what is wrong is let in.
     let mut third = TcpStream::connect(looks).await.unwrap();
     let request = b"GET /debug/flow?format=json HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n";

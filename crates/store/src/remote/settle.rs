@@ -1,4 +1,4 @@
-//! Writing, to a known end where there is one. What may be concluded is in [`intent`](super::intent).
+//! Writing, to a known end where there is one. What may be concluded is in [`intent`].
 
 use super::failure::{self, Asked, Failure};
 use super::intent::{self, Intent, Verdict};

@@ -6,6 +6,11 @@
 //! answer takes the room for them when it begins and keeps it to the end; all room together is
 //! [`FrontOptions::outbound_bytes_max`](super::FrontOptions::outbound_bytes_max). RangeStream is the same read in
 //! messages of its own.
+//!
+//! Few pieces are read at a time. One that rests beside writes keeps its place: the rest is no longer than what it has read
+//! ([`Courtesy`](crate::engine::Courtesy)), a piece ends, and places go to who has waited longest, so a reader waits at most
+//! twice as long as where nobody writes and is never passed over. Giving the place up meanwhile would have more than these few
+//! between their turns, each with a thread that sleeps, and what the rests leave to writes would go to further readers.
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::harness::{Server, call, eventually, run};
+use crate::harness::{Server, call, command, eventually, run};
 
 const RULES: &str = "
 rules:
@@ -83,6 +83,46 @@ async fn limits_refuse_with_a_time_to_come_again_and_change_without_a_restart() 
     std::fs::write(&file, "").unwrap();
     eventually("the limits are lifted", async || put(&mut noisy).await.ok()).await;
     assert_eq!(flood(&mut noisy).await.0, 20);
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_change_of_what_open_connections_keep_is_said() {
+    let dir = TempDir::new().unwrap();
+    let (file, log) = (dir.path().join("limits.yaml"), dir.path().join("log"));
+    std::fs::write(&file, "rules: [{name: puts, rate: 1000/s}]").unwrap();
+    let flag = format!("--limits={}", file.display());
+    let mut server = command(dir.path(), &["server", "--roles=store", &flag]);
+    server.stderr(std::fs::File::create(&log).unwrap());
+    let server = Server::spawn(server, dir.path()).await;
+    let said = |what: &str| std::fs::read_to_string(&log).unwrap().matches(what).count();
+    for (n, (text, open)) in [
+        (
+            "concurrency: [{name: c, per: connection, limit: 7}]",
+            "calls=\"7\"",
+        ),
+        (
+            "rules: [{name: puts, rate: 9/s}]",
+            "calls=\"as many as without a rule\"",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        std::fs::write(&file, text).unwrap();
+        eventually(text, async || {
+            (said("rate limits changed") == n + 1).then_some(())
+        })
+        .await;
+        assert_eq!((said("from now on"), said(open)), (n + 1, 1));
+    }
+    // What does not concern them says nothing of them.
+    std::fs::write(&file, "rules: [{name: puts, rate: 8/s}]").unwrap();
+    eventually("the rate", async || {
+        (said("rate limits changed") == 3).then_some(())
+    })
+    .await;
+    assert_eq!(said("from now on"), 2);
     assert_eq!(server.stop().await.code(), Some(0));
 }
 

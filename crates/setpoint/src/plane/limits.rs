@@ -69,7 +69,11 @@ async fn follow(path: PathBuf, mut known: String, limits: Limits, stop: Stop) {
         let changed = match read {
             Ok(text) if text == known => continue,
             Ok(text) => {
+                let told = limits.streams_max();
                 let result = put_in_force(&limits, &text);
+                if limits.streams_max() != told {
+                    say_of_open_connections(limits.streams_max());
+                }
                 known = text;
                 result
             }
@@ -87,6 +91,18 @@ async fn follow(path: PathBuf, mut known: String, limits: Limits, stop: Stop) {
             Err(_) => (),
         }
     }
+}
+
+/// HTTP/2 tells a peer how many calls it may have open when it connects, and `h2` does not tell it anew.
+fn say_of_open_connections(calls: Option<u32>) {
+    let calls = calls.map_or_else(
+        || "as many as without a rule".to_owned(),
+        |calls| calls.to_string(),
+    );
+    tracing::info!(
+        calls,
+        "the limit of calls per connection acts on connections that are made from now on: those that are open keep theirs"
+    );
 }
 
 /// What two looks have found alike. Many programs empty a file before they write it, so a single look could find no rules, or

@@ -1,5 +1,7 @@
 //! A plane moves from its data directory to a cluster and back. Our own etcd front stands in for the cluster.
 
+mod killed;
+
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;

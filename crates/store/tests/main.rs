@@ -11,6 +11,7 @@ mod room;
 mod sim;
 mod simulation;
 mod snapshot;
+mod stopped;
 mod support;
 mod tables;
 mod watching;

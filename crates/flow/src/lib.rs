@@ -9,6 +9,7 @@
 //! - [`Flow`]: what a process's connections share: how their windows are set, a receive budget, who is there.
 //! - [`Tcp`]: a socket of which the kernel can be asked what it knows.
 //! - [`http2`]: the driver of HTTP/2 connections, with windows as large as the link needs.
+//! - [`http1`]: what is left of a request of HTTP/1.1 that is answered.
 //! - [`impair`]: bad networks, made on purpose: to measure flow control, and to break links in tests.
 //! - [`Channel`]: calls to a set of peers, under tonic's generated clients.
 //!
@@ -39,6 +40,7 @@
 
 pub mod channel;
 pub mod core;
+pub mod http1;
 pub mod http2;
 pub mod impair;
 pub mod layer;

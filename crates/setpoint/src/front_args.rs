@@ -73,7 +73,7 @@ pub(crate) struct FrontArgs {
         env = "SETPOINT_ETCD_CLIENT_CERT_ALLOWED_HOSTNAME"
     )]
     etcd_client_cert_allowed_hostname: Option<String>,
-    /// Speak TLS with a certificate made for it, in <data-dir>/etcd-tls
+    /// Speak TLS with a certificate made for it, in etcd-tls of the data directory
     #[arg(long, value_name = "BOOL", env = "SETPOINT_ETCD_AUTO_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     etcd_auto_tls: Option<String>,
     /// What a password is exchanged for: simple, or jwt,sign-method=METHOD,priv-key=FILE,pub-key=FILE,ttl=TIME

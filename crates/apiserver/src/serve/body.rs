@@ -4,8 +4,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use setpoint_flow::http1::{Lent, Rest};
 use setpoint_flow::http2::ReceivedBody;
 use tokio::sync::oneshot;
 
@@ -17,7 +19,7 @@ pub struct RequestBody(Source);
 
 #[derive(Debug)]
 enum Source {
-    Http1(Incoming),
+    Http1(Lent<Incoming>),
     Http2(Kept),
 }
 
@@ -47,11 +49,11 @@ impl RequestBody {
         let (body, back) = (Some(body), Some(back));
         (Self(Source::Http2(Kept { body, back })), rest)
     }
-}
 
-impl From<Incoming> for RequestBody {
-    fn from(body: Incoming) -> Self {
-        Self(Source::Http1(body))
+    /// The body of a request over HTTP/1.1 with these headers, and what will be left of it.
+    pub(super) fn lent(body: Incoming, headers: &HeaderMap) -> (Self, Rest<Incoming>) {
+        let (lent, rest) = Lent::of(body, headers);
+        (Self(Source::Http1(lent)), rest)
     }
 }
 
@@ -64,7 +66,10 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
-            Source::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Source::Http1(lent) => match lent.read() {
+                Some(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+                None => Poll::Ready(None),
+            },
             Source::Http2(Kept { body: Some(body), .. }) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Source::Http2(Kept { body: None, .. }) => Poll::Ready(None),
         }
@@ -72,14 +77,14 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Http1(body) => body.is_end_stream(),
+            Source::Http1(lent) => lent.peek().is_none_or(Body::is_end_stream),
             Source::Http2(kept) => kept.body.as_ref().is_none_or(Body::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Http1(body) => body.size_hint(),
+            Source::Http1(lent) => lent.peek().map(Body::size_hint).unwrap_or_default(),
             Source::Http2(kept) => kept.body.as_ref().map(Body::size_hint).unwrap_or_default(),
         }
     }

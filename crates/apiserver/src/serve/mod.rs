@@ -249,11 +249,18 @@ impl Front {
     {
         live.speaks("http/1.1");
         let answer = service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(RequestBody::from);
+            let (head, body) = request.into_parts();
+            let (body, rest) = RequestBody::lent(body, &head.headers);
+            let mut request = Request::from_parts(head, body);
             request.extensions_mut().insert(Arc::clone(&calls.scope));
             let (front, peer) = (Arc::clone(&calls.front), Arc::clone(&calls.peer));
             let service = calls.service.clone();
-            async move { front.answer(&peer, request, service).await }
+            async move {
+                let response = front.answer(&peer, request, service).await;
+                // Not all clients look for an answer before they have sent all of their request.
+                rest.spare().await;
+                response
+            }
         });
         let mut connection = pin!(
             http1::Builder::new()

@@ -11,6 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use setpoint_base::{FixedClock, SystemClock};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
 use super::*;
@@ -317,6 +318,40 @@ async fn takes_the_rest(world: &World) -> bool {
     client.send_request(again, true).unwrap().0.await.unwrap();
     let reset = std::future::poll_fn(|cx| std::task::Poll::Ready(stream.poll_reset(cx))).await;
     sent && reset.is_pending()
+}
+
+/// Whether who sends all of a request over HTTP/1.1 before it looks for the answer has it.
+async fn answers_who_looks_late(world: &World) -> std::io::Result<bool> {
+    let body = vec![b' '; 5_000_000];
+    let mut stream = world.connect(None, b"http/1.1").await;
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await?;
+    stream.flush().await?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await?;
+    assert_eq!(&answer, b"HTTP/1.1 401");
+    // And its connection is as good as before.
+    let again = b"GET / HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\nconnection: close\r\n\r\n";
+    stream.write_all(again).await?;
+    let mut rest = Vec::new();
+    // A server may close without TLS's farewell.
+    let _ = stream.read_to_end(&mut rest).await;
+    Ok(String::from_utf8_lossy(&rest).contains("HTTP/1.1 401"))
+}
+
+#[tokio::test]
+async fn who_sends_all_before_it_looks_has_the_answer_of_what_is_refused_unread() {
+    let world = World::start(SystemClock::shared(), ServeOptions::default()).await;
+    for _ in 0..20 {
+        if answers_who_looks_late(&world).await.unwrap_or(false) {
+            return;
+        }
+    }
+    panic!("its connection was broken every time");
 }
 
 /// Curl 7.88 forgets an answer that comes together with RST_STREAM.

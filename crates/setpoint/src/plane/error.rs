@@ -77,7 +77,7 @@ pub enum PlaneError {
         detail: String,
     },
     /// The file with the rate limits cannot be used.
-    #[error("{}: {detail}", .path.display())]
+    #[error("limits in {}: {detail}", .path.display())]
     Limits {
         /// The file.
         path: PathBuf,

@@ -15,7 +15,7 @@
 //! - `wide`: ranges of many keys, read as they are sent. `listing`: the answer of a range, made where its keys are. `snapshot`: what reads the whole log.
 //! - `auth`: who calls, and what they may do. `cluster`: one member, which takes no others.
 //! - `wire`: answers to bytes, without copying large values. `gather`: many watch answers into few frames. `status`: errors to etcd's codes and texts.
-//! - `web`: HTTP that is not gRPC. `unread`: what is left of its requests. `gateway`: the same calls as JSON. `http`: `/health`, `/livez`, `/readyz`,
+//! - `web`: HTTP that is not gRPC. `gateway`: the same calls as JSON. `http`: `/health`, `/livez`, `/readyz`,
 //!   `/version`, `/metrics`. `debug`: `/debug/flow`. `metrics`, `readings`: every metric of the front.
 //! - `overload`: places among the calls that are served at a time. `room` and `few`: what answers on their way
 //!   to clients may have.
@@ -60,7 +60,6 @@ mod status;
 mod timing;
 mod tls;
 mod txn;
-mod unread;
 mod vars;
 mod waits;
 mod watch;

@@ -14,6 +14,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use setpoint_base::Stop;
+use setpoint_flow::http1::Lent;
 use setpoint_flow::http2::Receive;
 use setpoint_flow::page;
 use tokio::sync::{mpsc, oneshot};
@@ -30,7 +31,6 @@ use super::listen::Serves;
 use super::outbound::{Gone, Http2};
 use super::pprof;
 use super::server::Shared;
-use super::unread::Lent;
 
 /// A certificate names no user to the gateway: refused, so that nobody believes it does.
 const NO_USER: &str =
@@ -43,7 +43,7 @@ const BUSY: &str = "too many requests\n";
 pub(super) enum Body {
     Http1(hyper::body::Incoming),
     /// The same, to be thrown away when it is answered unread.
-    Lent(Lent),
+    Lent(Lent<hyper::body::Incoming>),
     Http2(Kept),
     /// What came as messages, a line each.
     Messages(mpsc::Receiver<Bytes>),

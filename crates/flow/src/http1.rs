@@ -2,38 +2,41 @@
 //!
 //! A client that sends its whole request before it looks for the answer, as Python's does, finds a broken connection when the
 //! server closes it with the rest unread, and has lost the answer. So the rest is thrown away first, as Go's server does;
-//! how much and for how long has a bound.
+//! how much and for how long has a bound. Over HTTP/2 [`Receive::spare`](crate::http2::Receive::spare) does the same.
 
 use std::time::Duration;
 
 use bytes::Buf;
 use http::HeaderMap;
 use http::header::EXPECT;
-use http_body::Body as _;
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// What is thrown away of a request, in bytes; over HTTP/2 it is as much.
+/// What is thrown away of a request, in bytes.
 const SPARED_BYTES: usize = 8 << 20;
 /// And for how long.
 const SPARED_TIME: Duration = Duration::from_millis(500);
 
 /// A body that comes back when nobody wants more of it.
-pub(super) struct Lent {
-    body: Option<Incoming>,
-    back: Option<oneshot::Sender<Incoming>>,
+#[derive(Debug)]
+pub struct Lent<B: Body + Unpin> {
+    /// It is here until this is dropped.
+    body: Option<B>,
+    back: Option<oneshot::Sender<B>>,
     /// Whether the client waits to be asked for it.
     waits: bool,
 }
 
 /// What is left of a body.
-pub(super) struct Rest(oneshot::Receiver<Incoming>);
+#[derive(Debug)]
+pub struct Rest<B>(oneshot::Receiver<B>);
 
-impl Lent {
+impl<B: Body + Unpin> Lent<B> {
     /// The body of a request with these headers, and what will be left of it.
-    pub(super) fn of(body: Incoming, headers: &HeaderMap) -> (Self, Rest) {
+    #[must_use]
+    pub fn of(body: B, headers: &HeaderMap) -> (Self, Rest<B>) {
         let (back, rest) = oneshot::channel();
         let lent = Self {
             body: Some(body),
@@ -44,13 +47,19 @@ impl Lent {
     }
 
     /// To read from, which asks a client that waits.
-    pub(super) fn read(&mut self) -> Option<&mut Incoming> {
+    pub fn read(&mut self) -> Option<&mut B> {
         self.waits = false;
         self.body.as_mut()
     }
+
+    /// To look at.
+    #[must_use]
+    pub fn peek(&self) -> Option<&B> {
+        self.body.as_ref()
+    }
 }
 
-impl Drop for Lent {
+impl<B: Body + Unpin> Drop for Lent<B> {
     fn drop(&mut self) {
         if let Some((body, back)) = self.body.take().zip(self.back.take())
             && !self.waits
@@ -62,9 +71,9 @@ impl Drop for Lent {
     }
 }
 
-impl Rest {
+impl<B: Body + Unpin> Rest<B> {
     /// Throws away what nobody reads any more. Who has more to say than that, or says nothing, is cut off.
-    pub(super) async fn spare(mut self) {
+    pub async fn spare(mut self) {
         let Ok(mut body) = self.0.try_recv() else {
             return;
         };

@@ -132,6 +132,7 @@ async fn bad_requests_are_refused_with_the_proper_status() {
         ((Method::PUT, "/api/v1/namespaces/default/configmaps/other", json_type), &fine, 400, "the name of the object (fine) does not match the name on the URL (other)"),
         ((Method::PUT, "/api/v1/namespaces/default/configmaps", json_type), &fine, 405, "not supported"),
         ((Method::DELETE, "/api/v1/namespaces", json_type), "", 405, "not supported"),
+        ((Method::TRACE, "/api/v1/namespaces/default/configmaps", json_type), "", 405, "this method is not supported"),
         ((Method::DELETE, "/api/v1/namespaces/default", json_type), "", 403, "this namespace may not be deleted"),
         ((Method::PATCH, "/api/v1/namespaces/default/configmaps/taken", "application/apply-patch+yaml"), "a: 1", 415, "server-side apply is not served yet"),
         ((Method::GET, "/nothing", json_type), "", 404, "404 page not found"),

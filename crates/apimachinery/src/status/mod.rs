@@ -170,6 +170,8 @@ impl Status {
     /// The resource does not have this verb.
     #[must_use]
     pub fn method_not_allowed(resource: &GroupResource, verb: &str) -> Self {
+        // Methods of HTTP that are none of ours have no verb.
+        let verb = if verb.is_empty() { "this method" } else { verb };
         let message = format!(
             "{verb} is not supported on resources of kind {}",
             quote(&resource.to_string())

@@ -67,6 +67,14 @@ pub struct Report {
     pub nothing_to_do: bool,
 }
 
+/// Whether a log is the target of a migration that has not come to its end: not all may be there.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn is_unfinished(log: &Log) -> Result<bool, setpoint_store::Error> {
+    note::is_there(log).await
+}
+
 impl Migration {
     /// Runs it to its end, or to an error after which it can be run again.
     ///

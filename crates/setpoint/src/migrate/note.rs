@@ -57,6 +57,11 @@ pub(super) async fn read(log: &Log) -> Result<(Option<Note>, Revision), MigrateE
     }))
 }
 
+/// Whether there is one.
+pub(super) async fn is_there(log: &Log) -> Result<bool, setpoint_store::Error> {
+    Ok(log.range(&Range::key(KEY)).await?.count > 0)
+}
+
 /// The condition that the note is as it was at a revision.
 pub(super) fn unchanged(at: Revision) -> Compare {
     Compare {

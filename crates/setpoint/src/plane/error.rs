@@ -52,6 +52,15 @@ pub enum PlaneError {
         /// Where the restore worked.
         unfinished: PathBuf,
     },
+    /// The log is the target of a migration that has not come to its end.
+    #[error(
+        "the migration to {place} was not finished and not all is there: run `setpoint store migrate` again, it goes on \
+         where it stopped"
+    )]
+    HalfMigrated {
+        /// Where the log is.
+        place: String,
+    },
     /// There is no store, but a member of etcd.
     #[error("{} holds the data of etcd itself: import it with `setpoint store import`, into another --data-dir", .dir.display())]
     EtcdsOwn {

@@ -37,6 +37,7 @@ pub(crate) use store::{UNFINISHED, is_etcds};
 pub use store_only::StoreOnly;
 
 use crate::loopback::Loopback;
+use crate::migrate;
 use crate::profile::CpuProfiler;
 use crate::ready::{Listening, Ready};
 
@@ -280,7 +281,9 @@ async fn open_log(options: &PlaneOptions, metrics: &Metrics) -> Result<(Log, Opt
                 store::open(&opening)
             })
             .await?;
-            Ok((Log::from(store.clone()), Some(store)))
+            let log = Log::from(store.clone());
+            whole(&log, || options.data_dir.display().to_string()).await?;
+            Ok((log, Some(store)))
         }
         Engine::Cluster(cluster) => {
             let log = Log::cluster(cluster).map_err(PlaneError::Cluster)?;
@@ -289,9 +292,19 @@ async fn open_log(options: &PlaneOptions, metrics: &Metrics) -> Result<(Log, Opt
                 .expect("no other cluster is in this registry");
             let pki = dir.join("pki");
             blocking("the data directory", move || make_dir(&dir)).await?;
+            whole(&log, || "the cluster".to_owned()).await?;
             shared_ca::install(&log, &pki).await?;
             Ok((log, None))
         }
+    }
+}
+
+/// Half of a plane would be served as if the rest had been deleted.
+async fn whole(log: &Log, place: impl FnOnce() -> String) -> Result<(), PlaneError> {
+    match migrate::is_unfinished(log).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(PlaneError::HalfMigrated { place: place() }),
+        Err(error) => Err(PlaneError::Log(error)),
     }
 }
 

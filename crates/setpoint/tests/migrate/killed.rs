@@ -41,6 +41,17 @@ fn kill_halfway(args: &[&str]) -> usize {
     halfway.unwrap_or_else(|| panic!("it was never halfway: {said:?}"))
 }
 
+fn refuses_to_serve(dir: &Path, args: &[&str], place: &str) {
+    std::fs::create_dir_all(dir).unwrap();
+    let output = harness::run(dir, &[&["server"], args].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("was not finished") && said.contains(place) && said.contains("setpoint store migrate"),
+        "{said}"
+    );
+}
+
 #[track_caller]
 fn goes_on(args: &[&str], before: usize) {
     let text = success(&migrate(args));
@@ -76,15 +87,25 @@ async fn a_run_that_was_killed_is_finished_by_the_next_one_to_a_cluster_and_back
     let refused = migrate(&["--from", &empty.to_string_lossy(), "--to", &url]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("--force"), "{said}");
+    // A plane is not served by halves.
+    let other = dir.path().join("plane");
+    refuses_to_serve(
+        &other,
+        &["--engine=etcd", "--etcd-endpoints", &url],
+        "to the cluster",
+    );
     goes_on(&to_cluster, before);
     let log = cluster(&url);
     let kvs = all(&log).await;
     assert!(kvs.iter().all(|kv| kv.mod_revision > at));
     assert_eq!(order(kvs), ours);
 
-    let back = dir.path().join("back").to_string_lossy().into_owned();
+    let home = dir.path().join("back");
+    std::fs::create_dir_all(&home).unwrap();
+    let back = home.join("data").to_string_lossy().into_owned();
     let to_directory = ["--from", url.as_str(), "--to", &back];
     let before = kill_halfway(&to_directory);
+    refuses_to_serve(&home, &[], &back);
     goes_on(&to_directory, before);
     let target: Log = open(Path::new(&back)).into();
     assert_eq!(order(all(&target).await), ours);

@@ -161,6 +161,23 @@ async fn tls_is_spoken_and_only_with_whom_it_should_be() {
 }
 
 #[tokio::test]
+async fn a_key_behind_a_passphrase_is_named_as_one() {
+    let (ca, _) = certificates("localhost", b"h2");
+    let key = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let options = ChannelOptions {
+        tls: Some(ChannelTls::Pem {
+            identity: Some((ca.clone(), key.into())),
+            ca,
+            server_name: None,
+        }),
+        ..ChannelOptions::default()
+    };
+    let refused = Channel::to("https://localhost:1").options(options).check();
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("own key: the private key is encrypted"), "{said}");
+}
+
+#[tokio::test]
 async fn each_address_of_a_list_has_its_own_name_in_its_certificate() {
     let (ca, config) = certificates("127.0.0.1", b"h2");
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));

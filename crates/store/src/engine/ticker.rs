@@ -32,6 +32,8 @@ pub(crate) struct Ticker {
     last_leases: Instant,
     filling: bool,
     fill_at: Instant,
+    /// Where the log ended when zeros were thought of last.
+    log_end: u64,
 }
 
 impl Ticker {
@@ -44,6 +46,7 @@ impl Ticker {
             last_leases: now,
             filling: false,
             fill_at: now,
+            log_end: 0,
         }
     }
 
@@ -73,7 +76,9 @@ impl Ticker {
             tracing::info!("there is room on the disk again, writes are accepted");
         }
         if now >= self.fill_at {
-            self.filling = fill_is_due(shared) && fill(shared);
+            let end = shared.tip.lock().offset;
+            let grows = std::mem::replace(&mut self.log_end, end) != end;
+            self.filling = fill(shared, end).is_some_and(|filled| filled || grows);
             self.fill_at = now + FILL_PAUSE;
         }
         match (self.ending.more, self.filling) {
@@ -170,18 +175,19 @@ fn prepare(shared: &Shared) {
     }
 }
 
-/// Zeros are worth their writing once the segment in use is a quarter full: an idle store writes none.
-fn fill_is_due(shared: &Shared) -> bool {
-    shared.options.prefill && shared.tip.lock().offset > shared.options.segment_bytes / 4
-}
-
-fn fill(shared: &Shared) -> bool {
-    shared.spare.fill().unwrap_or_else(|error| {
+/// Zeros are worth their writing once the segment in use is a quarter full: an idle store writes none. From then on there
+/// are to be twice as many as the log grows by, so that they are spread and still there in time.
+fn fill(shared: &Shared, end: u64) -> Option<bool> {
+    let due = 2 * end.saturating_sub(shared.options.segment_bytes / 4);
+    if !shared.options.prefill || due == 0 {
+        return None;
+    }
+    shared.spare.fill(due).unwrap_or_else(|error| {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "fill the next segment with zeros"
         );
         drop(shared.spare.take());
-        false
+        None
     })
 }

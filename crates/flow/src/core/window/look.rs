@@ -20,7 +20,7 @@ const DRAIN_MAX: f64 = 2.0;
 const NOD_ROUNDS: u32 = 8;
 const NOD_EVERY_MIN: Duration = Duration::from_secs(1);
 /// The first nod comes so long after the first PING, at least: what it finds costs a flow of a second more than it brings.
-pub(super) const FIRST_NOD_AFTER: Duration = Duration::from_secs(2);
+const FIRST_NOD_AFTER: Duration = Duration::from_secs(2);
 /// The pause grows so many times with each that shows nothing, up to so many times the shortest.
 const NOD_BACKOFF: u32 = 4;
 const NOD_PAUSE_MAX: u32 = 8;
@@ -59,6 +59,7 @@ impl Estimator {
     /// Credit that was given at `since` has been used: a round trip and the queue before the link took no longer.
     pub fn credit_used(&mut self, since: Duration, now: Duration) {
         let took = now.saturating_sub(since).max(Duration::from_micros(1));
+        self.proof.credit_used(took);
         let Some(least) = self.rtt.get() else {
             return;
         };
@@ -94,6 +95,16 @@ impl Estimator {
 
     pub(super) fn nod_every(&self) -> Duration {
         (self.rtt.get().unwrap_or_default() * NOD_ROUNDS).max(NOD_EVERY_MIN) * self.nod_pause
+    }
+
+    /// The first PING is back. Where it is proven that it met no queue, only a path that changes can be shorter than that.
+    pub(super) fn plan_first_nod(&mut self, now: Duration) {
+        let rtt = self.rtt.get().unwrap_or_default();
+        self.next_nod = now + self.nod_every().max(FIRST_NOD_AFTER);
+        if self.proof.covers(rtt) {
+            self.nod_pause = NOD_PAUSE_MAX;
+            self.next_nod = now + self.nod_every();
+        }
     }
 
     /// Begins and ends nods.

@@ -32,6 +32,7 @@
 mod bound;
 mod filter;
 mod look;
+mod proof;
 mod rtt;
 mod trial;
 
@@ -45,7 +46,8 @@ mod tests;
 use std::time::Duration;
 
 use filter::WindowedMax;
-use look::{Dip, FIRST_DIP_AFTER, FIRST_NOD_AFTER, Nod};
+use look::{Dip, FIRST_DIP_AFTER, Nod};
+use proof::Proof;
 use rtt::RoundTrip;
 use trial::{KEEP_MIN, Trial};
 
@@ -148,6 +150,7 @@ pub struct Estimator {
     bounds: Bounds,
     window: u32,
     rtt: RoundTrip,
+    proof: Proof,
     bandwidth: WindowedMax,
     /// The same of what came in two round trips in a row: a burst does not move it.
     steady: WindowedMax,
@@ -205,6 +208,7 @@ impl Estimator {
             bounds,
             window: bounds.start.min(bounds.cap),
             rtt: RoundTrip::default(),
+            proof: Proof::default(),
             bandwidth: WindowedMax::default(),
             steady: WindowedMax::default(),
             bucket: Span::at(now),
@@ -287,6 +291,7 @@ impl Estimator {
     pub fn received(&mut self, bytes: u64, now: Duration) {
         self.rest(now);
         self.last_data = now;
+        self.proof.received(bytes, self.link(), now);
         if self.dip.is_some_and(|dip| now >= dip.over_at) {
             self.end_dip(now);
         }
@@ -375,7 +380,7 @@ impl Estimator {
             self.bucket = Span::at(now);
             self.next_dip = now + FIRST_DIP_AFTER;
             self.next_change_dip = self.next_dip;
-            self.next_nod = now + self.nod_every().max(FIRST_NOD_AFTER);
+            self.plan_first_nod(now);
             self.grow_if_full(now);
         }
         self.changed = false;

@@ -22,8 +22,6 @@ mod shown;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod sharing;
-#[cfg(test)]
 mod tests;
 
 use std::collections::hash_map::Entry;
@@ -61,7 +59,7 @@ pub(crate) enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Overrun;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Stream {
     received: u64,
     released: u64,
@@ -84,29 +82,8 @@ struct Stream {
     peak: u32,
     /// It had sent something before the last round.
     is_known: bool,
-    /// What it may have by that: so many of [`rounds::WHOLE`] parts of what any may have.
-    part: u32,
-}
-
-impl Stream {
-    /// It may have as much as any.
-    fn new() -> Self {
-        Self {
-            received: 0,
-            released: 0,
-            extra: 0,
-            has_reader: false,
-            left: false,
-            ended: false,
-            reset: false,
-            due: false,
-            round: 0,
-            sent: 0,
-            peak: 0,
-            is_known: false,
-            part: rounds::WHOLE,
-        }
-    }
+    /// What it may have by that, at most; 0 is as much as any.
+    own: u32,
 }
 
 /// What the peer of one connection may send, and has.
@@ -130,6 +107,8 @@ pub(crate) struct Grants {
     is_open: bool,
     /// The window of streams that are read.
     share: u64,
+    /// The same at the end of the last two rounds.
+    shares: [u64; 2],
     /// The connection's, what is unread included.
     window: u64,
     arrived: u64,
@@ -160,6 +139,7 @@ impl Default for Grants {
             settings_acked: 0,
             is_open: false,
             share: FIRST_WINDOW,
+            shares: [FIRST_WINDOW; 2],
             window: FIRST_WINDOW,
             arrived: 0,
             released: 0,
@@ -261,7 +241,7 @@ impl Grants {
         if id > self.opened && id <= self.served {
             self.opened = id;
             if !ends {
-                self.open(id, Stream::new());
+                self.open(id, Stream::default());
             }
             return true;
         }
@@ -271,7 +251,7 @@ impl Grants {
     /// Somebody may read the stream from here on. A client's may be said before its request is written.
     pub(crate) fn has_reader(&mut self, id: u32) {
         if self.role == Role::Client && id > self.opened {
-            self.open(id, Stream::new());
+            self.open(id, Stream::default());
         }
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.has_reader = true;
@@ -413,7 +393,7 @@ impl Grants {
     /// HEADERS leave.
     fn says(&mut self, id: u32) {
         if self.role == Role::Client && id > self.opened {
-            self.open(id, Stream::new());
+            self.open(id, Stream::default());
             self.opened = id;
         }
     }

@@ -5,14 +5,11 @@
 //! 100 KB for four that sent 8 each              level 25: all have what they want, and an equal part of the rest
 //! ```
 //!
-//! The windows of all that send have to add up to what the link holds: whatever is granted beyond that will queue before it,
-//! and small calls wait behind that. So a stream may have a quarter more than it sent, and an equal part of what nobody wants;
-//! and where not all can have what they want, none more than the *level*. What was sent in a round is remembered for some: a
-//! stream that the sender passed over once is not one that wants nothing.
-//!
-//! One level for all was not enough, although only those that sent less than half of what they could were held to less: after a
-//! round in which less came than usual, because somebody was late, it was what the one that sent most wanted, and an equal
-//! part of the rest, for each.
+//! The windows of all that send have to add up to about what the link holds: whatever is granted beyond that will queue
+//! before it, and small calls wait behind that. So there is a *level* that none exceeds, and who sends less than half of what
+//! he may has twice what he sent, or half of an equal share, and not the level. What was sent in a round is remembered for
+//! some: a stream that the sender passed over once is not one that wants nothing. What he *may* is what he could when he sent
+//! it: a window that has just grown is used a round trip later, and is not taken back before.
 
 use super::{Grants, Stream};
 
@@ -23,23 +20,14 @@ const LEVEL_LOOKS: usize = 8;
 /// A peak loses one of so many parts in a round, and is forgotten below so many bytes.
 const PEAK_FADES: u32 = 4;
 const PEAK_MIN: u32 = 1 << 10;
-/// All of the level.
-pub(super) const WHOLE: u32 = 1 << 16;
-
-/// How streams share; in bytes.
-struct Level {
-    /// None has more.
-    most: u64,
-    /// What each has beyond what it wants.
-    spare: u64,
-    /// None has less: who sends little may send more at any time.
-    least: u64,
-}
 
 impl Stream {
     /// Its window, where none may have more than `share`.
     pub(super) fn window(&self, share: u64, announced: u64) -> u64 {
-        let own = share * u64::from(self.part) / u64::from(WHOLE);
+        let own = match self.own {
+            0 => share,
+            own => share.min(own.into()),
+        };
         own.min(announced + TRUST * self.released)
     }
 
@@ -69,20 +57,30 @@ impl Grants {
             }
         }
         self.round = round.wrapping_add(1);
-        let Level { most, spare, least } = self.level(total);
+        let (level, streams) = self.level(total);
+        let least = total / streams.max(1) / 2;
+        // What came in this round was sent by the credit of the last one, or of the one before.
+        let announced = self.announced;
+        let could = self
+            .shares
+            .iter()
+            .fold(self.share, |least, share| least.min(*share));
+        self.shares = [self.share, self.shares[0]];
         for stream in self.streams.values_mut() {
-            let own = (stream.wants() + spare).max(least).min(most);
-            stream.part = match stream.peak {
-                // No more than the whole of it.
-                1.. if stream.is_known => (own * u64::from(WHOLE) / most.max(1)) as u32,
-                // It is new, or silent.
-                _ => WHOLE,
+            let own = u64::from(stream.peak) * 2;
+            let limited = stream.is_known && own < stream.window(could, announced);
+            stream.own = match stream.peak {
+                // Beyond 4 GiB there is no window.
+                1.. if limited => u32::try_from(own.max(least)).unwrap_or(0),
+                // It is new, or uses what it has.
+                _ => 0,
             };
         }
-        most
+        level
     }
 
-    fn level(&self, total: u64) -> Level {
+    /// And how many streams there are that share it.
+    fn level(&self, total: u64) -> (u64, u64) {
         let wants = || {
             let all = self.streams.values();
             all.filter(|stream| stream.competes(self.share, self.announced))
@@ -90,32 +88,26 @@ impl Grants {
         };
         let (streams, all) = wants().fold((0, 0), |(streams, all), want| (streams + 1, all + want));
         let equal = total / streams.max(1);
-        let least = equal / 2;
         if all <= total {
             // There is something for all.
-            let spare = (total - all) / streams.max(1);
-            let most = wants().max().unwrap_or(0) + spare;
-            return Level { most, spare, least };
+            let most = wants().max().unwrap_or(0);
+            return (most + (total - all) / streams.max(1), streams);
         }
-        let mut most = equal;
+        let mut level = equal;
         for _ in 0..LEVEL_LOOKS {
             let (limited, others) = wants().fold((0, 0), |(limited, others), want| {
-                if want >= most {
+                if want >= level {
                     (limited + 1, others)
                 } else {
                     (limited, others + want)
                 }
             });
-            let next = total.saturating_sub(others).checked_div(limited).unwrap_or(most);
-            if next <= most {
+            let next = total.saturating_sub(others).checked_div(limited).unwrap_or(level);
+            if next <= level {
                 break;
             }
-            most = next;
+            level = next;
         }
-        Level {
-            most,
-            spare: 0,
-            least,
-        }
+        (level, streams)
     }
 }

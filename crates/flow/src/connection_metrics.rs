@@ -92,6 +92,7 @@ pub(crate) struct ConnectionMetrics {
     floods: Family<OfKind, Counter>,
     faults: Family<Why, Counter>,
     too_large: Family<Front, Counter>,
+    bypassed: Family<Front, Counter>,
     budget: Gauge,
     wanted: Gauge,
     unread: Gauge,
@@ -115,6 +116,7 @@ impl ConnectionMetrics {
             floods: Family::default(),
             faults: Family::default(),
             too_large: Family::default(),
+            bypassed: Family::default(),
             budget: Gauge::default(),
             wanted: Gauge::default(),
             unread: Gauge::default(),
@@ -138,6 +140,7 @@ impl ConnectionMetrics {
         metrics.register("flow_connections_cut", "Connections that were cut, by reason", self.cut.clone())?;
         metrics.register("flow_floods", "Connections that were cut for a flood of frames that bring nothing forward, by the kind of the last", self.floods.clone())?;
         metrics.register("flow_streams_reset", "Streams that were reset for a fault of their opener, by reason", self.faults.clone())?;
+        metrics.register("flow_calls_bypassed", "Calls that were answered below the HTTP/2 library", self.bypassed.clone())?;
         metrics.register("flow_headers_too_large", "Calls that were answered 431 for the size of their headers", self.too_large.clone())?;
         metrics.register("flow_hoarding", "Times that half of what a connection may send was unread", self.hoarding.clone())?;
         metrics.register("flow_budget_bytes", "What peers may have us keep unread", self.budget.clone())?;
@@ -215,6 +218,11 @@ impl ConnectionMetrics {
     /// So many calls were answered 431.
     pub(crate) fn too_large(&self, front: &'static str, calls: u64) {
         self.too_large.get_or_create(&Front { front }).inc_by(calls);
+    }
+
+    /// So many calls were answered below the protocol.
+    pub(crate) fn bypassed(&self, front: &'static str, calls: u64) {
+        self.bypassed.get_or_create(&Front { front }).inc_by(calls);
     }
 
     pub(crate) fn hoarding(&self, front: &'static str) {

@@ -24,7 +24,7 @@ const HISTORY_MAX: usize = 60;
 /// Shorter waits are the ordinary course of a connection.
 const STALL_MIN: Duration = Duration::from_millis(1);
 /// Credit for a whole connection before any WINDOW_UPDATE (RFC 9113 §6.9.2), in bytes.
-const FIRST_CREDIT: i64 = 65_535;
+pub(crate) const FIRST_CREDIT: i64 = 65_535;
 
 /// Who makes a stream wait that has something to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

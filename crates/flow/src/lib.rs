@@ -40,6 +40,8 @@
 
 pub mod channel;
 pub mod core;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http1;
 pub mod http2;
 pub mod impair;

@@ -439,6 +439,7 @@ impl Driver {
         self.lost(match harm {
             Harm::Overrun => "the peer sent more than it was let".into(),
             Harm::Flood(kind) => format!("the peer sent far too many {} frames", kind.name()).into(),
+            Harm::Closed => "the peer went on with a call that was over".into(),
         })
     }
 

@@ -13,7 +13,7 @@ pub(crate) const ACK: u8 = 1;
 /// The flag of a stream's last frame.
 pub(crate) const END_STREAM: u8 = 1;
 /// The flag of the last frame of a list of headers.
-const END_HEADERS: u8 = 4;
+pub(crate) const END_HEADERS: u8 = 4;
 /// The flag of frames whose payload begins with the length of its padding.
 pub(crate) const PADDED: u8 = 8;
 /// The bit before a stream's id or an increment means nothing.
@@ -93,6 +93,22 @@ pub(crate) struct Head {
     pub(crate) padding: u64,
 }
 
+impl Head {
+    /// Of the frame that these bytes begin with, with the length of its payload; padding is not looked at.
+    pub(crate) fn of(bytes: &[u8]) -> Option<(Self, usize)> {
+        let [a, b, c, kind, flags, s0, s1, s2, s3] = *bytes.first_chunk::<HEADER_BYTES>()?;
+        let bytes = u32::from_be_bytes([0, a, b, c]);
+        let head = Self {
+            kind,
+            flags,
+            stream: u32::from_be_bytes([s0, s1, s2, s3]) & ID,
+            bytes: bytes.into(),
+            padding: 0,
+        };
+        Some((head, bytes as usize))
+    }
+}
+
 /// What one direction has carried.
 #[derive(Clone, Debug, Default)]
 pub struct Frames {
@@ -131,6 +147,11 @@ impl Frames {
     #[must_use]
     pub fn count(&self, kind: Kind) -> u64 {
         self.counts[kind as usize]
+    }
+
+    /// Whether the next byte begins a frame that goes on with nothing before it.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        self.have == 0 && self.rest == 0 && self.preface == 0 && !self.in_headers
     }
 
     /// What has begun and not ended.

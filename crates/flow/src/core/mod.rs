@@ -3,6 +3,7 @@
 mod atomic;
 pub mod bucket;
 pub mod budget;
+pub(crate) mod bypass;
 pub(crate) mod flood;
 pub mod frames;
 pub mod gate;
@@ -16,6 +17,7 @@ pub mod memory;
 pub mod message;
 pub mod outlier;
 pub mod rate;
+pub(crate) mod reserve;
 pub mod retry;
 pub mod timeout;
 pub(crate) mod unfinished;

@@ -6,9 +6,13 @@
 //! copied for that.
 //!
 //! All bytes pass here, so this is also where frames are counted, and where what the protocol says of windows is replaced by
-//! what we grant.
+//! what we grant, and where calls can be answered [below](below) it.
+
+mod below;
+mod wire;
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,9 +28,13 @@ use super::PREFACE;
 use super::outbox::Outbox;
 use crate::core::flood::Flood;
 use crate::core::frames::{Frames, HEADER_BYTES, Kind};
-use crate::core::grants::{Grants, Outgoing, Overrun, Role};
-use crate::core::hollow::{Kept, pass_over};
+use crate::core::grants::{Grants, Outgoing, Role};
+use crate::core::hollow::Kept;
+use crate::core::reserve::Reserve;
 use crate::gauges::Gauges;
+use below::Below;
+pub use below::{Answer, Bypass};
+pub(crate) use wire::{Harm, Wire};
 
 /// Bytes collected before a write goes out in the middle of a turn: copied ones, or all while the peer is slow.
 const COLLECT_BYTES: usize = 64 << 10;
@@ -34,10 +42,6 @@ const COLLECT_BYTES: usize = 64 << 10;
 const COLLECT_BYTES_MAX: usize = 256 << 10;
 /// An empty buffer larger than this is given back.
 const KEEP_BYTES: usize = 4 << 10;
-
-/// HEADERS that are passed on in a turn: the protocol keeps a stream for each until the turn is over, of those that it will
-/// reset as well.
-const HEADS_A_TURN: u64 = 4096;
 
 /// Room of a buffer that collects much: so much, and the frame that goes over.
 const LARGE_BYTES: usize = COLLECT_BYTES + (20 << 10);
@@ -69,83 +73,8 @@ struct Inner<T> {
     total: u64,
     /// What came and went, once the protocol is known.
     wire: Option<Box<Wire>>,
-}
-
-/// The frames of both directions, and what the peer may send.
-#[derive(Debug)]
-pub(crate) struct Wire {
-    pub(crate) received: Frames,
-    pub(crate) sent: Outgoing,
-    gauges: Arc<Gauges>,
-    flood: Flood,
-    /// HEADERS that had come when the turn began.
-    heads_before: u64,
-    /// Half a head, which is passed on once it is whole.
-    kept: Kept,
-    /// Nothing of that is passed on, nor anything after it: the connection has to end.
-    pub(crate) harm: Option<Harm>,
-}
-
-/// What a peer has done so that nothing more of it is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Harm {
-    /// It has sent more than it may.
-    Overrun,
-    /// Frames that bring nothing forward, far too many. The last was of this kind.
-    Flood(Kind),
-}
-
-impl Harm {
-    /// What it is told.
-    pub(crate) fn reason(self) -> h2::Reason {
-        match self {
-            Self::Overrun => h2::Reason::FLOW_CONTROL_ERROR,
-            Self::Flood(_) => h2::Reason::ENHANCE_YOUR_CALM,
-        }
-    }
-}
-
-impl Wire {
-    /// The turn has passed on as many HEADERS as it may.
-    fn is_sated(&self) -> bool {
-        self.received.count(Kind::Headers) - self.heads_before >= HEADS_A_TURN
-    }
-
-    /// Looks at what has come; how much of it may be passed on.
-    fn receive(&mut self, bytes: &mut [u8]) -> usize {
-        let (received, flood, said) = (&mut self.received, &mut self.flood, self.sent.said);
-        let mut hollow = Vec::new();
-        let seen = self.gauges.credit.with(|grants| {
-            received.take(bytes, |head, end| {
-                let awaited = grants.received(head).map_err(|Overrun| Harm::Overrun)?;
-                flood
-                    .received(head, awaited, said, Instant::now)
-                    .map_err(Harm::Flood)?;
-                if awaited && head.is_hollow() {
-                    hollow.push(end);
-                }
-                Ok(())
-            })
-        });
-        for end in hollow {
-            pass_over(bytes, end, &mut self.kept);
-        }
-        match seen {
-            Ok(()) => bytes.len(),
-            Err((before, harm)) => {
-                self.harm = Some(harm);
-                before
-            }
-        }
-    }
-
-    /// Keeps the end of what has come, if it is half of a head that matters; how many bytes go on.
-    fn keep(&mut self, bytes: &[u8]) -> usize {
-        let kept = self.received.half_a_head().map_or(0, |(here, _)| here);
-        let goes_on = bytes.len().saturating_sub(kept);
-        self.kept.keep(&bytes[goes_on..]);
-        goes_on
-    }
+    /// Calls that the protocol does not hear of.
+    below: Option<Box<Below>>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
@@ -158,6 +87,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             is_slow: false,
             total: 0,
             wire: None,
+            below: None,
         })))
     }
 
@@ -176,8 +106,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             flood: Flood::new(role, Instant::now()),
             heads_before: 0,
             kept: Kept::default(),
+            reserve: None,
+            is_bypassed: false,
+            gift: 0,
+            note: VecDeque::new(),
             harm: None,
         }));
+    }
+
+    /// Keeps credit for answers below the protocol.
+    pub(crate) fn reserve(&self) {
+        if let Some(wire) = &mut self.0.lock().wire {
+            wire.reserve = Some(Reserve::default());
+        }
+    }
+
+    /// Whether the protocol is to be polled, since it gets credit that was kept from it.
+    pub(crate) fn gives_back(&self) -> bool {
+        self.0.lock().wire.as_mut().is_some_and(|wire| wire.gives_back())
     }
 
     /// Looks at the frames so far.
@@ -222,6 +168,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
         let mut inner = self.0.lock();
         if let Some(wire) = &mut inner.wire {
             wire.heads_before = wire.received.count(Kind::Headers);
+        }
+        if let Some(below) = &mut inner.below {
+            below.rest();
         }
         inner.poll_drain(cx)
     }
@@ -334,7 +283,7 @@ impl<T: AsyncRead + Unpin> Inner<T> {
             let Some(wire) = self.wire.as_mut().filter(|_| !rest.filled().is_empty()) else {
                 break;
             };
-            wire.receive(rest.filled_mut());
+            wire.receive(rest.filled_mut(), 0);
             if wire.harm.is_some() {
                 return Poll::Pending;
             }
@@ -348,16 +297,25 @@ impl<T: AsyncRead + Unpin> Inner<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Cork<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
         let inner = &mut *inner;
+        if inner.below.is_some() {
+            return inner.poll_below(cx, buf);
+        }
         if inner.wire.as_ref().is_some_and(|wire| wire.harm.is_some()) {
             return Poll::Pending;
         }
         if inner.wire.as_ref().is_some_and(|wire| wire.is_sated()) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
+        }
+        if let Some(wire) = &mut inner.wire {
+            let is_whole = wire.received.is_between_frames() && wire.kept.is_empty();
+            if wire.give(buf, is_whole) {
+                return Poll::Ready(Ok(()));
+            }
         }
         loop {
             if inner.wire.as_ref().is_some_and(|wire| !wire.kept.is_empty()) {
@@ -371,7 +329,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Cork<T> {
             if buf.filled().len() == before {
                 return Poll::Ready(Ok(()));
             }
-            let passed = wire.receive(&mut buf.filled_mut()[before..]);
+            let passed = wire.receive(&mut buf.filled_mut()[before..], 0);
             if wire.harm.is_some() {
                 buf.set_filled(before + passed);
                 // Nothing would be the end of what there is to read.

@@ -1,6 +1,7 @@
 //! HTTP/2 connections over the stock `h2` crate: the one driver that all fronts use, and its parts for clients.
 //!
 //! - [`serve`]: one connection, from its greeting to its end, with the calls that a [`Handler`] makes of its requests.
+//! - [`Bypass`]: small calls that a connection asks again and again, answered before the protocol has seen them.
 //! - [`Cork`]: few and large writes, frames counted. [`Pace`], [`Stall`]: peers that do not read.
 //! - [`Controller`]: adaptive windows, for servers and clients alike. [`Pinger`]: the one PING a connection may have.
 //! - [`Receive`], [`ReceivedBody`]: what a peer sends. [`send`]: an answer with its body. [`Expected`]: an answer to come.
@@ -42,13 +43,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use h2::server::{Builder, SendResponse};
-use http::Request;
+use http::{HeaderMap, Request};
 use setpoint_base::Stop;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
-pub use cork::Cork;
 pub(crate) use cork::Harm;
+pub use cork::{Answer, Bypass, Cork};
 pub use end::End;
 pub(crate) use end::excess;
 pub(crate) use lent::Lent;
@@ -77,6 +78,14 @@ const SMALL_FRAMES_BYTES: usize = 16 << 20;
 pub trait Handler {
     /// A call in progress. Its connection polls it, and drops it at its end.
     type Call: Future<Output = ()>;
+
+    /// Whether some calls may be answered below the protocol.
+    const BYPASSES: bool = false;
+
+    /// Who answers calls below the protocol from here on. Asked as a call with this head begins, until there is somebody.
+    fn bypass(&mut self, _path: &str, _headers: &HeaderMap) -> Option<Box<dyn Bypass>> {
+        None
+    }
 
     /// Begins a call; `None` when that was all of it.
     fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Option<Self::Call>;
@@ -157,6 +166,9 @@ where
     let windows = Controller::new(&live);
     live.gauges().begun.store(0, Ordering::Relaxed);
     cork.govern(Role::Server, live.gauges().clone());
+    if H::BYPASSES {
+        cork.reserve();
+    }
     let mut settings = Builder::new();
     settings
         .initial_window_size(ANNOUNCED)
@@ -208,7 +220,7 @@ where
         turns.poll(cx)
     })
     .await;
-    turns.report();
+    turns.report_all();
     let told = turns.cork.wire(|wire| excess(wire.sent.farewell())).flatten();
     (end, turns.excess.or(told))
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::server::Connection;
+use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -67,6 +68,9 @@ pub(super) struct Counts {
     reported: u64,
     faults: Faults,
     too_large: u64,
+    /// Calls answered below the protocol, and those of them that metrics know.
+    answered: u64,
+    bypassed: u64,
 }
 
 impl Counts {
@@ -77,6 +81,8 @@ impl Counts {
             reported: 0,
             faults: Faults::default(),
             too_large: 0,
+            answered: 0,
+            bypassed: 0,
         }
     }
 }
@@ -85,6 +91,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
     /// Lets calls end, and takes no new ones.
     pub(super) fn drain(&mut self) {
         if !std::mem::replace(&mut self.draining, true) {
+            self.cork.stop_bypass();
             self.protocol.graceful_shutdown();
         }
     }
@@ -107,8 +114,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
                     break;
                 }
             }
-            if self.end.is_none() && self.account(cx) {
-                self.poll_protocol(cx);
+            if self.end.is_none() {
+                self.settle(cx);
             }
         }
         if self.end.is_none() {
@@ -158,6 +165,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
                         begun = true;
                         continue;
                     }
+                    if H::BYPASSES {
+                        self.remember(stream, request.uri().path(), request.headers());
+                    }
                     let request = request.map(|body| Receive::new(body, self.pace.clone()));
                     // One that is over has said all already, and is not asked again.
                     if let Some(call) = self.handler.begin(request, respond) {
@@ -190,10 +200,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         begun
     }
 
+    /// Lets the calls that begin like this one be answered below the protocol, if they can be.
+    fn remember(&mut self, stream: u32, path: &str, headers: &HeaderMap) {
+        if !self.cork.learn(stream, path, headers)
+            && !self.draining
+            && let Some(answers) = self.handler.bypass(path, headers)
+        {
+            self.cork.bypass(answers);
+        }
+    }
+
     fn refuse(&mut self, reason: h2::Reason) {
         if self.refused.is_none() {
             self.refused = Some(reason);
+            self.cork.stop_bypass();
             self.protocol.abrupt_shutdown(reason);
+        }
+    }
+
+    /// Lets the protocol say what there is to say at the end of a turn.
+    fn settle(&mut self, cx: &mut Context<'_>) {
+        if self.account(cx) {
+            self.poll_protocol(cx);
+        }
+        // It may use up at once what it gets back; each time that is half of what is left at least.
+        while H::BYPASSES && self.end.is_none() && !self.cork.is_full() && self.cork.gives_back() {
+            self.poll_protocol(cx);
         }
     }
 
@@ -205,7 +237,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             let (received, sent) = (&wire.received, &wire.sent);
             self.live.in_bytes.store(received.bytes, Ordering::Relaxed);
             self.live.out_bytes.store(sent.bytes, Ordering::Relaxed);
-            self.live.may_send(received.connection_credit, sent.data_bytes);
+            self.live.may_send(wire.credit(), sent.data_bytes);
             let frames: u64 = received.counts.iter().sum();
             let unfinished = received.unfinished();
             (received.bytes, frames, unfinished, wire.harm)
@@ -214,6 +246,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
             return false;
         };
         self.report();
+        if H::BYPASSES {
+            self.report_answered(FRAMES_REPORTED);
+        }
         if let Some(harm) = harm {
             self.harmed(harm, frames);
             return true;
@@ -240,8 +275,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         }
     }
 
+    /// Brings metrics up to date in the end.
+    pub(super) fn report_all(&mut self) {
+        self.report();
+        self.report_answered(1);
+    }
+
     /// Brings the metrics of calls that the protocol refused up to date.
-    pub(super) fn report(&mut self) {
+    fn report(&mut self) {
         let refused = self.cork.wire(|wire| (wire.sent.faults, wire.sent.too_large));
         let Some((faults, too_large)) = refused else {
             return;
@@ -258,6 +299,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         if too_large != self.frames.too_large {
             let before = std::mem::replace(&mut self.frames.too_large, too_large);
             metrics.too_large(front, too_large - before);
+        }
+    }
+
+    /// Counts the calls that were answered below the protocol; for the metrics once there are so many.
+    fn report_answered(&mut self, at_least: u64) {
+        let answered = self.cork.answered();
+        let seen = std::mem::replace(&mut self.frames.answered, answered);
+        if answered > seen {
+            self.live
+                .streams_total
+                .fetch_add(answered - seen, Ordering::Relaxed);
+        }
+        let more = answered - self.frames.bypassed;
+        if more >= at_least.max(1) {
+            self.frames.bypassed = answered;
+            self.live.flow().metrics().bypassed(self.live.front, more);
         }
     }
 
@@ -340,9 +397,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, H: Handler> Turns<T, H> {
         if say && !self.cork.is_full() {
             self.poll_protocol(cx);
             // Registers for the answer; nothing else would have the protocol write what the windows say now.
-            if self.account(cx) {
-                self.poll_protocol(cx);
-            }
+            self.settle(cx);
         }
     }
 }

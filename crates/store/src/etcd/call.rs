@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use setpoint_base::{Stop, TraceContext};
 use setpoint_flow::Ask;
 use setpoint_flow::http2::Receive;
@@ -33,6 +33,9 @@ use super::{
 
 /// The patience of a client that names none: 100 years, which timers can count.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The version that a client says it has.
+pub(super) const CLIENT_VERSION: &str = "client-api-version";
 
 /// A call as its handler sees it.
 pub(super) struct Call {
@@ -60,10 +63,7 @@ pub(super) fn begin(
 ) -> Option<Running> {
     let (head, body) = request.into_parts();
     let mut sink = Http2::new(respond, client.pace.clone());
-    let grpc = head
-        .headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let grpc = head.headers.get(CONTENT_TYPE).is_some_and(is_grpc);
     if !(grpc && client.serves.grpc()) {
         let (shared, client, stop) = (shared.clone(), client.clone(), stop.clone());
         return Some(Box::pin(async move {
@@ -86,7 +86,7 @@ pub(super) fn begin(
     }
     count(shared, client, method, &head.headers);
     let inbound;
-    if method.is_quick() && quick::suits(shared, client, &head.headers) {
+    if method.is_quick() && is_text(&head.headers, CLIENT_VERSION) && quick::suits(shared, client) {
         match quick::begin(shared, client, method, &head.headers, body, sink) {
             Quick::Over => return None,
             Quick::Running(call) => return Some(call),
@@ -135,7 +135,7 @@ pub(super) fn begin_gateway(
 
 /// Counts the call for the version that its client says it has.
 fn count(shared: &Shared, client: &Client, method: Method, metadata: &HeaderMap) {
-    let version = metadata.get("client-api-version");
+    let version = metadata.get(CLIENT_VERSION);
     let versions = &shared.metrics.versions;
     versions.count(&client.seen, version, method.is_stream());
 }
@@ -295,7 +295,7 @@ impl Call {
         stop: &Stop,
     ) -> Running {
         shared.metrics.began(method);
-        if !is_text(metadata, "client-api-version") {
+        if !is_text(metadata, CLIENT_VERSION) {
             let status = status::invalid_client_version();
             shared.metrics.ended(method, status.code());
             return Box::pin(async move { outbound.fail(&status) });
@@ -427,6 +427,11 @@ fn out_of_patience() -> Status {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// Whether a call with this content type is gRPC.
+pub(super) fn is_grpc(content_type: &HeaderValue) -> bool {
+    content_type.as_bytes().starts_with(b"application/grpc")
 }
 
 /// Whether a header is UTF-8, if it is there.

@@ -8,19 +8,20 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
-use http::Request;
+use http::{HeaderMap, Request};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use setpoint_base::Stop;
 use setpoint_flow::http2::{
-    self, Cork, Drained, Handler, Http2Options, PREFACE, Pace, Receive, Stall, drain,
+    self, Bypass, Cork, Drained, Handler, Http2Options, PREFACE, Pace, Receive, Stall, drain,
 };
 use setpoint_flow::{Live, Scope};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::arriving::OfOne;
+use super::bypass::{Reads, Repeats};
 use super::call::{self, Running};
 use super::listen::{Incoming, Serves};
 use super::overload;
@@ -112,6 +113,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Stop) {
             shared,
             client,
             stop: stop.clone(),
+            repeats: Repeats::default(),
         };
         http2::serve(cork, handler, live, &options, &stop).await;
     } else if serves != Serves::Grpc {
@@ -225,10 +227,17 @@ struct Calls {
     shared: Arc<Shared>,
     client: Client,
     stop: Stop,
+    repeats: Repeats,
 }
 
 impl Handler for Calls {
     type Call = Running;
+    const BYPASSES: bool = true;
+
+    fn bypass(&mut self, path: &str, _headers: &HeaderMap) -> Option<Box<dyn Bypass>> {
+        let repeats = self.repeats.saw(path);
+        repeats.then(|| Box::new(Reads::new(self.shared.clone(), self.client.clone())) as Box<dyn Bypass>)
+    }
 
     fn begin(&mut self, request: Request<Receive>, respond: SendResponse<Bytes>) -> Option<Running> {
         call::begin(&self.shared, &self.client, request, respond, &self.stop)

@@ -11,7 +11,7 @@ use tonic::Status;
 use super::auth::Access;
 use super::convert;
 use super::few::Hold;
-use super::listing::Listing;
+use super::listing::{Listing, MARGIN_BYTES};
 use super::room::{Held, Share};
 use super::server::Shared;
 use super::status::{self, status as of};
@@ -55,6 +55,23 @@ pub(super) fn range_at_hand(shared: &Shared, request: Bytes) -> Option<Result<Re
     match convert::decode(request).and_then(convert::range) {
         Ok(range) => now(shared, &range),
         Err(status) => Some(Err(status)),
+    }
+}
+
+/// The framed answer to a request for one key whose caller needs no permission, if it has at most so many bytes; otherwise
+/// nothing has happened.
+pub(super) fn key_at_hand(shared: &Shared, request: Bytes, bytes_max: usize) -> Option<Bytes> {
+    let range = convert::decode(request).and_then(convert::range).ok()?;
+    if !matches!(range.keys, KeyRange::Key(_)) {
+        return None;
+    }
+    let begin = |revision| Listing::begin(shared.header(Revision(revision)));
+    // What is around the pair is not counted there.
+    let pair_max = bytes_max.saturating_sub(2 * MARGIN_BYTES);
+    let (listing, given) = shared.store.few(&range, pair_max, begin).ok()??;
+    match listing.whole(shared.header(Revision(given.revision)), given) {
+        Ok(Reply::Whole(answer)) if answer.len() <= bytes_max => Some(answer),
+        _ => None,
     }
 }
 

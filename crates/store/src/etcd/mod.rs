@@ -24,6 +24,7 @@
 
 mod arriving;
 mod auth;
+mod bypass;
 mod call;
 mod cluster;
 mod connection;

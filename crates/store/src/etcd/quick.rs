@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::auth::Access;
-use super::call::{Patience, Running, is_text, patience, trace};
+use super::call::{Patience, Running, patience, trace};
 use super::connection::Client;
 use super::few::Hold;
 use super::inbound::{Begun, Inbound};
@@ -38,11 +38,10 @@ pub(super) enum Quick {
     No(Inbound, Http2),
 }
 
-/// Whether there is nothing unusual about a call: no permission and no place among others to be asked for, and a client
+/// Whether there is nothing unusual about calls: no permission and no place among others to be asked for, and a client
 /// that takes what the calls before have said.
-pub(super) fn suits(shared: &Shared, client: &Client, headers: &HeaderMap) -> bool {
-    is_text(headers, "client-api-version")
-        && !shared.auth.is_on()
+pub(super) fn suits(shared: &Shared, client: &Client) -> bool {
+    !shared.auth.is_on()
         && !shared.store.is_corrupt()
         && !overload::has_door(shared)
         && client.pace.turn().now_or_never().is_some()

@@ -29,6 +29,7 @@ use pb::watch_request::RequestUnion;
 
 mod arriving;
 mod auth;
+mod bypass;
 mod compaction;
 mod gateway;
 mod hostile;

@@ -160,6 +160,11 @@ impl Grants {
         self.role = role;
     }
 
+    /// The last stream that was opened.
+    pub(crate) fn opened(&self) -> u32 {
+        self.opened
+    }
+
     /// All DATA so far, in bytes, padding included.
     pub(crate) fn arrived(&self) -> u64 {
         self.arrived

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use setpoint_testkit::frames::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::wire::HEADS_A_TURN;
 use super::*;
 use crate::flow::Flow;
 
@@ -219,4 +220,28 @@ proptest! {
         let whole = if lost == 0 { passed.len() } else { passed.len() - 8 };
         prop_assert_eq!(&passed[..whole], &expected[..whole]);
     }
+}
+
+#[tokio::test]
+async fn the_protocol_is_told_of_its_credit_however_little_room_there_is() {
+    let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+    let (cork, live) = (Cork::new(ours, Bytes::new()), Flow::default().open("test", ""));
+    cork.govern(Role::Server, Arc::clone(live.gauges()));
+    cork.reserve();
+    theirs
+        .write_all(&[super::PREFACE, &update(0, 1 << 20)].concat())
+        .await
+        .unwrap();
+    heads_after_reading(&cork).await;
+    cork.0.lock().wire.as_mut().unwrap().sent.data_bytes = 500_000;
+    assert!(cork.gives_back());
+    let mut told = Vec::new();
+    for room in [5, 7, 100] {
+        let mut room = vec![0; room];
+        let mut buf = ReadBuf::new(&mut room);
+        let read = poll_fn(|cx| Poll::Ready(Pin::new(&mut cork.clone()).poll_read(cx, &mut buf))).await;
+        assert!(read.is_ready());
+        told.extend_from_slice(buf.filled());
+    }
+    assert_eq!(told, update(0, (65_535 + (1 << 20)) / 2));
 }

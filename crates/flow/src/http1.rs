@@ -4,8 +4,6 @@
 //! server closes it with the rest unread, and has lost the answer. So the rest is thrown away first, as Go's server does;
 //! how much and for how long has a bound. Over HTTP/2 [`Receive::spare`](crate::http2::Receive::spare) does the same.
 
-use std::time::Duration;
-
 use bytes::Buf;
 use http::HeaderMap;
 use http::header::EXPECT;
@@ -14,10 +12,7 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// What is thrown away of a request, in bytes.
-const SPARED_BYTES: usize = 8 << 20;
-/// And for how long.
-const SPARED_TIME: Duration = Duration::from_millis(500);
+use crate::http2::{SPARED_BYTES, SPARED_TIME};
 
 /// A body that comes back when nobody wants more of it.
 #[derive(Debug)]

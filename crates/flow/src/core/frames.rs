@@ -96,16 +96,19 @@ pub(crate) struct Head {
 impl Head {
     /// Of the frame that these bytes begin with, with the length of its payload; padding is not looked at.
     pub(crate) fn of(bytes: &[u8]) -> Option<(Self, usize)> {
-        let [a, b, c, kind, flags, s0, s1, s2, s3] = *bytes.first_chunk::<HEADER_BYTES>()?;
-        let bytes = u32::from_be_bytes([0, a, b, c]);
-        let head = Self {
+        let head = Self::read(*bytes.first_chunk()?);
+        // Less than 2^24.
+        Some((head, head.bytes as usize))
+    }
+
+    fn read([a, b, c, kind, flags, s0, s1, s2, s3]: [u8; HEADER_BYTES]) -> Self {
+        Self {
             kind,
             flags,
             stream: u32::from_be_bytes([s0, s1, s2, s3]) & ID,
-            bytes: bytes.into(),
+            bytes: u32::from_be_bytes([0, a, b, c]).into(),
             padding: 0,
-        };
-        Some((head, bytes as usize))
+        }
     }
 }
 
@@ -238,33 +241,26 @@ impl Frames {
     }
 
     fn begin(&mut self) -> Head {
-        let length = self.length();
-        let [.., kind, flags, s0, s1, s2, s3, c0, c1, c2, c3] = self.header;
-        let stream = u32::from_be_bytes([s0, s1, s2, s3]) & ID;
+        let [head @ .., c0, c1, c2, c3] = self.header;
+        let mut head = Head::read(head);
+        let (kind, length) = (head.kind, head.bytes);
         let peeked = self.have - HEADER_BYTES;
-        let mut padding = 0;
         self.counts[Kind::of(kind) as usize] += 1;
         self.in_headers = match Kind::of(kind) {
-            Kind::Headers | Kind::PushPromise | Kind::Continuation => flags & END_HEADERS == 0,
+            Kind::Headers | Kind::PushPromise | Kind::Continuation => head.flags & END_HEADERS == 0,
             _ => false,
         };
         if kind == Kind::Data as u8 {
             self.data_bytes += length;
             if peeked > 0 {
-                padding = (u64::from(c0) + 1).min(length);
+                head.padding = (u64::from(c0) + 1).min(length);
             }
-        } else if peeked > 0 && stream == 0 {
+        } else if peeked > 0 && head.stream == 0 {
             self.connection_credit += u64::from(u32::from_be_bytes([c0, c1, c2, c3]) & ID);
         }
         self.have = 0;
         self.rest = length - peeked as u64;
-        Head {
-            kind,
-            flags,
-            stream,
-            bytes: length,
-            padding,
-        }
+        head
     }
 }
 

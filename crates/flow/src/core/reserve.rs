@@ -30,6 +30,8 @@ pub(crate) struct Reserve {
     pub(crate) used: u64,
     /// The least that SETTINGS ever gave to a stream. They count for a stream from a moment that only the peer knows.
     stream: u32,
+    /// There are answers of it by now.
+    pub(crate) active: bool,
 }
 
 impl Default for Reserve {
@@ -38,6 +40,7 @@ impl Default for Reserve {
             kept: 0,
             used: 0,
             stream: FIRST_WINDOW,
+            active: false,
         }
     }
 }
@@ -59,10 +62,10 @@ impl Reserve {
         self.kept - self.used
     }
 
-    /// The peer gives the connection more. `may_send` is what that may send then, what is kept included; `active` says whether
-    /// there are answers of the reserve by now. What is passed on: never 0, unless the peer has said 0.
-    pub(crate) fn given(&mut self, more: u32, may_send: i64, active: bool) -> u32 {
-        if !active && more < LARGE_BYTES {
+    /// The peer gives the connection more. `may_send` is what that may send then, what is kept included. What is
+    /// passed on: never 0, unless the peer has said 0.
+    pub(crate) fn given(&mut self, more: u32, may_send: i64) -> u32 {
+        if !self.active && more < LARGE_BYTES {
             return more;
         }
         let half = u64::try_from(may_send / 2).unwrap_or(0);
@@ -74,13 +77,13 @@ impl Reserve {
     }
 
     /// What the protocol gets of what is kept, since it has less than half as much; then it is its own.
-    pub(crate) fn give_back(&mut self, may_send: i64, active: bool) -> Option<u32> {
+    pub(crate) fn give_back(&mut self, may_send: i64) -> Option<u32> {
         let left = self.left();
         let protocol = u64::try_from(may_send).unwrap_or(0).saturating_sub(left);
         if left == 0 || protocol >= left / 2 {
             return None;
         }
-        let shares = active && left >= GIFT_BYTES_MIN;
+        let shares = self.active && left >= GIFT_BYTES_MIN;
         let gift = if shares { (left - protocol) / 2 } else { left };
         let gift = gift.min(u64::from(ID));
         self.kept -= gift;
@@ -127,15 +130,12 @@ mod tests {
     #[test]
     fn what_was_used_is_made_up_by_what_comes() {
         let mut reserve = Reserve::default();
-        assert_eq!(
-            reserve.given(100_000, 165_535, false),
-            100_000,
-            "nobody asks for it"
-        );
-        assert_eq!(reserve.given(1_000_000, 1_065_535, false), 467_233);
+        assert_eq!(reserve.given(100_000, 165_535), 100_000, "nobody asks for it");
+        assert_eq!(reserve.given(1_000_000, 1_065_535), 467_233);
         assert_eq!(reserve.room(), 65_535, "a stream has no more");
         reserve.used += 500_000;
-        assert_eq!(reserve.given(500_000, 1_065_535, true), 1);
+        reserve.active = true;
+        assert_eq!(reserve.given(500_000, 1_065_535), 1);
         reserve.stream_has(10);
         reserve.stream_has(1 << 20);
         assert_eq!(reserve.room(), 10);
@@ -144,18 +144,17 @@ mod tests {
     #[test]
     fn a_protocol_that_has_little_left_gets_more() {
         let mut reserve = Reserve::default();
-        reserve.given(1_000_000, 1_000_000, false);
-        assert_eq!(reserve.give_back(750_000, false), None, "half of what is kept");
-        assert_eq!(reserve.give_back(740_000, true), Some(130_000));
-        assert_eq!(reserve.give_back(600_000, false), None);
-        assert_eq!(
-            reserve.give_back(370_000, false),
-            Some(370_000),
-            "nobody answers here"
-        );
-        assert_eq!(reserve.give_back(0, false), None);
-        reserve.given(10_000, 10_000, true);
-        assert_eq!(reserve.give_back(5_000, true), Some(5_000), "to the last byte");
+        reserve.given(1_000_000, 1_000_000);
+        assert_eq!(reserve.give_back(750_000), None, "half of what is kept");
+        reserve.active = true;
+        assert_eq!(reserve.give_back(740_000), Some(130_000));
+        reserve.active = false;
+        assert_eq!(reserve.give_back(600_000), None);
+        assert_eq!(reserve.give_back(370_000), Some(370_000), "nobody answers here");
+        assert_eq!(reserve.give_back(0), None);
+        reserve.active = true;
+        reserve.given(10_000, 10_000);
+        assert_eq!(reserve.give_back(5_000), Some(5_000), "to the last byte");
     }
 
     proptest! {
@@ -168,14 +167,15 @@ mod tests {
             let (mut given, mut protocol, mut sent) = (first, first, 0_i64);
             for (more, ours, theirs, active) in steps {
                 given += i64::from(more);
-                let passed = reserve.given(more, given - sent - reserve.used as i64, active);
+                reserve.active = active;
+                let passed = reserve.given(more, given - sent - reserve.used as i64);
                 prop_assert!(passed >= 1 && passed <= more);
                 protocol += i64::from(passed);
                 reserve.used += ours.min(reserve.room() as u64);
                 let theirs = (theirs as i64).min(protocol);
                 (protocol, sent) = (protocol - theirs, sent + theirs);
                 let may_send = given - sent - reserve.used as i64;
-                protocol += reserve.give_back(may_send, active).map_or(0, i64::from);
+                protocol += reserve.give_back(may_send).map_or(0, i64::from);
                 prop_assert_eq!(may_send, protocol + reserve.left() as i64);
                 prop_assert!(protocol > 0 || may_send <= 0);
             }

@@ -12,7 +12,6 @@ mod below;
 mod wire;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -107,9 +106,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             heads_before: 0,
             kept: Kept::default(),
             reserve: None,
-            is_bypassed: false,
             gift: 0,
-            note: VecDeque::new(),
+            note: Vec::new(),
             harm: None,
         }));
     }

@@ -56,6 +56,7 @@ pub(crate) use lent::Lent;
 pub use pacing::{Drained, Pace, Stall, drain};
 pub use ping::{Pinger, Reason};
 pub use receive::{Expected, Receive, ReceivedBody};
+pub(crate) use receive::{SPARED_BYTES, SPARED_TIME};
 pub use send::{Gone, send};
 pub use windows::{ANNOUNCED, Announce, Controller};
 

@@ -15,9 +15,9 @@ use tokio::time::timeout;
 use super::pacing::Pace;
 
 /// What is thrown away of a request that was answered unread.
-const SPARED_BYTES: usize = 8 << 20;
+pub(crate) const SPARED_BYTES: usize = 8 << 20;
 /// For how long it is.
-const SPARED_TIME: Duration = Duration::from_millis(500);
+pub(crate) const SPARED_TIME: Duration = Duration::from_millis(500);
 
 /// The receiving half of a stream. Bytes stay counted as unread, and the peer's windows closed by as much, until they are
 /// [released](Receive::release).

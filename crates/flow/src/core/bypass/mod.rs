@@ -71,6 +71,26 @@ struct Held {
     place: Option<usize>,
 }
 
+/// A whole frame of what has arrived.
+#[derive(Clone, Copy)]
+struct Frame<'a> {
+    head: Head,
+    /// All that has arrived, and where in it the frame is.
+    read: &'a [u8],
+    from: usize,
+    to: usize,
+}
+
+impl<'a> Frame<'a> {
+    fn bytes(&self) -> &'a [u8] {
+        &self.read[self.from..self.to]
+    }
+
+    fn payload(&self) -> &'a [u8] {
+        &self.bytes()[HEADER_BYTES..]
+    }
+}
+
 impl Bypass {
     /// One for a connection that has passed on the streams up to this one, and is between two frames.
     pub(crate) fn after(stream: u32) -> Self {
@@ -117,7 +137,8 @@ impl Bypass {
                 at = bytes.len();
                 break;
             }
-            self.frame(&head, bytes, (at, to), sides)?;
+            let (read, from) = (bytes, at);
+            self.frame(Frame { head, read, from, to }, sides)?;
             at = to;
         }
         self.let_go(bytes, sides);
@@ -146,26 +167,21 @@ impl Bypass {
     }
 
     /// Takes a whole frame.
-    fn frame(
-        &mut self,
-        head: &Head,
-        bytes: &[u8],
-        (at, to): (usize, usize),
-        sides: &mut impl Sides,
-    ) -> Result<(), Closed> {
+    fn frame(&mut self, frame: Frame<'_>, sides: &mut impl Sides) -> Result<(), Closed> {
+        let head = &frame.head;
         let stream = head.stream;
         match Kind::of(head.kind) {
-            Kind::Headers => return self.headers(head, bytes, (at, to), sides),
+            Kind::Headers => return self.headers(frame, sides),
             Kind::Data => {
                 if let Some(index) = self.held.iter().position(|held| held.stream == stream) {
-                    self.data(head, bytes, (at, to), index, sides);
+                    self.data(frame, index, sides);
                     return Ok(());
                 }
                 self.is_open(stream)?;
             }
             Kind::Priority | Kind::Reset | Kind::WindowUpdate if stream > 0 => {
                 if self.held.iter().any(|held| held.stream == stream) {
-                    self.let_go(bytes, sides);
+                    self.let_go(frame.read, sides);
                 }
                 if self.is_open(stream).is_err() {
                     return Ok(());
@@ -176,7 +192,7 @@ impl Bypass {
             _ => (),
         }
         self.goes_on(head);
-        sides.pass(&bytes[at..to]);
+        sides.pass(frame.bytes());
         Ok(())
     }
 
@@ -187,14 +203,9 @@ impl Bypass {
         }
     }
 
-    fn headers(
-        &mut self,
-        head: &Head,
-        bytes: &[u8],
-        (at, to): (usize, usize),
-        sides: &mut impl Sides,
-    ) -> Result<(), Closed> {
-        let (stream, block) = (head.stream, &bytes[at + HEADER_BYTES..to]);
+    fn headers(&mut self, frame: Frame<'_>, sides: &mut impl Sides) -> Result<(), Closed> {
+        let (head, block) = (&frame.head, frame.payload());
+        let stream = head.stream;
         let last = self.held.last().map_or(0, |held| held.stream);
         let opens = stream % 2 == 1 && stream > self.passed.max(self.answered).max(last);
         let plain = opens && head.flags == END_HEADERS && block.len() <= BLOCK_BYTES_MAX;
@@ -204,10 +215,10 @@ impl Bypass {
                 .position(|known| known.as_deref() == Some(block))
         });
         if let Some(place @ Some(_)) = known {
-            self.hold(bytes, (stream, at, to, place), sides);
+            self.hold(frame, place, sides);
             return Ok(());
         }
-        self.let_go(bytes, sides);
+        self.let_go(frame.read, sides);
         self.is_open(stream)?;
         let stays =
             head.flags & (END_HEADERS | PADDED | PRIORITY) == END_HEADERS && block::leaves_table(block);
@@ -220,57 +231,48 @@ impl Bypass {
         }
         self.passed = self.passed.max(stream);
         self.goes_on(head);
-        sides.pass(&bytes[at..to]);
+        sides.pass(frame.bytes());
         Ok(())
     }
 
     /// Takes DATA of a call whose HEADERS are held back, at `index`.
-    fn data(
-        &mut self,
-        head: &Head,
-        bytes: &[u8],
-        (at, to): (usize, usize),
-        index: usize,
-        sides: &mut impl Sides,
-    ) {
+    fn data(&mut self, frame: Frame<'_>, index: usize, sides: &mut impl Sides) {
+        let (head, read) = (&frame.head, frame.read);
         let stream = head.stream;
         let before = self.held[index + 1..].iter().find(|held| held.stream == stream);
         let empty = head.bytes == 0;
         let body = match (before, head.flags & END_STREAM != 0) {
             _ if head.flags & PADDED != 0 => None,
-            (None, false) if !empty => return self.hold(bytes, (stream, at, to, None), sides),
-            (None, true) => Some((at, to)),
+            (None, false) if !empty => return self.hold(frame, None, sides),
+            (None, true) => Some((frame.from, frame.to)),
             (Some(before), true) if empty => Some((before.from, before.to)),
             _ => None,
         };
         if let (Some((from, to)), Some(place)) = (body, self.held[index].place)
-            && sides.answer(stream, place, &bytes[from + HEADER_BYTES..to])
+            && sides.answer(stream, place, &read[from + HEADER_BYTES..to])
         {
             self.answered = self.answered.max(stream);
             self.held.retain(|held| held.stream != stream);
             return;
         }
-        self.let_go(bytes, sides);
-        sides.pass(&bytes[at..to]);
+        self.let_go(read, sides);
+        sides.pass(frame.bytes());
     }
 
-    fn hold(
-        &mut self,
-        bytes: &[u8],
-        (stream, from, to, place): (u32, usize, usize, Option<usize>),
-        sides: &mut impl Sides,
-    ) {
+    /// Holds a frame back; `place` is that of its list, if it is HEADERS.
+    fn hold(&mut self, frame: Frame<'_>, place: Option<usize>, sides: &mut impl Sides) {
+        let stream = frame.head.stream;
         if self.held.len() >= HELD_MAX {
-            self.let_go(bytes, sides);
+            self.let_go(frame.read, sides);
         }
         if place.is_none() && self.held.iter().all(|held| held.stream != stream) {
             // Its HEADERS have just been let go.
-            return sides.pass(&bytes[from..to]);
+            return sides.pass(frame.bytes());
         }
         self.held.push(Held {
             stream,
-            from,
-            to,
+            from: frame.from,
+            to: frame.to,
             place,
         });
     }

@@ -517,7 +517,8 @@ fn step(window: u64) -> u64 {
     (window / 32).max(UPDATE_MIN).min(window / 2).max(1)
 }
 
-fn window_update(stream: u32, bytes: u64, out: &mut Vec<u8>) {
+/// Writes a WINDOW_UPDATE.
+pub(crate) fn window_update(stream: u32, bytes: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0, 0, 4, Kind::WindowUpdate as u8, 0]);
     out.extend_from_slice(&stream.to_be_bytes());
     // At most the largest window.

@@ -11,14 +11,13 @@
 
 use super::Grants;
 use crate::core::flood::{Faults, Said};
-use crate::core::frames::{ACK, ID, Kind};
+use crate::core::frames::{ACK, END_HEADERS, ID, Kind};
 
 const HEAD_BYTES: usize = 9;
 /// An id and a value.
 const ENTRY_BYTES: usize = 6;
 /// SETTINGS_INITIAL_WINDOW_SIZE.
 const INITIAL_WINDOW: u16 = 4;
-const END_HEADERS: u8 = 4;
 /// So much of a GOAWAY is kept: a reason and thirty-two bytes of text.
 const FAREWELL_BYTES: usize = 4 + 32;
 

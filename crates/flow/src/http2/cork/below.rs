@@ -112,7 +112,9 @@ impl<T> Cork<T> {
         if !wire.received.is_between_frames() || !wire.kept.is_empty() {
             return;
         }
-        wire.is_bypassed = true;
+        if let Some(reserve) = &mut wire.reserve {
+            reserve.active = true;
+        }
         let opened = wire.gauges.credit.with(|grants| grants.opened());
         inner.below = Some(Box::new(Below {
             calls: core::Bypass::after(opened),

@@ -1,6 +1,5 @@
 //! What comes and goes on one connection, frame by frame, before the protocol sees it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::io::ReadBuf;
@@ -8,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::core::flood::Flood;
 use crate::core::frames::{Frames, Head, ID, Kind};
-use crate::core::grants::{Outgoing, Overrun};
+use crate::core::grants::{Outgoing, Overrun, window_update};
 use crate::core::hollow::{Kept, pass_over};
 use crate::core::reserve::{Reserve, initial_windows, resizes_table};
 use crate::gauges::{FIRST_CREDIT, Gauges};
@@ -30,11 +29,10 @@ pub(crate) struct Wire {
     pub(super) kept: Kept,
     /// Credit for answers below the protocol, where there may be any.
     pub(super) reserve: Option<Reserve>,
-    pub(super) is_bypassed: bool,
     /// What the protocol is to get of that.
     pub(super) gift: u32,
     /// The frame that tells it so, as far as it was not given yet.
-    pub(super) note: VecDeque<u8>,
+    pub(super) note: Vec<u8>,
     /// Nothing of that is passed on, nor anything after it: the connection has to end.
     pub(crate) harm: Option<Harm>,
 }
@@ -104,7 +102,7 @@ impl Wire {
 
     /// Hears what the peer says of windows, in a frame of which this much has been looked at; keeps some of it.
     fn hears(&mut self, head: &Head, bytes: &mut [u8], end: usize) {
-        let (may_send, active) = (self.may_send(), self.is_bypassed);
+        let may_send = self.may_send();
         let Some(reserve) = &mut self.reserve else {
             return;
         };
@@ -125,7 +123,7 @@ impl Wire {
             && let Some(place) = bytes[from..end].first_chunk_mut::<4>()
         {
             let more = u32::from_be_bytes(*place) & ID;
-            *place = reserve.given(more, may_send, active).to_be_bytes();
+            *place = reserve.given(more, may_send).to_be_bytes();
         }
     }
 
@@ -139,11 +137,11 @@ impl Wire {
 
     /// Whether the protocol gets credit that was kept from it.
     pub(super) fn gives_back(&mut self) -> bool {
-        let (may_send, active) = (self.may_send(), self.is_bypassed);
+        let may_send = self.may_send();
         let gift = self
             .reserve
             .as_mut()
-            .and_then(|reserve| reserve.give_back(may_send, active));
+            .and_then(|reserve| reserve.give_back(may_send));
         self.gift = self.gift.saturating_add(gift.unwrap_or(0));
         gift.is_some()
     }
@@ -152,13 +150,11 @@ impl Wire {
     /// as there is room for.
     pub(super) fn give(&mut self, buf: &mut ReadBuf<'_>, may_begin: bool) -> bool {
         if self.note.is_empty() && self.gift > 0 && may_begin {
-            let gift = std::mem::take(&mut self.gift).to_be_bytes();
-            self.note
-                .extend([0, 0, 4, Kind::WindowUpdate as u8, 0, 0, 0, 0, 0]);
-            self.note.extend(gift);
+            window_update(0, std::mem::take(&mut self.gift).into(), &mut self.note);
         }
         let n = self.note.len().min(buf.remaining());
-        self.note.drain(..n).for_each(|byte| buf.put_slice(&[byte]));
+        buf.put_slice(&self.note[..n]);
+        self.note.drain(..n);
         n > 0
     }
 

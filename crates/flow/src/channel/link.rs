@@ -34,6 +34,8 @@ const PROBATION: Duration = Duration::from_secs(1);
 /// What unread DATA frames of less than 256 bytes may lack of that together, in bytes. More than servers allow: an answer in
 /// small messages whose reader is slow is nobody's fault, and windows of answers grow.
 const SMALL_FRAMES_BYTES: usize = 64 << 20;
+/// How long a peer that hears nothing more is listened to. Its last words have arrived by then, or it has fallen silent.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often a connection is looked at on which nothing happens.
 const LOOK_ROUND: Duration = Duration::from_secs(10);
 
@@ -200,6 +202,8 @@ pub(super) struct Driver {
     /// The round trip of the first ping.
     pub(super) rtt: Option<Duration>,
     told_draining: bool,
+    /// The peer hears nothing more, and is listened to until then.
+    deaf_until: Option<Instant>,
     /// The protocol has something to say for which there was no room.
     unsaid: bool,
 }
@@ -245,6 +249,7 @@ impl Driver {
             idle_since: None,
             rtt: None,
             told_draining: false,
+            deaf_until: None,
             unsaid: false,
         };
         // Its time is the connect timeout, not the keepalive's.
@@ -274,17 +279,25 @@ impl Driver {
         self.live.gauges().credit.begin_turn(cx.waker());
         let event = self.turn(cx);
         self.live.gauges().credit.end_turn();
-        match self.cork.poll_drain(cx) {
-            Poll::Ready(Err(error)) if !matches!(event, Poll::Ready(Event::Ended(_))) => {
-                Poll::Ready(Event::Ended(self.lost(error.to_string().into())))
-            }
-            Poll::Ready(Ok(())) if std::mem::take(&mut self.unsaid) => {
-                cx.waker().wake_by_ref();
-                event
-            }
-            // A peer that takes nothing is found by the keepalive.
-            _ => event,
+        let drained = self.cork.poll_drain(cx);
+        if self.deaf_until.is_none() && self.cork.is_deaf().is_some() {
+            self.listen(cx);
         }
+        if drained.is_ready() && std::mem::take(&mut self.unsaid) {
+            cx.waker().wake_by_ref();
+        }
+        // A peer that takes nothing is found by the keepalive.
+        event
+    }
+
+    /// Nothing more can be said. Whether the peer has said something before that is known after another turn.
+    fn listen(&mut self, cx: &mut Context<'_>) {
+        let now = Instant::now();
+        self.deaf_until = Some(now + LAST_WORDS);
+        self.timer.as_mut().reset(now);
+        self.link.why.lock().clone_from(&self.cork.is_deaf());
+        self.link.retire();
+        cx.waker().wake_by_ref();
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -368,6 +381,11 @@ impl Driver {
     /// The timer has fired. The protocol is polled after it, which says what there is to say.
     fn tick(&mut self) -> Option<Event> {
         let now = Instant::now();
+        if let Some(until) = self.deaf_until {
+            self.timer.as_mut().reset(until);
+            let over = now >= until;
+            return over.then(|| Event::Ended(self.lost("it hears nothing more".into())));
+        }
         self.windows.rest(&mut self.connection, now);
         let busy = self.link.in_flight() > 0;
         // A connection that is to end may wait for a peer that does not take its farewell.
@@ -443,8 +461,9 @@ impl Driver {
         })
     }
 
-    /// The connection is no more, for this reason.
+    /// The connection is no more, for this reason or for the one for which nothing more could be said.
     fn lost(&self, why: Arc<str>) -> Ended {
+        let why = self.cork.is_deaf().unwrap_or(why);
         *self.link.why.lock() = Some(Arc::clone(&why));
         self.link.retire();
         Ended {

@@ -74,6 +74,8 @@ struct Inner<T> {
     wire: Option<Box<Wire>>,
     /// Calls that the protocol does not hear of.
     below: Option<Box<Below>>,
+    /// Why the socket takes no more. Kept for clients alone.
+    deaf: Option<Arc<str>>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
@@ -87,6 +89,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             total: 0,
             wire: None,
             below: None,
+            deaf: None,
         })))
     }
 
@@ -99,6 +102,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
             Role::Client => (0, PREFACE.len()),
         };
         self.0.lock().wire = Some(Box::new(Wire {
+            role,
             received: Frames::after_preface(received),
             sent: Outgoing::after_preface(sent),
             gauges,
@@ -153,6 +157,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
         inner.out.left() >= inner.limit()
     }
 
+    /// Why the peer hears nothing more, if so. A client goes on to read then, since the peer's last words may have come
+    /// before: they say which calls it never took. What is written is thrown away.
+    pub(crate) fn is_deaf(&self) -> Option<Arc<str>> {
+        self.0.lock().deaf.clone()
+    }
+
     /// All bytes that the socket has taken.
     pub fn total(&self) -> u64 {
         self.0.lock().total
@@ -161,7 +171,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
     /// Writes what was collected, and the WINDOW_UPDATEs that are due: a turn is over.
     ///
     /// # Errors
-    /// The socket's.
+    /// The socket's, for servers. Clients see [`is_deaf`](Self::is_deaf).
     pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
         if let Some(wire) = &mut inner.wire {
@@ -186,10 +196,19 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
                 .with(|grants| grants.updates(out, Instant::now));
             wire.sent.bytes += (out.len() - before) as u64;
         }
-        let written = self.out.poll_write_to(&mut self.socket, &mut self.total, cx);
-        self.is_slow = written.is_pending();
+        if self.deaf.is_some() {
+            self.out = Outbox::default();
+            return Poll::Ready(Ok(()));
+        }
+        let written = self.poll_socket(cx);
+        if let Poll::Ready(Err(error)) = &written
+            && self.wire.as_ref().is_some_and(|wire| wire.role == Role::Client)
+        {
+            self.deaf = Some(error.to_string().into());
+            self.out = Outbox::default();
+            return Poll::Ready(Ok(()));
+        }
         ready!(written)?;
-        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         if self.out.own.capacity() > KEEP_BYTES {
             let large = std::mem::take(&mut self.out.own);
             if large.capacity() <= LARGE_BYTES {
@@ -197,6 +216,13 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = self.out.poll_write_to(&mut self.socket, &mut self.total, cx);
+        self.is_slow = written.is_pending();
+        ready!(written)?;
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 }
 

@@ -8,6 +8,7 @@ mod calls;
 mod crowds;
 mod harm;
 mod hostile;
+mod last_words;
 mod limits;
 mod links;
 mod network;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::core::flood::Flood;
 use crate::core::frames::{Frames, Head, ID, Kind};
-use crate::core::grants::{Outgoing, Overrun, window_update};
+use crate::core::grants::{Outgoing, Overrun, Role, window_update};
 use crate::core::hollow::{Kept, pass_over};
 use crate::core::reserve::{Reserve, initial_windows, resizes_table};
 use crate::gauges::{FIRST_CREDIT, Gauges};
@@ -19,6 +19,7 @@ pub(super) const HEADS_A_TURN: u64 = 4096;
 /// The frames of both directions, and what the peer may send.
 #[derive(Debug)]
 pub(crate) struct Wire {
+    pub(super) role: Role,
     pub(crate) received: Frames,
     pub(crate) sent: Outgoing,
     pub(super) gauges: Arc<Gauges>,

@@ -1,7 +1,7 @@
 //! Keys in their own order, given to whoever makes an answer of them.
 //!
 //! Key and value are looked at where they lie, the one in the index, the other in the newest part of the log, and copied
-//! once: to where the answer is made. For a value that is only on disk room is left there, and filled when the locks are
+//! once: to where the answer is made. A few keys' values are looked for before the first of them is copied. For a value that is only on disk room is left there, and filled when the locks are
 //! free again.
 
 use std::ops::Range as Part;
@@ -27,6 +27,13 @@ use crate::types::{KeyRange, Range};
 /// the kernel takes the processor from whoever has the lock, for much longer: so there are pauses often.
 pub(super) const HELD_KEYS: usize = 128;
 const HELD_BYTES: usize = 32 << 10;
+
+/// Keys whose values are looked for together. Memory that is far away is then waited for once, and not once for each.
+pub(super) const TOGETHER: usize = 16;
+/// Bytes of a value that are looked for; the processor sees by itself how it goes on.
+const TOUCHED_BYTES: usize = 512;
+/// Bytes of one line of a processor's cache.
+const LINE_BYTES: usize = 64;
 
 /// Where a value lies.
 pub(crate) enum Value<'a> {
@@ -77,51 +84,110 @@ pub(crate) struct Given {
     pub(crate) count: i64,
 }
 
-/// Gives keys under locks; what is away is read without them.
-pub(super) struct Giver<'a> {
-    shared: &'a Shared,
-    keys_only: bool,
-    leases: bool,
-    hot: Option<HotRead<'a>>,
-    /// The files as of now, if a value is away.
-    table: Option<Arc<Table>>,
+/// A key to be given.
+#[derive(Clone, Copy)]
+struct Next<'k> {
+    key: &'k [u8],
+    version: &'k Version,
+    left: usize,
 }
 
-impl<'a> Giver<'a> {
+/// Gives keys under locks; what is away is read without them. `N` keys are looked at together: [`TOGETHER`], or 1 where
+/// there is no more.
+pub(super) struct Giver<'s, 'k, const N: usize = TOGETHER> {
+    shared: &'s Shared,
+    keys_only: bool,
+    leases: bool,
+    hot: Option<HotRead<'s>>,
+    /// The files as of now, if a value is away.
+    table: Option<Arc<Table>>,
+    next: [Option<Next<'k>>; N],
+    waiting: usize,
+}
+
+impl<'s, 'k, const N: usize> Giver<'s, 'k, N> {
     /// To be made and used under one lock of the index, so that places found there stay readable.
-    pub(super) fn new(shared: &'a Shared, range: &Range) -> Self {
+    pub(super) fn new(shared: &'s Shared, range: &Range) -> Self {
         Self {
             shared,
             keys_only: range.keys_only,
             leases: shows_leases(range),
             hot: None,
             table: None,
+            next: [None; N],
+            waiting: 0,
         }
     }
 
-    pub(super) fn give(&mut self, key: &[u8], version: &Version, left: usize, taker: &mut impl Taker) {
+    pub(super) fn give(&mut self, key: &'k [u8], version: &'k Version, left: usize, taker: &mut impl Taker) {
         if self.keys_only {
             let mut version = *version;
             version.lease = if self.leases { version.lease } else { 0 };
             return taker.take(key, &version, Value::None, left);
         }
-        if version.at.len == 0 {
-            return taker.take(key, version, Value::None, left);
+        self.next[self.waiting] = Some(Next { key, version, left });
+        self.waiting += 1;
+        if self.waiting == N {
+            self.flush(taker);
         }
-        let hot = self.hot.get_or_insert_with(|| self.shared.hot.read());
-        let value = match hot.find(version.at) {
-            Some((whole, part)) => Value::Part(whole, part),
-            None => {
-                self.table.get_or_insert_with(|| self.shared.files.table());
-                Value::Away(version.at)
-            }
-        };
-        taker.take(key, version, value, left);
     }
 
-    /// Reads what was away. To be called without the index's lock.
-    pub(super) fn end(mut self, taker: &mut impl Taker) -> Result<(), Error> {
-        self.hot = None;
+    fn flush(&mut self, taker: &mut impl Taker) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let hot = self.hot.get_or_insert_with(|| self.shared.hot.read());
+        let mut found = [const { None }; N];
+        for (next, found) in self.next[..waiting].iter().flatten().zip(&mut found) {
+            *found = hot.find(next.version.at);
+        }
+        if waiting > 1 {
+            touch(&found[..waiting]);
+        }
+        for (next, found) in self.next[..waiting].iter().flatten().zip(found) {
+            let value = match found {
+                _ if next.version.at.len == 0 => Value::None,
+                Some((whole, part)) => Value::Part(whole, part),
+                None => {
+                    self.table.get_or_insert_with(|| self.shared.files.table());
+                    Value::Away(next.version.at)
+                }
+            };
+            taker.take(next.key, next.version, value, next.left);
+        }
+    }
+
+    /// Gives the last of them. What was away is still to be read.
+    pub(super) fn end(mut self, taker: &mut impl Taker) -> Unread<'s> {
+        if self.waiting > 0 {
+            self.flush(taker);
+        }
+        Unread {
+            shared: self.shared,
+            table: self.table,
+        }
+    }
+}
+
+/// Reads the first bytes of each, which nothing waits for: so they are fetched at the same time.
+fn touch(parts: &[Option<(&Bytes, Part<usize>)>]) {
+    let mut seen = 0;
+    for (whole, part) in parts.iter().flatten() {
+        let until = part.end.min(part.start + TOUCHED_BYTES);
+        for byte in whole[part.start..until].iter().step_by(LINE_BYTES) {
+            seen ^= byte;
+        }
+    }
+    std::hint::black_box(seen);
+}
+
+/// Values that are away.
+pub(super) struct Unread<'s> {
+    shared: &'s Shared,
+    table: Option<Arc<Table>>,
+}
+
+impl Unread<'_> {
+    /// Reads them. To be called without the index's lock.
+    pub(super) fn read(self, taker: &mut impl Taker) -> Result<(), Error> {
         point::hit(Point::ReadLocated);
         let Some(table) = self.table else {
             return Ok(());
@@ -152,29 +218,24 @@ pub(crate) fn few<T: Taker>(
     let stale = i64::from(plant::has(Plant::StaleRead));
     let revision = read_revision(range, current, floor)?.unwrap_or((current - stale).max(floor));
     let mut taker = begin(current);
-    let mut giver = Giver::new(shared, range);
     let given = if let KeyRange::Key(key) = &range.keys {
         let version = index.get(key, revision);
         let one = version.map(|version| (&key[..], version));
         let count = version.is_some().into();
-        give_all(
-            one.into_iter(),
-            range,
-            Some(count),
-            bytes_max,
-            &mut giver,
-            &mut taker,
-        )?
+        let giver = Giver::<1>::new(shared, range);
+        let found = one.into_iter();
+        give_all(found, range, Some(count), bytes_max, giver, &mut taker)?
     } else {
         let count = (revision == current).then(|| index.count(&range.keys) as i64);
         let found = index.scan(&range.keys, revision);
-        give_all(found, range, count, bytes_max, &mut giver, &mut taker)?
+        let giver = Giver::<TOGETHER>::new(shared, range);
+        give_all(found, range, count, bytes_max, giver, &mut taker)?
     };
-    drop(index);
-    let Some((more, count)) = given else {
+    let Some((more, count, unread)) = given else {
         return Ok(None);
     };
-    giver.end(&mut taker)?;
+    drop(index);
+    unread.read(&mut taker)?;
     let given = Given {
         revision: current,
         more,
@@ -183,16 +244,16 @@ pub(crate) fn few<T: Taker>(
     Ok(Some((taker, given)))
 }
 
-/// Gives what was found, up to the range's limit; whether there was more, and the count, which is found out if it is not
-/// known.
-fn give_all<'a>(
-    found: impl Iterator<Item = (&'a [u8], &'a Version)>,
+/// Gives what was found, up to the range's limit; whether there was more, the count, which is found out if it is not
+/// known, and what is still to be read.
+fn give_all<'s, 'k, const N: usize>(
+    found: impl Iterator<Item = (&'k [u8], &'k Version)>,
     range: &Range,
     count: Option<i64>,
     bytes_max: usize,
-    giver: &mut Giver<'_>,
+    mut giver: Giver<'s, 'k, N>,
     taker: &mut impl Taker,
-) -> Result<Option<(bool, i64)>, Error> {
+) -> Result<Option<(bool, i64, Unread<'s>)>, Error> {
     let limit = match range.limit {
         0 => usize::MAX,
         limit => limit,
@@ -200,7 +261,7 @@ fn give_all<'a>(
     if range.count_only
         && let Some(count) = count
     {
-        return Ok(Some((false, count)));
+        return Ok(Some((false, count, giver.end(taker))));
     }
     let most = count.map_or(STEP, |count| usize::try_from(count).unwrap_or(0).min(limit));
     if most > STEP {
@@ -233,10 +294,8 @@ fn give_all<'a>(
         giver.give(key, version, most - seen, taker);
     }
     let count = count.unwrap_or(seen as i64);
-    Ok(Some((
-        !range.count_only && count > 0 && count as usize > limit,
-        count,
-    )))
+    let more = !range.count_only && count > 0 && count as usize > limit;
+    Ok(Some((more, count, giver.end(taker))))
 }
 
 /// Gives the next keys of a walk, as many as are looked up under one lock at most; how many.
@@ -256,7 +315,7 @@ pub(super) fn step(
     let shared = pin.shared();
     let index = shared.index.read();
     pin.check()?;
-    let mut giver = Giver::new(shared, range);
+    let mut giver = Giver::<TOGETHER>::new(shared, range);
     let (mut seen, mut given, mut held) = (0, 0, 0);
     let mut last: Option<&[u8]> = None;
     for (key, version) in index.scan(&keys, pin.revision()) {
@@ -274,7 +333,8 @@ pub(super) fn step(
             giver.give(key, version, most.keys.min(HELD_KEYS - seen), taker);
         }
     }
+    let unread = giver.end(taker);
     drop(index);
-    giver.end(taker)?;
+    unread.read(taker)?;
     Ok(given)
 }

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::vec::IntoIter;
 
-use super::give::{Giver, HELD_KEYS, Most, Taker, step};
+use super::give::{Giver, HELD_KEYS, Most, TOGETHER, Taker, step};
 use super::pace::Courtesy;
 use super::pins::Pin;
 use super::reader::{after, relocate};
@@ -235,13 +235,14 @@ fn give_listed(
     let shared = pin.shared();
     let index = shared.index.read();
     pin.check()?;
-    let mut giver = Giver::new(shared, range);
+    let mut giver = Giver::<TOGETHER>::new(shared, range);
     for (left, found) in (0..found.len()).rev().zip(&found) {
         // It may lie in another file by now; its version is pinned.
         let version = index.exact(&found.key, found.version.modified);
         giver.give(&found.key, version.unwrap_or(&found.version), left, taker);
     }
+    let unread = giver.end(taker);
     drop(index);
-    giver.end(taker)?;
+    unread.read(taker)?;
     Ok(found.len())
 }

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use setpoint_flow::http2::{Answer, Bypass};
@@ -102,7 +101,7 @@ impl Bypass for Reads {
         }
         let timing = Timing::begin(shared);
         let message = self.message(body)?;
-        let answer = kv::key_at_hand(shared, Bytes::copy_from_slice(message), bytes_max)?;
+        let answer = kv::key_at_hand(shared, message, bytes_max)?;
         self.count(place, body, &answer);
         timing.answered(shared, Method::Range, Code::Ok);
         Some(Answer {

@@ -3,7 +3,7 @@
 //! The order of checks is etcd's (`server/etcdserver/api/v3rpc/key.go`): a request wrong in two ways gets the same
 //! error here as there.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use prost::Message;
 use setpoint_proto::etcdserverpb as pb;
 use tonic::Status;
@@ -19,7 +19,7 @@ const ENVELOPE_BYTES: usize = 20;
 const FLAW_BYTES_MAX: usize = 160;
 
 /// Decodes a request; nested too deep or malformed is grpc-go's error for it.
-pub(super) fn decode<M: Message + Default>(request: Bytes) -> Result<M, Status> {
+pub(super) fn decode<M: Message + Default>(request: impl Buf) -> Result<M, Status> {
     M::decode(request).map_err(|error| {
         let text = error.to_string();
         Status::internal(format!("grpc: error unmarshalling request: {}", innermost(&text)))
@@ -173,7 +173,7 @@ mod tests {
                 deep = outer;
             }
         }
-        let status = decode::<pb::TxnRequest>(deep.into()).unwrap_err();
+        let status = decode::<pb::TxnRequest>(&deep[..]).unwrap_err();
         assert_eq!(status.code(), tonic::Code::Internal);
         let text = status.message();
         assert!(text.starts_with("grpc: error unmarshalling request: "), "{text}");

@@ -60,7 +60,7 @@ pub(super) fn range_at_hand(shared: &Shared, request: Bytes) -> Option<Result<Re
 
 /// The framed answer to a request for one key whose caller needs no permission, if it has at most so many bytes; otherwise
 /// nothing has happened.
-pub(super) fn key_at_hand(shared: &Shared, request: Bytes, bytes_max: usize) -> Option<Bytes> {
+pub(super) fn key_at_hand(shared: &Shared, request: &[u8], bytes_max: usize) -> Option<Bytes> {
     let range = convert::decode(request).and_then(convert::range).ok()?;
     if !matches!(range.keys, KeyRange::Key(_)) {
         return None;

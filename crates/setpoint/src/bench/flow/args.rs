@@ -28,6 +28,8 @@ pub enum Scenario {
     Hoard,
     /// 100 equal streams; a call of 1 KB beside 8 large streams
     Fair,
+    /// 8 large streams that begin at once over 100 Mbit/s; a call of 1 KB beside them from the first moment
+    Rush,
     /// Three times the load that a service can take, by limit
     Overload,
     /// Connecting, connections used again, many calls, a dead peer
@@ -41,6 +43,7 @@ impl Scenario {
             Self::Step => "step",
             Self::Hoard => "hoard",
             Self::Fair => "fair",
+            Self::Rush => "rush",
             Self::Overload => "overload",
             Self::Channels => "channels",
         }
@@ -80,7 +83,7 @@ impl Direction {
     grpc-go takes part where its program has been built: cargo xtask conformance grpc-go.")]
 pub struct FlowArgs {
     /// What to measure
-    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Scenario::Grid, Scenario::Step, Scenario::Hoard, Scenario::Fair])]
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Scenario::Grid, Scenario::Step, Scenario::Hoard, Scenario::Fair, Scenario::Rush])]
     pub scenario: Vec<Scenario>,
     /// Whose flow control; channels are ours and tonic's (tonic-default)
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = Contender::ALL)]

@@ -15,9 +15,9 @@ use super::contender::{Contender, Start};
 use super::{Bench, GRACE, bounded};
 
 const LINK_MBIT: u64 = 1_000;
-const RTT_MS: u64 = 20;
+pub(super) const RTT_MS: u64 = 20;
 const EQUAL_STREAMS: usize = 100;
-const LARGE_STREAMS: usize = 8;
+pub(super) const LARGE_STREAMS: usize = 8;
 const CALL_BYTES: usize = 1_024;
 /// Callers beside each other, with one call at a time each: as many calls as it takes to tell a p99 from the maximum.
 const CALLERS: u32 = 4;
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Before anything counts.
 const SETTLE: Duration = Duration::from_secs(1);
 /// What waits before the link, in bytes: a call waits behind it whatever a server does.
-const BUFFER_BYTES: u64 = 128 << 10;
+pub(super) const BUFFER_BYTES: u64 = 128 << 10;
 
 /// One contender.
 #[derive(Clone, Debug, Serialize)]
@@ -68,13 +68,13 @@ async fn fair(contender: Contender, start: &Start, time: Duration) -> Result<Fai
     setting.up.buffer = Some(BUFFER_BYTES);
     let (jain, percent) = equal(start, setting, time).await?;
     let bench = Bench::start(start, setting).await?;
-    let alone = calls(&bench, time).await;
+    let alone = sorted(calls(&bench, time).await);
     let uploads = TaskGroup::new(&Stop::new());
     let counts = upload(&bench, LARGE_STREAMS, &uploads).await?;
     sleep(SETTLE).await;
     let (before, started) = (total(&counts), Instant::now());
-    let beside = calls(&bench, time * 2).await;
-    let beside_percent = share(total(&counts) - before, started.elapsed());
+    let beside = sorted(calls(&bench, time * 2).await);
+    let beside_percent = share(total(&counts) - before, started.elapsed(), LINK_MBIT);
     uploads.shutdown(GRACE).await;
     bench.stop().await?;
     Ok(Fair {
@@ -111,10 +111,17 @@ async fn equal(start: &Start, setting: Setting, time: Duration) -> Result<(f64, 
     let took = started.elapsed();
     uploads.shutdown(GRACE).await;
     bench.stop().await?;
-    Ok((jain(&sent), share(sent.iter().sum::<f64>() as u64, took)))
+    Ok((
+        jain(&sent),
+        share(sent.iter().sum::<f64>() as u64, took, LINK_MBIT),
+    ))
 }
 
-async fn upload(bench: &Bench, streams: usize, uploads: &TaskGroup) -> Result<Vec<Arc<AtomicU64>>> {
+pub(super) async fn upload(
+    bench: &Bench,
+    streams: usize,
+    uploads: &TaskGroup,
+) -> Result<Vec<Arc<AtomicU64>>> {
     let mut counts = Vec::new();
     for _ in 0..streams {
         counts.push(bench.sender.upload(uploads).await?);
@@ -122,47 +129,70 @@ async fn upload(bench: &Bench, streams: usize, uploads: &TaskGroup) -> Result<Ve
     Ok(counts)
 }
 
-fn total(counts: &[Arc<AtomicU64>]) -> u64 {
+pub(super) fn total(counts: &[Arc<AtomicU64>]) -> u64 {
     counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
 }
 
 /// Percent of the link.
-fn share(bytes: u64, time: Duration) -> f64 {
-    bytes as f64 * 8.0 / 1e6 / time.as_secs_f64().max(1e-9) / LINK_MBIT as f64 * 100.0
+pub(super) fn share(bytes: u64, time: Duration, link_mbit: u64) -> f64 {
+    bytes as f64 * 8.0 / 1e6 / time.as_secs_f64().max(1e-9) / link_mbit as f64 * 100.0
 }
 
-/// Small calls of callers that begin one after the other: their times in milliseconds in order, and how many had no answer.
-async fn calls(bench: &Bench, time: Duration) -> (Vec<f64>, usize) {
-    let end = Instant::now() + time;
+/// A small call: when it began, in seconds, and how long it took, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) at_s: f64,
+    pub(super) took_ms: f64,
+}
+
+/// Small calls of callers that begin one after the other, and how many had no answer.
+pub(super) async fn calls(bench: &Bench, time: Duration) -> (Vec<Call>, usize) {
+    let start = Instant::now();
     let apart = (Duration::from_millis(RTT_MS) + PAUSE) / CALLERS;
     let callers = (0..CALLERS).map(async |caller| {
         sleep(apart * caller).await;
-        one_by_one(bench, end).await
+        one_by_one(bench, start, start + time).await
     });
-    let (mut times, mut stuck) = (Vec::new(), 0);
+    let (mut calls, mut stuck) = (Vec::new(), 0);
     for (some, late) in join_all(callers).await {
-        times.extend(some);
+        calls.extend(some);
         stuck += late;
     }
-    times.sort_by(f64::total_cmp);
-    (times, stuck)
+    (calls, stuck)
 }
 
 /// Small calls one after the other, until `end`.
-async fn one_by_one(bench: &Bench, end: Instant) -> (Vec<f64>, usize) {
-    let (mut times, mut stuck) = (Vec::new(), 0);
+async fn one_by_one(bench: &Bench, start: Instant, end: Instant) -> (Vec<Call>, usize) {
+    let (mut calls, mut stuck) = (Vec::new(), 0);
     while Instant::now() < end {
+        let at_s = start.elapsed().as_secs_f64();
         // One that takes longer than all the others may is stuck: it is not waited for.
         match tokio::time::timeout_at(end + SETTLE, bench.sender.echo(CALL_BYTES)).await {
-            Ok(Ok(took)) => times.push(took.as_secs_f64() * 1e3),
+            Ok(Ok(took)) => calls.push(Call {
+                at_s,
+                took_ms: took.as_secs_f64() * 1e3,
+            }),
             _ => stuck += 1,
         }
         sleep(PAUSE).await;
     }
-    (times, stuck)
+    (calls, stuck)
 }
 
-fn quantile(sorted: &[f64], quantile: f64) -> f64 {
+/// How long they took, in order.
+fn sorted((calls, stuck): (Vec<Call>, usize)) -> (Vec<f64>, usize) {
+    (in_order(&calls, |_| true), stuck)
+}
+
+/// How long some of them took, in order.
+pub(super) fn in_order(calls: &[Call], which: impl Fn(&Call) -> bool) -> Vec<f64> {
+    let some = calls.iter().filter(|call| which(call));
+    let mut times: Vec<f64> = some.map(|call| call.took_ms).collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+pub(super) fn quantile(sorted: &[f64], quantile: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     let index = (last as f64 * quantile).ceil() as usize;
     sorted.get(index).copied().unwrap_or(f64::INFINITY)

@@ -8,6 +8,7 @@
 //!
 //! - `grid`: how much of the link one stream fills, and how soon. `step`: a round trip that grows and shrinks.
 //! - `hoard`: streams that nobody reads beside one that is. `fair`: many equal streams, and a small call beside large ones.
+//!   `rush`: that call while the large ones begin.
 //! - `overload`: three times the load that a service can take, by limit. `channels`: connecting, calls, a dead peer.
 //! - `meter`: what passes, over time. `chart`: drawn. `report`: the table and the raw result.
 //!
@@ -24,6 +25,7 @@ mod hoard;
 mod meter;
 mod overload;
 mod report;
+mod rush;
 mod sender;
 mod serve;
 mod step;
@@ -135,6 +137,7 @@ async fn windows(args: &FlowArgs, scenario: Scenario, report: &mut Report) {
                         hoard::measure(*contender, &start, args.quick, &mut report.hoard).await
                     }
                     Scenario::Fair => fair::measure(*contender, &start, args.quick, &mut report.fair).await,
+                    Scenario::Rush => rush::measure(*contender, &start, args.quick, &mut report.rush).await,
                     _ => grid::measure(*contender, &start, *way, args.quick, &mut report.grid).await,
                 }
             };

@@ -16,6 +16,7 @@ use super::grid::Cell;
 use super::hoard::Hoard;
 use super::meter::Way;
 use super::overload::{self, Overload};
+use super::rush::{self, Rush};
 use super::step::{LONG_MS, SHORT_MS, Step};
 use crate::bench::machine::Facts;
 
@@ -36,6 +37,7 @@ pub(super) struct Report {
     pub(super) step: Vec<Step>,
     pub(super) hoard: Vec<Hoard>,
     pub(super) fair: Vec<Fair>,
+    pub(super) rush: Vec<Rush>,
     pub(super) overload: Vec<Overload>,
     pub(super) channels: Vec<Channels>,
     /// What could not be measured, and why.
@@ -54,6 +56,7 @@ impl Report {
             step: Vec::new(),
             hoard: Vec::new(),
             fair: Vec::new(),
+            rush: Vec::new(),
             overload: Vec::new(),
             channels: Vec::new(),
             failed: Vec::new(),
@@ -141,6 +144,7 @@ impl Report {
         self.write_step(out)?;
         self.write_hoard(out)?;
         self.write_fair(out)?;
+        rush::write(&self.rush, out)?;
         overload::write(&self.overload, out)?;
         channels::write(&self.channels, out)
     }

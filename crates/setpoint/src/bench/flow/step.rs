@@ -97,7 +97,7 @@ async fn step(contender: Contender, start: &Start, phase: u64) -> Result<Step> {
 }
 
 /// What the server says of itself.
-async fn estimates(peer: &Peer, time: Duration) -> Vec<(u64, Estimate)> {
+pub(super) async fn estimates(peer: &Peer, time: Duration) -> Vec<(u64, Estimate)> {
     let start = Instant::now();
     let mut estimates: Vec<(u64, Estimate)> = Vec::new();
     while start.elapsed() < time {

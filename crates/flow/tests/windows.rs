@@ -12,12 +12,25 @@ use super::support::*;
 
 /// A server, and a client behind a link that is `delay` long each way.
 async fn far_away(flow: Flow, delay: Duration) -> (Server, Client) {
+    behind(flow, Way { delay, rate: None }).await
+}
+
+/// One way of a link.
+#[derive(Clone, Copy)]
+struct Way {
+    delay: Duration,
+    /// Bytes a second, if there is an end to it; what comes faster waits, however much that is.
+    rate: Option<f64>,
+}
+
+/// A server, and a client behind a link that is the same both ways.
+async fn behind(flow: Flow, way: Way) -> (Server, Client) {
     let (server, near) = Server::start(flow, Http2Options::default());
     let (far, link) = tokio::io::duplex(256 << 10);
     let (near_read, near_write) = tokio::io::split(near);
     let (link_read, link_write) = tokio::io::split(link);
-    server.tasks.spawn(carry(near_read, link_write, delay));
-    server.tasks.spawn(carry(link_read, near_write, delay));
+    server.tasks.spawn(carry(near_read, link_write, way));
+    server.tasks.spawn(carry(link_read, near_write, way));
     let client = Client::over(far).await;
     (server, client)
 }
@@ -26,16 +39,21 @@ async fn far_away(flow: Flow, delay: Duration) -> (Server, Client) {
 async fn carry(
     mut from: tokio::io::ReadHalf<DuplexStream>,
     mut to: tokio::io::WriteHalf<DuplexStream>,
-    delay: Duration,
+    way: Way,
 ) {
     // As much as a long, fast link holds.
     let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(1 << 16);
     let read = async move {
+        let mut free = Instant::now();
         loop {
             let mut chunk = vec![0; 16 << 10];
             let n = from.read(&mut chunk).await.unwrap_or(0);
             chunk.truncate(n);
-            if n == 0 || sender.send((Instant::now() + delay, chunk)).await.is_err() {
+            let takes = way
+                .rate
+                .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(n as f64 / rate));
+            free = free.max(Instant::now()) + takes;
+            if n == 0 || sender.send((free + way.delay, chunk)).await.is_err() {
                 return;
             }
         }
@@ -105,4 +123,39 @@ async fn connections_share_a_budget_that_is_too_small_for_all() {
         snapshot.budget
     );
     drop(first);
+}
+
+/// Each may send a whole first window, and what the sender has handed over is before all that comes later.
+#[tokio::test(start_paused = true)]
+async fn eight_uploads_that_begin_on_a_slow_link_make_a_small_call_wait_for_a_moment_only() {
+    let way = Way {
+        delay: Duration::from_millis(10),
+        rate: Some(12.5e6),
+    };
+    let (server, client) = behind(Flow::default(), way).await;
+    let begun = Instant::now();
+    let small_calls = async {
+        let mut took = Vec::new();
+        while begun.elapsed() < Duration::from_secs(3) {
+            let at = Instant::now();
+            client.upload("/sink", 1_000).await.unwrap();
+            took.push((at - begun, at.elapsed()));
+        }
+        took
+    };
+    let uploads = (0..8).map(|_| client.upload("/sink", 8 << 20));
+    let (took, _) =
+        in_time(async { tokio::join!(small_calls, futures_util::future::join_all(uploads)) }).await;
+    let later = |from: u64| {
+        let later = took.iter().filter(move |(at, _)| at.as_millis() >= from.into());
+        later.map(|(_, took)| took.as_millis()).collect::<Vec<_>>()
+    };
+    // All else was sent before, as much as there was credit for: 8 MiB take 670 ms.
+    let slowest = later(300).into_iter().max().unwrap();
+    assert!(slowest <= 60, "{slowest} ms");
+    let settled = later(1_000);
+    let soon = settled.iter().filter(|took| **took <= 30).count();
+    assert!(soon >= settled.len() * 8 / 10, "{settled:?}");
+    let estimate = server.connection().estimate.unwrap();
+    assert!(estimate.rtt_seconds <= 0.03, "{estimate:?}");
 }

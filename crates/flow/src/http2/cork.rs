@@ -249,9 +249,10 @@ impl<T: AsyncWrite> Inner<T> {
             Some(wire) => {
                 let sent = &mut wire.sent;
                 sent.begun = wire.gauges.begun.load(Ordering::Relaxed);
-                wire.gauges
-                    .credit
-                    .with(|grants: &mut Grants| sent.take(buf, grants, out));
+                wire.gauges.credit.with(|grants: &mut Grants| {
+                    sent.take(buf, grants, out);
+                    grants.leaves(Instant::now);
+                });
             }
         }
     }

@@ -8,6 +8,8 @@
 //!                      the streams that receive; while three quarters of the whole budget are unread: a
 //!                      thirty-second of what is left, 16 KiB at least
 //! connection           what is unread + what the link holds and half as much again + 4 MiB, within the budget's grant
+//!                      and never more under way than the estimate and an eighth: streams that begin may each send an
+//!                      initial window at once, and altogether far more than the link holds
 //! ```
 //!
 //! `h2` believes that every window is as large as can be ([`ANNOUNCED`]). What the peer is told instead is the business of
@@ -32,6 +34,9 @@ use crate::options::Windows;
 pub const ANNOUNCED: u32 = WINDOW_MAX as u32;
 /// A connection's window at first, in stream windows; more than that is asked of the budget.
 const FIRST_STREAMS: u64 = 4;
+/// What may be under way, as a part of the estimate: (9, 8) is an eighth more. A PING that is late by that, and by a frame or
+/// two, is no sign of a longer path yet; with a quarter it was.
+const UNDER_WAY: (u64, u64) = (9, 8);
 /// The part of the budget's rest that a stream gets when little is left: one of so many.
 const PRESSED_STREAMS: u64 = 32;
 /// The smallest stream window that is announced, in bytes: a frame.
@@ -128,6 +133,9 @@ impl Controller {
             grants.set_initial(start.into());
             grants.set_share(start.into());
             grants.set_window(base);
+            if estimator.is_some() {
+                grants.set_under_way(under_way(start));
+            }
         });
         Self {
             lease: flow.lease(),
@@ -166,11 +174,14 @@ impl Controller {
     /// To be called after bytes were read and streams were served. Whether the connection has to be polled to say what has
     /// changed.
     pub fn turn(&mut self, link: &mut impl Announce, pinger: &mut Pinger, cx: &mut Context<'_>) -> bool {
-        let (arrived, receiving, announced) = self.gauges.credit.with(|grants| {
+        let (arrived, receiving, announced, greeted) = self.gauges.credit.with(|grants| {
             let announced = grants.announced().max(1);
-            (grants.arrived(), grants.receiving(), announced)
+            (grants.arrived(), grants.receiving(), announced, grants.greeted())
         });
         self.arrived = arrived;
+        if let Some(said) = greeted {
+            self.greeted(said, Instant::now());
+        }
         let pinged = self.estimate(pinger, cx);
         let grown = self
             .estimator
@@ -229,6 +240,14 @@ impl Controller {
         true
     }
 
+    /// The peer has acknowledged the SETTINGS that left at `said`: a round trip, and a little more.
+    fn greeted(&mut self, said: Instant, now: Instant) {
+        if let Some(estimator) = &mut self.estimator {
+            let took = now.saturating_duration_since(said);
+            estimator.also_took(took, now.saturating_duration_since(self.epoch));
+        }
+    }
+
     /// Tells the estimator how soon credit was used, and ends rounds.
     fn count_rounds(&mut self, now: Instant) {
         let Some(estimator) = &mut self.estimator else {
@@ -269,7 +288,7 @@ impl Controller {
         };
         match reason {
             Reason::Probe => estimator.ping_acked(since),
-            Reason::KeepAlive => estimator.also_took(took),
+            Reason::KeepAlive => estimator.also_took(took, since),
         }
         let estimate = estimator.estimate();
         self.flow.metrics().estimated(self.gauges.front, estimate);
@@ -297,6 +316,9 @@ impl Controller {
         let initial = self.initial(&counted, most, pressed, hoarding);
         let room = most.saturating_sub(counted.unread) / 2;
         self.shared = estimated.min(room);
+        self.gauges
+            .credit
+            .with(|grants| grants.set_under_way(under_way(self.estimated)));
         self.share();
         let announces = self.announce(initial, counted.announced, link);
         // Streams that still have large windows would fill a larger connection at once.
@@ -416,4 +438,9 @@ fn differs(before: u64, after: u64) -> bool {
 /// The next one below.
 fn power_of_two(bytes: u64) -> u64 {
     1 << bytes.max(1).ilog2()
+}
+
+/// What all streams of a connection may have under way, if that is the estimate.
+fn under_way(estimated: u32) -> u64 {
+    u64::from(estimated) * UNDER_WAY.0 / UNDER_WAY.1
 }

@@ -5,7 +5,7 @@
 //! stream      initial window + WINDOW_UPDATEs − received = what its sender has left; negative after a smaller SETTINGS
 //!             target: released + window; the window of a stream that nobody reads stays the initial one
 //! connection  65,535 + WINDOW_UPDATEs − arrived          = what all have left
-//!             target: released + window
+//!             target: released + window, and no more than arrived + what may be under way
 //! ```
 //!
 //! *Released* is what was read, padding, what came for streams that nobody reads any more, and what a reader left behind.
@@ -19,6 +19,8 @@ mod rounds;
 mod samples;
 mod shown;
 
+#[cfg(test)]
+mod beginning;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -86,6 +88,16 @@ struct Stream {
     own: u32,
 }
 
+/// How far the first SETTINGS have come.
+#[derive(Clone, Copy, Debug)]
+enum Greeting {
+    Unsaid,
+    /// They are written from this moment on.
+    Said(Instant),
+    /// They were acknowledged, and somebody has asked.
+    Over,
+}
+
 /// What the peer of one connection may send, and has.
 #[derive(Debug)]
 pub(crate) struct Grants {
@@ -102,6 +114,7 @@ pub(crate) struct Grants {
     in_force: u64,
     settings_sent: u64,
     settings_acked: u64,
+    greeting: Greeting,
     /// The protocol has written its own update of the connection: until then it holds all streams to the first window, and
     /// reads what has come before it writes.
     is_open: bool,
@@ -111,6 +124,8 @@ pub(crate) struct Grants {
     shares: [u64; 2],
     /// The connection's, what is unread included.
     window: u64,
+    /// What of that may have been sent and not have arrived.
+    under_way: u64,
     arrived: u64,
     released: u64,
     granted: u64,
@@ -137,10 +152,12 @@ impl Default for Grants {
             in_force: FIRST_WINDOW,
             settings_sent: 0,
             settings_acked: 0,
+            greeting: Greeting::Unsaid,
             is_open: false,
             share: FIRST_WINDOW,
             shares: [FIRST_WINDOW; 2],
             window: FIRST_WINDOW,
+            under_way: WINDOW_MAX,
             arrived: 0,
             released: 0,
             granted: FIRST_WINDOW,
@@ -205,9 +222,32 @@ impl Grants {
         self.window = bytes.min(WINDOW_MAX);
     }
 
+    /// What all streams together may have under way, in bytes, whatever each may send by itself.
+    pub(crate) fn set_under_way(&mut self, bytes: u64) {
+        self.under_way = bytes.clamp(FIRST_WINDOW, WINDOW_MAX);
+    }
+
     /// What a round trip takes, about.
     pub(crate) fn round_is(&mut self, round: Duration) {
         self.samples.round_is(round);
+    }
+
+    /// What was said until now is about to be written.
+    pub(crate) fn leaves(&mut self, now: impl FnOnce() -> Instant) {
+        if self.settings_sent > 0 && matches!(self.greeting, Greeting::Unsaid) {
+            self.greeting = Greeting::Said(now());
+        }
+    }
+
+    /// When the first SETTINGS were written, once they have been acknowledged: a round trip took no longer. Told once.
+    pub(crate) fn greeted(&mut self) -> Option<Instant> {
+        match self.greeting {
+            Greeting::Said(at) if self.settings_acked > 0 => {
+                self.greeting = Greeting::Over;
+                Some(at)
+            }
+            _ => None,
+        }
     }
 
     /// When credit was given that has been used just now, if that is known: a round trip took no longer.
@@ -493,7 +533,7 @@ impl Grants {
         if !self.is_open {
             return 0;
         }
-        let target = self.released + self.window;
+        let target = (self.released + self.window).min(self.arrived + self.under_way);
         let more = target.saturating_sub(self.granted);
         let step = step(target.saturating_sub(self.arrived));
         if more >= step { more.min(WINDOW_MAX) } else { 0 }

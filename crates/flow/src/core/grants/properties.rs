@@ -18,6 +18,7 @@ enum Step {
     Initial { bytes: u32 },
     Share { bytes: u32 },
     Window { beyond: u32 },
+    UnderWay { bytes: u32 },
     Acknowledge,
     Updates,
 }
@@ -34,6 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (16_384..500_000_u32).prop_map(|bytes| Step::Initial { bytes }),
         1 => (16_384..2_000_000_u32).prop_map(|bytes| Step::Share { bytes }),
         1 => (65_536..1_000_000_u32).prop_map(|beyond| Step::Window { beyond }),
+        1 => (65_536..1_000_000_u32).prop_map(|bytes| Step::UnderWay { bytes }),
         2 => Just(Step::Acknowledge),
         6 => Just(Step::Updates),
     ]
@@ -93,6 +95,7 @@ proptest! {
                     let window = ends.grants.unread() + u64::from(beyond);
                     ends.grants.set_window(window);
                 }
+                Step::UnderWay { bytes } => ends.grants.set_under_way(bytes.into()),
                 Step::Acknowledge if pending > 0 => {
                     pending -= 1;
                     ends.say(SETTINGS, ACK, 0, &[]);

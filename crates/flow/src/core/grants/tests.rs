@@ -41,10 +41,10 @@ pub(super) struct Ends {
     pub(super) grants: Grants,
     outgoing: Outgoing,
     frames: Frames,
-    now: Instant,
+    pub(super) now: Instant,
     /// The peer's account: the initial window, the connection's credit, and each stream's beyond the initial window.
     pub(super) peer_initial: i64,
-    peer_connection: i64,
+    pub(super) peer_connection: i64,
     pub(super) peer_streams: HashMap<u32, i64>,
 }
 
@@ -57,7 +57,7 @@ impl Ends {
     }
 
     /// SETTINGS and the protocol's update of the connection were sent.
-    fn greeting(stream: u64, connection: u64) -> Self {
+    pub(super) fn greeting(stream: u64, connection: u64) -> Self {
         let mut ends = Self::said(stream, connection);
         ends.write(&frame(8, 0, 0, &[0x7f, 0xff, 0, 0]));
         ends

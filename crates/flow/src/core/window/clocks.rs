@@ -50,7 +50,7 @@ proptest! {
                 Event::Answered => estimator.ping_acked(now),
                 Event::Credit(since) => estimator.credit_used(Duration::from_nanos(since), now),
                 Event::Bound(bound) => estimator.lower_bound(Duration::from_nanos(bound), now),
-                Event::AlsoTook(took) => estimator.also_took(Duration::from_nanos(took)),
+                Event::AlsoTook(took) => estimator.also_took(Duration::from_nanos(took), now),
                 Event::Rest => {
                     estimator.rest(now);
                 }

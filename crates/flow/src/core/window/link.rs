@@ -56,13 +56,21 @@ pub(super) struct Link {
     said: f64,
     /// All credit so far, as seen from here.
     granted: i64,
+    /// What new streams may send at once, if that is not more than the connection may have under way.
+    begins_with: i64,
     /// All credit before some was given, and when.
     samples: VecDeque<(i64, Duration)>,
 }
 
 impl Link {
     pub(super) fn new(mbit: f64, rtt_ms: u64) -> Self {
+        Self::begins_with(Bounds::default().start, mbit, rtt_ms)
+    }
+
+    /// Streams that have so much credit together when they begin, in bytes.
+    pub(super) fn begins_with(credit: u32, mbit: f64, rtt_ms: u64) -> Self {
         let bounds = Bounds::default();
+        let first = credit.min(bounds.start / 8 * 9);
         let mut link = Self {
             now: Duration::ZERO,
             rate: mbit * 1e6 / 8.0,
@@ -79,10 +87,11 @@ impl Link {
             back: Duration::ZERO,
             credit: 0,
             said: 0.0,
-            granted: i64::from(bounds.start),
+            granted: i64::from(first),
+            begins_with: credit.into(),
             samples: VecDeque::new(),
         };
-        link.at(Duration::ZERO, Event::Credit(i64::from(bounds.start)));
+        link.at(Duration::ZERO, Event::Credit(i64::from(first)));
         link
     }
 
@@ -141,6 +150,11 @@ impl Link {
         self.received - before
     }
 
+    /// What waits before the bottleneck: whoever comes now waits so long.
+    pub(super) fn queue(&self) -> Duration {
+        self.free.saturating_sub(self.now)
+    }
+
     /// The part of the link that was used during `span`.
     pub(super) fn share(&mut self, span: Duration) -> f64 {
         self.run(span) as f64 / (self.rate * span.as_secs_f64())
@@ -182,7 +196,8 @@ impl Link {
     /// In steps of a thirty-second; a smaller window is one that nothing is added to for a while.
     fn grant(&mut self) {
         let window = i64::from(self.estimator.window());
-        let more = self.received.cast_signed() + window - self.granted;
+        let received = self.received.cast_signed();
+        let more = (received + window).max(self.begins_with.min(received + window * 9 / 8)) - self.granted;
         if more >= window / 32 {
             self.samples.push_back((self.granted, self.now));
             self.granted += more;

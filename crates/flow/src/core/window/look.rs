@@ -15,7 +15,7 @@ const SHORT_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// So much sooner credit has to be used, at least: turns that come late make a round trip look longer than it is.
 const SHORTER_MIN: Duration = Duration::from_millis(2);
 /// Longest wait for a window to drain, in seconds.
-const DRAIN_MAX: f64 = 2.0;
+pub(super) const DRAIN_MAX: f64 = 2.0;
 /// From one nod to the next: so many round trips, and this time at least, while nods show something.
 const NOD_ROUNDS: u32 = 8;
 const NOD_EVERY_MIN: Duration = Duration::from_secs(1);

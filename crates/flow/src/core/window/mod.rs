@@ -17,6 +17,7 @@
 //! - **Round trip** is the least that PINGs took, and that credit took to be used. It falls at once. It rises when two rounds
 //!   in a row took longer and our own window does not explain that: bytes of ours that queue make a PING late too, but then
 //!   the link is saturated, and the delay is at most a window at its rate.
+//! - What the peer answered **before** there was data to queue bounds the first of them.
 //! - A queue of our own hides how short the path is. So now and then the window **nods**: a little less than the link holds,
 //!   until some credit has been given. If that is used in less than a round trip, or once in a while when a PING was late, it
 //!   **dips**: it is quartered until the queue is gone, a PING shows the path, and the window is set by what it showed.
@@ -31,6 +32,7 @@
 
 mod bound;
 mod filter;
+mod greeting;
 mod look;
 mod proof;
 mod rtt;
@@ -46,6 +48,7 @@ mod tests;
 use std::time::Duration;
 
 use filter::WindowedMax;
+use greeting::Greeting;
 use look::{Dip, FIRST_DIP_AFTER, Nod};
 use proof::Proof;
 use rtt::RoundTrip;
@@ -151,6 +154,7 @@ pub struct Estimator {
     window: u32,
     rtt: RoundTrip,
     proof: Proof,
+    greeting: Option<Greeting>,
     bandwidth: WindowedMax,
     /// The same of what came in two round trips in a row: a burst does not move it.
     steady: WindowedMax,
@@ -178,6 +182,8 @@ pub struct Estimator {
     /// What has come since the window is too large.
     too_large: Option<Span>,
     trial: Option<Trial>,
+    /// The window before the last trial, and until when what left by it comes.
+    larger: (u32, Duration),
     /// A window that had to be kept, until when, and how long the next one will be.
     kept: (u32, Duration),
     keep_for: Duration,
@@ -209,6 +215,7 @@ impl Estimator {
             window: bounds.start.min(bounds.cap),
             rtt: RoundTrip::default(),
             proof: Proof::default(),
+            greeting: None,
             bandwidth: WindowedMax::default(),
             steady: WindowedMax::default(),
             bucket: Span::at(now),
@@ -228,6 +235,7 @@ impl Estimator {
             queues: false,
             too_large: None,
             trial: None,
+            larger: (0, now),
             kept: (0, now),
             keep_for: KEEP_MIN,
             nod: None,
@@ -346,13 +354,6 @@ impl Estimator {
         self.since_probe = 0;
     }
 
-    /// A PING that was sent for another reason has come back after `took`: better than nothing.
-    pub fn also_took(&mut self, took: Duration) {
-        if self.rtt.get().is_some_and(|rtt| took < rtt) {
-            self.rtt.is(took);
-        }
-    }
-
     /// The PING has come back.
     pub fn ping_acked(&mut self, now: Duration) {
         let Some(Round { span, for_change }) = self.round.take() else {
@@ -365,7 +366,8 @@ impl Estimator {
         let before = self.rtt.get();
         let link = self.link();
         // All that may be on the way: if that is what the PING waited behind, the link is not longer than before.
-        let queue = (link > 0.0).then(|| Duration::from_secs_f64(f64::from(self.window) / link));
+        let queue =
+            (link > 0.0).then(|| Duration::from_secs_f64(f64::from(self.in_force(span.since)) / link));
         let queue = queue.filter(|_| rate >= 0.8 * link);
         if self.dip.is_some_and(|dip| span.since >= dip.since) {
             return self.dipped(took, queue, now);
@@ -373,7 +375,11 @@ impl Estimator {
         if self.rtt.is_explained(took, queue) && before.is_some_and(|least| took > least * 5 / 4) {
             self.queues = true;
         }
-        let moved = self.rtt.sample(took, queue);
+        let path = match before {
+            None => self.path(took, now),
+            Some(_) => took,
+        };
+        let moved = self.rtt.sample(path, queue);
         if before.is_none() {
             self.bandwidth.insert(rate, now, self.memory());
             self.steady.insert(rate, now, self.memory());
@@ -382,6 +388,7 @@ impl Estimator {
             self.next_change_dip = self.next_dip;
             self.plan_first_nod(now);
             self.grow_if_full(now);
+            self.queued(took, now);
         }
         self.changed = false;
         if moved {
@@ -555,14 +562,12 @@ impl Estimator {
         let span = now.saturating_sub(large.since);
         if span >= (rtt * 5).max(SHRINK_AFTER_MIN) {
             self.too_large = None;
-            self.trial = Some(Trial {
-                from: self.window,
-                // There may have been a burst.
-                rate: self.recent.min(large.bytes as f64 / span.as_secs_f64()),
-                span: Span::at(now + rtt * 2),
-            });
-            self.window = next;
-            self.fill = Fill::default();
+            // There may have been a burst.
+            self.tries(
+                next,
+                self.recent.min(large.bytes as f64 / span.as_secs_f64()),
+                now,
+            );
         }
     }
 

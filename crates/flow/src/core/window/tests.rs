@@ -307,6 +307,54 @@ fn after_half_a_minute_without_data_all_is_forgotten() {
     assert!(!link.estimator.rest(last + IDLE * 2));
 }
 
+/// Eight streams have eight first windows.
+const EIGHT: u32 = 8 << 20;
+
+#[test]
+fn eight_new_streams_queue_for_a_moment_only_where_the_path_was_seen_before() {
+    for (mbit, rtt_ms) in [(100.0, 2), (100.0, 20), (100.0, 100), (300.0, 20), (1000.0, 20)] {
+        let mut link = Link::begins_with(EIGHT, mbit, rtt_ms);
+        link.estimator.also_took(ms(rtt_ms), Duration::ZERO);
+        link.run(ms(rtt_ms * 6));
+        assert!(link.share(ms(900)) >= 0.95, "{mbit} Mbit/s at {rtt_ms} ms");
+        // The least window there is, or a sixteenth of the round trip and a millisecond; and what was still on its way.
+        let least = Duration::from_secs_f64(f64::from(FULL_MIN) / link.rate);
+        let queue = least.max(ms(rtt_ms) / 16 + ms(1)) + ms(4);
+        let mut longer = 0;
+        for _ in 0..3_000 {
+            link.run(ms(1));
+            longer += u32::from(link.queue() > queue);
+        }
+        // What a nod kept back comes at once after it.
+        assert!(
+            longer <= 100,
+            "for {longer} ms: {mbit} Mbit/s at {rtt_ms} ms, {:?}",
+            link.estimator.estimate()
+        );
+        assert!(link.share(ms(3_000)) >= 0.98, "{mbit} Mbit/s at {rtt_ms} ms");
+    }
+}
+
+#[test]
+fn a_path_that_became_longer_since_it_was_seen_is_not_starved() {
+    for (credit, mbit, rtt_ms) in [
+        (EIGHT, 100.0, 60),
+        (EIGHT, 100.0, 150),
+        (1 << 20, 100.0, 150),
+        (1 << 20, 1000.0, 100),
+    ] {
+        let mut link = Link::begins_with(credit, mbit, rtt_ms);
+        link.estimator.also_took(ms(10), Duration::ZERO);
+        link.run(ms(rtt_ms * 12 + 1_000));
+        let share = link.share(ms(2_000));
+        let estimate = link.estimator.estimate();
+        assert!(
+            share >= 0.9,
+            "{share:.3} of {mbit} Mbit/s at {rtt_ms} ms, {credit} at first: {estimate:?}"
+        );
+    }
+}
+
 proptest! {
     /// Whatever arrives, and whenever: the window stays within its bounds, and a PING waits for its answer.
     #[test]

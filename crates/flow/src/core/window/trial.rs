@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::look::DRAIN_MAX;
 use super::{Estimator, Fill, SHRINK_AFTER_MIN, Span};
 
 /// A smaller window has to bring so much of the rate before, or the larger one is kept for a while.
@@ -20,6 +21,32 @@ pub(super) struct Trial {
 }
 
 impl Estimator {
+    /// Makes the window smaller, until it is seen whether it brings as much as the larger one: from `rate` on. What was sent
+    /// under the larger one comes first.
+    pub(super) fn tries(&mut self, window: u32, rate: f64, now: Duration) {
+        let rtt = self.rtt.get().unwrap_or_default();
+        let drains = Duration::from_secs_f64((f64::from(self.window) / self.link().max(1.0)).min(DRAIN_MAX));
+        self.larger = (self.window, now + drains + rtt);
+        self.trial = Some(Trial {
+            from: self.window,
+            rate,
+            span: Span::at(now + drains + rtt * 2),
+        });
+        self.window = window;
+        self.too_large = None;
+        self.fill = Fill::default();
+    }
+
+    /// The largest window by which something was sent that came before what left here at `since`.
+    pub(super) fn in_force(&self, since: Duration) -> u32 {
+        let (larger, until) = self.larger;
+        if since < until {
+            self.window.max(larger)
+        } else {
+            self.window
+        }
+    }
+
     /// Sees whether a smaller window keeps the link full.
     pub(super) fn judge(&mut self, bytes: u64, now: Duration) {
         let Some(trial) = &mut self.trial else {

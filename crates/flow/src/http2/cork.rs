@@ -171,7 +171,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
     /// Writes what was collected, and the WINDOW_UPDATEs that are due: a turn is over.
     ///
     /// # Errors
-    /// The socket's, for servers. Clients see [`is_deaf`](Self::is_deaf).
+    /// The socket's, for servers. A client reads on, and is told by the driver.
     pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
         if let Some(wire) = &mut inner.wire {

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::proof::NEAR_PART;
 use super::{Estimator, IDLE};
 
 /// What an early answer took, and when it came.
@@ -38,6 +39,12 @@ impl Estimator {
                 self.greeting = Some(Greeting { took: least, at: now });
             }
         }
+    }
+
+    /// Whether an early answer took about as long.
+    pub(super) fn was_greeted(&self, rtt: Duration, now: Duration) -> bool {
+        let greeting = self.greeting.filter(|greeting| greeting.is_fresh(now));
+        greeting.is_some_and(|greeting| greeting.took.abs_diff(rtt) <= rtt / NEAR_PART)
     }
 
     /// What the path takes, if the first PING took so long.
@@ -73,8 +80,8 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// What the round trip is taken for where early answers took so long, at these times, and the first PING at the end.
-    fn taken_for(early: &[(u64, u64)], sent: u64, took: u64) -> Option<u128> {
+    /// After early answers that took so long, at these times, and a first PING.
+    fn pinged(early: &[(u64, u64)], sent: u64, took: u64) -> Estimator {
         let mut estimator = Estimator::new(Bounds::default(), Duration::ZERO);
         for (took, at) in early {
             estimator.also_took(ms(*took), ms(*at));
@@ -86,7 +93,13 @@ mod tests {
         estimator.ping_sent(ms(sent));
         estimator.received(500_000, ms(sent + took));
         estimator.ping_acked(ms(sent + took));
-        estimator.estimate().rtt.map(|rtt| rtt.as_millis())
+        estimator
+    }
+
+    /// What the round trip is taken for then.
+    fn taken_for(early: &[(u64, u64)], sent: u64, took: u64) -> Option<u128> {
+        let estimate = pinged(early, sent, took).estimate();
+        estimate.rtt.map(|rtt| rtt.as_millis())
     }
 
     #[test]
@@ -95,6 +108,16 @@ mod tests {
         assert_eq!(taken_for(&[(20, 30)], 1_000, 90), Some(20));
         assert_eq!(taken_for(&[(24, 30), (20, 500), (31, 900)], 1_000, 90), Some(20));
         assert_eq!(taken_for(&[(95, 100)], 1_000, 90), Some(90));
+    }
+
+    #[test]
+    fn a_path_that_was_seen_early_is_not_looked_for_again_so_soon() {
+        let waits = |early: &[(u64, u64)]| pinged(early, 1_000, 90).next_nod - ms(1_090);
+        assert_eq!(waits(&[]), Duration::from_secs(2));
+        assert_eq!(waits(&[(20, 30)]), Duration::from_secs(8));
+        assert_eq!(waits(&[(88, 30)]), Duration::from_secs(8));
+        // Something was slow at first, and the PING was quicker than that.
+        assert_eq!(waits(&[(120, 30)]), Duration::from_secs(2));
     }
 
     #[test]

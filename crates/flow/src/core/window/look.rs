@@ -97,11 +97,12 @@ impl Estimator {
         (self.rtt.get().unwrap_or_default() * NOD_ROUNDS).max(NOD_EVERY_MIN) * self.nod_pause
     }
 
-    /// The first PING is back. Where it is proven that it met no queue, only a path that changes can be shorter than that.
+    /// The first PING is back. Where it is proven that it met no queue, or what it took was seen before there was anything to
+    /// queue, only a path that changes can be shorter than that.
     pub(super) fn plan_first_nod(&mut self, now: Duration) {
         let rtt = self.rtt.get().unwrap_or_default();
         self.next_nod = now + self.nod_every().max(FIRST_NOD_AFTER);
-        if self.proof.covers(rtt) {
+        if self.proof.covers(rtt) || self.was_greeted(rtt, now) {
             self.nod_pause = NOD_PAUSE_MAX;
             self.next_nod = now + self.nod_every();
         }

@@ -19,7 +19,7 @@ use super::Span;
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_PART: u32 = 32;
 /// Proven is what is so near to it, as a part.
-const NEAR_PART: u32 = 16;
+pub(super) const NEAR_PART: u32 = 16;
 
 /// Looks for pauses that prove a round trip.
 #[derive(Clone, Copy, Debug, Default)]

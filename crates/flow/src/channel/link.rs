@@ -202,8 +202,8 @@ pub(super) struct Driver {
     /// The round trip of the first ping.
     pub(super) rtt: Option<Duration>,
     told_draining: bool,
-    /// The peer hears nothing more, and is listened to until then.
-    deaf_until: Option<Instant>,
+    /// Why the peer hears nothing more, and until when it is listened to.
+    deaf: Option<(Arc<str>, Instant)>,
     /// The protocol has something to say for which there was no room.
     unsaid: bool,
 }
@@ -249,7 +249,7 @@ impl Driver {
             idle_since: None,
             rtt: None,
             told_draining: false,
-            deaf_until: None,
+            deaf: None,
             unsaid: false,
         };
         // Its time is the connect timeout, not the keepalive's.
@@ -279,23 +279,21 @@ impl Driver {
         self.live.gauges().credit.begin_turn(cx.waker());
         let event = self.turn(cx);
         self.live.gauges().credit.end_turn();
-        let drained = self.cork.poll_drain(cx);
-        if self.deaf_until.is_none() && self.cork.is_deaf().is_some() {
-            self.listen(cx);
+        match self.cork.poll_drain(cx) {
+            Poll::Ready(Err(error)) if self.deaf.is_none() => self.listen(error.to_string().into(), cx),
+            Poll::Ready(Ok(())) if std::mem::take(&mut self.unsaid) => cx.waker().wake_by_ref(),
+            // A peer that takes nothing is found by the keepalive.
+            _ => (),
         }
-        if drained.is_ready() && std::mem::take(&mut self.unsaid) {
-            cx.waker().wake_by_ref();
-        }
-        // A peer that takes nothing is found by the keepalive.
         event
     }
 
     /// Nothing more can be said. Whether the peer has said something before that is known after another turn.
-    fn listen(&mut self, cx: &mut Context<'_>) {
+    fn listen(&mut self, why: Arc<str>, cx: &mut Context<'_>) {
         let now = Instant::now();
-        self.deaf_until = Some(now + LAST_WORDS);
+        *self.link.why.lock() = Some(Arc::clone(&why));
+        self.deaf = Some((why, now + LAST_WORDS));
         self.timer.as_mut().reset(now);
-        self.link.why.lock().clone_from(&self.cork.is_deaf());
         self.link.retire();
         cx.waker().wake_by_ref();
     }
@@ -381,10 +379,10 @@ impl Driver {
     /// The timer has fired. The protocol is polled after it, which says what there is to say.
     fn tick(&mut self) -> Option<Event> {
         let now = Instant::now();
-        if let Some(until) = self.deaf_until {
-            self.timer.as_mut().reset(until);
-            let over = now >= until;
-            return over.then(|| Event::Ended(self.lost("it hears nothing more".into())));
+        if let Some((why, until)) = &self.deaf {
+            self.timer.as_mut().reset(*until);
+            let over = now >= *until;
+            return over.then(|| Event::Ended(self.lost(Arc::clone(why))));
         }
         self.windows.rest(&mut self.connection, now);
         let busy = self.link.in_flight() > 0;
@@ -463,7 +461,7 @@ impl Driver {
 
     /// The connection is no more, for this reason or for the one for which nothing more could be said.
     fn lost(&self, why: Arc<str>) -> Ended {
-        let why = self.cork.is_deaf().unwrap_or(why);
+        let why = self.deaf.as_ref().map_or(why, |(why, _)| Arc::clone(why));
         *self.link.why.lock() = Some(Arc::clone(&why));
         self.link.retire();
         Ended {

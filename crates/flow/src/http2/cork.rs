@@ -74,8 +74,9 @@ struct Inner<T> {
     wire: Option<Box<Wire>>,
     /// Calls that the protocol does not hear of.
     below: Option<Box<Below>>,
-    /// Why the socket takes no more. Kept for clients alone.
-    deaf: Option<Arc<str>>,
+    /// Why the socket takes no more. Kept for clients alone: they go on to read, since the peer's last words may have come
+    /// before, which say what it never took. What is written is thrown away.
+    deaf: Option<io::Error>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
@@ -157,12 +158,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
         inner.out.left() >= inner.limit()
     }
 
-    /// Why the peer hears nothing more, if so. A client goes on to read then, since the peer's last words may have come
-    /// before: they say which calls it never took. What is written is thrown away.
-    pub(crate) fn is_deaf(&self) -> Option<Arc<str>> {
-        self.0.lock().deaf.clone()
-    }
-
     /// All bytes that the socket has taken.
     pub fn total(&self) -> u64 {
         self.0.lock().total
@@ -171,7 +166,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
     /// Writes what was collected, and the WINDOW_UPDATEs that are due: a turn is over.
     ///
     /// # Errors
-    /// The socket's, for servers. A client reads on, and is told by the driver.
+    /// The socket's, again and again.
     pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
         if let Some(wire) = &mut inner.wire {
@@ -180,7 +175,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Cork<T> {
         if let Some(below) = &mut inner.below {
             below.rest();
         }
-        inner.poll_drain(cx)
+        let drained = inner.poll_drain(cx);
+        match &inner.deaf {
+            Some(error) => Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
+            None => drained,
+        }
     }
 }
 
@@ -200,15 +199,14 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
             self.out = Outbox::default();
             return Poll::Ready(Ok(()));
         }
-        let written = self.poll_socket(cx);
-        if let Poll::Ready(Err(error)) = &written
-            && self.wire.as_ref().is_some_and(|wire| wire.role == Role::Client)
-        {
-            self.deaf = Some(error.to_string().into());
-            self.out = Outbox::default();
-            return Poll::Ready(Ok(()));
+        match ready!(self.poll_socket(cx)) {
+            Err(error) if self.wire.as_ref().is_some_and(|wire| wire.role == Role::Client) => {
+                self.deaf = Some(error);
+                self.out = Outbox::default();
+                return Poll::Ready(Ok(()));
+            }
+            written => written?,
         }
-        ready!(written)?;
         if self.out.own.capacity() > KEEP_BYTES {
             let large = std::mem::take(&mut self.out.own);
             if large.capacity() <= LARGE_BYTES {

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use h2::Reason;
@@ -32,14 +32,10 @@ impl AsyncRead for Deafened {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut some = [0; 4096];
-        let mut some = ReadBuf::new(&mut some[..buf.remaining().min(4096)]);
         if self.state.load(Ordering::Relaxed) == CLOSING {
             return Poll::Pending;
         }
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut some))?;
-        buf.put_slice(some.filled());
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 

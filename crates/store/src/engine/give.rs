@@ -94,7 +94,7 @@ struct Next<'k> {
 
 /// Gives keys under locks; what is away is read without them. `N` keys are looked at together: [`TOGETHER`], or 1 where
 /// there is no more.
-pub(super) struct Giver<'s, 'k, const N: usize = TOGETHER> {
+pub(super) struct Giver<'s, 'k, const N: usize> {
     shared: &'s Shared,
     keys_only: bool,
     leases: bool,

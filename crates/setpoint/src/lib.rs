@@ -26,6 +26,7 @@ pub mod ready;
 pub mod verify;
 
 mod loopback;
+mod pages;
 mod profile;
 mod signals;
 mod store_args;

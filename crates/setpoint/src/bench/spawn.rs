@@ -14,6 +14,7 @@ use super::h2load::Connection;
 use super::requests::{Op, Template};
 use super::said::Said;
 use super::target::Target;
+use crate::pages;
 
 /// How long a server may take to answer its first read.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -115,7 +116,7 @@ impl Spawned {
         if self.apart {
             command.process_group(0);
         }
-        let child = command.spawn();
+        let child = pages::as_they_come(|| command.spawn());
         let child = child.with_context(|| format!("start {}", self.program.display()))?;
         let said = Said::by(self.child.insert(child)).context("listen to the server")?;
         while started.elapsed() < READY_TIMEOUT {

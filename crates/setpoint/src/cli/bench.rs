@@ -8,6 +8,7 @@ use crate::bench::api::{self, ApiBenchArgs};
 use crate::bench::flow::{self, FlowArgs};
 use crate::bench::proxy::{self, ProxyArgs};
 use crate::bench::store::{self, StoreBenchArgs};
+use crate::pages;
 use crate::signals::{self, Hangup};
 
 /// Arguments of `bench`.
@@ -34,6 +35,8 @@ enum What {
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
+    // What measures must not be late by itself. Who is measured has the pages that are usual for it.
+    pages::take_small();
     let result = match &args.what {
         What::Store(args) => store::run(args),
         What::Api(args) => api::run(args),

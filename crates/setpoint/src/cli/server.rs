@@ -7,6 +7,7 @@ use clap::{ArgMatches, Args, ValueEnum};
 
 use super::{Failure, start};
 use crate::config::{PlaneArgs, Resolved, Source};
+use crate::pages;
 use crate::plane::{Engine, StoreOnly};
 use crate::signals::Hangup;
 use crate::up::project::Scalar;
@@ -44,7 +45,7 @@ enum Role {
 }
 
 pub(super) fn run(args: &ServerArgs, matches: &ArgMatches) -> Result<(), Failure> {
-    start::take_small_pages();
+    pages::take_small();
     let mut said = start::said(&args.plane, matches);
     let mut problems = Vec::new();
     let mut roles = args.roles.clone();

@@ -113,14 +113,6 @@ fn telemetry(resolved: &Resolved, default_filter: &str) -> Result<Guard, Failure
         .map_err(|error| Failure::Usage(vec![setpoint_base::Chain(&error).to_string()]))
 }
 
-/// Memory comes in small pages. The first touch of a huge one takes milliseconds where the host has to find it first, and all
-/// writes wait for that: `docs/adr/0012-put-tail.md`. Children inherit this: not for whoever starts programs of others.
-pub(super) fn take_small_pages() {
-    // Without huge pages there is nothing to refuse.
-    #[cfg(target_os = "linux")]
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
-}
-
 /// Connections and watches are files: take as many as the system lets this process have.
 pub(super) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);

@@ -26,6 +26,10 @@ const NOD_BACKOFF: u32 = 4;
 const NOD_PAUSE_MAX: u32 = 8;
 /// What of a link's content the window of a nod is.
 const NOD_SHARE: f64 = 0.9;
+/// After a nod the window is what it was within so many round trips, in so many steps. The link was idle for a moment, and until
+/// that comes round again all that was kept back would queue.
+const RISE_ROUNDS: u32 = 2;
+const RISE_STEPS: u32 = 16;
 
 /// A window made small for a moment, so that nothing queues.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +59,15 @@ pub(super) struct Nod {
     pub(super) over_at: Duration,
 }
 
+/// A window on its way back to what it was before a nod.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rise {
+    from: u32,
+    since: Duration,
+    takes: Duration,
+    pub(super) window: u32,
+}
+
 impl Estimator {
     /// Credit that was given at `since` has been used: a round trip and the queue before the link took no longer.
     pub fn credit_used(&mut self, since: Duration, now: Duration) {
@@ -80,6 +93,7 @@ impl Estimator {
             return;
         }
         // There was a queue, and a shorter path below it; or the round trip had been taken for too long.
+        self.rise = None;
         self.nods_won += 1;
         self.nod_pause = 1;
         self.next_nod = now;
@@ -108,19 +122,36 @@ impl Estimator {
         }
     }
 
-    /// Begins and ends nods.
-    pub(super) fn nods(&mut self, now: Duration) {
-        if let Some(nod) = self.nod {
-            if now >= nod.over_at {
+    /// `bytes` have come: begins and ends nods.
+    pub(super) fn nods(&mut self, bytes: u64, now: Duration) {
+        if let Some(nod) = &mut self.nod {
+            let is_over = now >= nod.over_at;
+            let was_low = nod.left > 0;
+            nod.left = nod.left.saturating_sub(bytes);
+            if was_low && (is_over || nod.left == 0) {
+                self.rise = Some(Rise {
+                    from: nod.window,
+                    since: now,
+                    takes: nod.least * RISE_ROUNDS,
+                    window: nod.window,
+                });
+            }
+            if is_over {
                 self.nod = None;
                 self.next_nod = now + self.nod_every();
             }
+        }
+        self.rises(now);
+        if self.nod.is_some() {
             return;
         }
         let Some(rtt) = self.rtt.get() else {
             return;
         };
-        let busy = self.dip.is_some() || self.trial.is_some() || now < self.effective_from + rtt;
+        let busy = self.dip.is_some()
+            || self.rise.is_some()
+            || self.trial.is_some()
+            || now < self.effective_from + rtt;
         if busy || now < self.next_nod || !self.is_full() {
             return;
         }
@@ -139,9 +170,24 @@ impl Estimator {
         });
     }
 
+    fn rises(&mut self, now: Duration) {
+        let Some(rise) = &mut self.rise else {
+            return;
+        };
+        let step = rise.takes / RISE_STEPS;
+        let steps = now.saturating_sub(rise.since).as_nanos() / step.as_nanos().max(1);
+        if rise.from >= self.window || steps >= u128::from(RISE_STEPS) {
+            self.rise = None;
+            return;
+        }
+        // Less than the number of all steps.
+        rise.window = rise.from + (self.window - rise.from) / RISE_STEPS * steps as u32;
+    }
+
     /// Quarters the window until the queue is gone; a PING follows once it has drained.
     pub(super) fn dip(&mut self, now: Duration) {
-        (self.trial, self.too_large, self.nod) = (None, None, None);
+        (self.trial, self.too_large) = (None, None);
+        (self.nod, self.rise) = (None, None);
         self.nods_won = 0;
         // What is on its way comes first, and the news has to get there.
         let full = f64::from(self.window) / self.link().max(1.0);

@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use filter::WindowedMax;
 use greeting::Greeting;
-use look::{Dip, FIRST_DIP_AFTER, Nod};
+use look::{Dip, FIRST_DIP_AFTER, Nod, Rise};
 use proof::Proof;
 use rtt::RoundTrip;
 use trial::{KEEP_MIN, Trial};
@@ -188,6 +188,7 @@ pub struct Estimator {
     kept: (u32, Duration),
     keep_for: Duration,
     nod: Option<Nod>,
+    rise: Option<Rise>,
     next_nod: Duration,
     /// Nods in a row that have shown a shorter round trip.
     nods_won: u8,
@@ -239,6 +240,7 @@ impl Estimator {
             kept: (0, now),
             keep_for: KEEP_MIN,
             nod: None,
+            rise: None,
             next_nod: now,
             nods_won: 0,
             nod_pause: 1,
@@ -256,8 +258,9 @@ impl Estimator {
     /// The window that all streams which send much should have together, in bytes.
     #[must_use]
     pub fn window(&self) -> u32 {
-        match self.nod {
-            Some(nod) if nod.left > 0 => nod.window.min(self.window),
+        match (self.nod, self.rise) {
+            (Some(nod), _) if nod.left > 0 => nod.window.min(self.window),
+            (_, Some(rise)) => rise.window.min(self.window),
             _ => self.window,
         }
     }
@@ -311,10 +314,7 @@ impl Estimator {
         if let Some(dip) = &mut self.dip {
             dip.left = dip.left.saturating_sub(bytes);
         }
-        if let Some(nod) = &mut self.nod {
-            nod.left = nod.left.saturating_sub(bytes);
-        }
-        self.nods(now);
+        self.nods(bytes, now);
         self.bucket.bytes += bytes;
         self.since_probe += bytes;
         if let Some(round) = &mut self.round {
@@ -492,7 +492,7 @@ impl Estimator {
 
     /// Notices that the window in force was filled, and how fast.
     fn fill(&mut self, bytes: u64, now: Duration) {
-        if now < self.effective_from || self.dip.is_some() || self.nod.is_some() {
+        if now < self.effective_from || self.dip.is_some() || self.nod.is_some() || self.rise.is_some() {
             return;
         }
         let rtt = self.rtt.get();
@@ -578,7 +578,8 @@ impl Estimator {
         }
         let rtt = self.rtt.get().unwrap_or_default();
         self.window = window;
-        (self.trial, self.nod, self.too_large) = (None, None, None);
+        (self.trial, self.too_large) = (None, None);
+        (self.nod, self.rise) = (None, None);
         self.grown = true;
         self.fill = Fill::default();
         self.effective_from = now + rtt;

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::bench::machine;
+use crate::pages;
 
 /// How long a server may take to listen, or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -160,7 +161,7 @@ impl Peer {
         // It ends when its standard input does, so also when this program is killed.
         command.args(&start.arguments).stdin(Stdio::piped());
         command.stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("start {name}"))?;
+        let mut child = pages::as_they_come(|| command.spawn()).with_context(|| format!("start {name}"))?;
         let output = child.stdout.take().context("the child has an output")?;
         let mut lines = BufReader::new(output).lines();
         let first = timeout(PATIENCE, lines.next_line())

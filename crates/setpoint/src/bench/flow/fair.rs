@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use setpoint_base::{Stop, TaskGroup};
 use setpoint_flow::impair::Setting;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval_at, sleep};
 
 use super::contender::{Contender, Start};
 use super::{Bench, GRACE, bounded};
@@ -19,10 +20,11 @@ pub(super) const RTT_MS: u64 = 20;
 const EQUAL_STREAMS: usize = 100;
 pub(super) const LARGE_STREAMS: usize = 8;
 const CALL_BYTES: usize = 1_024;
-/// Callers beside each other, with one call at a time each: as many calls as it takes to tell a p99 from the maximum.
-const CALLERS: u32 = 4;
-/// Between two calls of one.
-const PAUSE: Duration = Duration::from_millis(5);
+/// From one call to the next, whether or not those before were answered: callers that waited for answers would all go on at the
+/// same moment once they had waited for the same queue, and no longer see what is between.
+const EVERY: Duration = Duration::from_micros(6_250);
+/// Calls without an answer at a time; from then on, the next one waits for one of them.
+const UNANSWERED_MAX: usize = 1_000;
 /// Before anything counts.
 const SETTLE: Duration = Duration::from_secs(1);
 /// What waits before the link, in bytes: a call waits behind it whatever a server does.
@@ -145,38 +147,36 @@ pub(super) struct Call {
     pub(super) took_ms: f64,
 }
 
-/// Small calls of callers that begin one after the other, and how many had no answer.
+/// Small calls at equal distances for `time`, and how many had no answer.
 pub(super) async fn calls(bench: &Bench, time: Duration) -> (Vec<Call>, usize) {
     let start = Instant::now();
-    let apart = (Duration::from_millis(RTT_MS) + PAUSE) / CALLERS;
-    let callers = (0..CALLERS).map(async |caller| {
-        sleep(apart * caller).await;
-        one_by_one(bench, start, start + time).await
-    });
-    let (mut calls, mut stuck) = (Vec::new(), 0);
-    for (some, late) in join_all(callers).await {
-        calls.extend(some);
-        stuck += late;
+    let end = start + time;
+    let mut ticks = interval_at(start, EVERY);
+    let (mut flying, mut calls, mut stuck) = (FuturesUnordered::new(), Vec::new(), 0);
+    let mut count = |ended: Option<Call>| match ended {
+        Some(call) => calls.push(call),
+        None => stuck += 1,
+    };
+    while Instant::now() < end {
+        tokio::select! {
+            Some(ended) = flying.next() => count(ended),
+            _ = ticks.tick(), if flying.len() < UNANSWERED_MAX => flying.push(call(bench, start, end + SETTLE)),
+        }
+    }
+    while let Some(ended) = flying.next().await {
+        count(ended);
     }
     (calls, stuck)
 }
 
-/// Small calls one after the other, until `end`.
-async fn one_by_one(bench: &Bench, start: Instant, end: Instant) -> (Vec<Call>, usize) {
-    let (mut calls, mut stuck) = (Vec::new(), 0);
-    while Instant::now() < end {
-        let at_s = start.elapsed().as_secs_f64();
-        // One that takes longer than all the others may is stuck: it is not waited for.
-        match tokio::time::timeout_at(end + SETTLE, bench.sender.echo(CALL_BYTES)).await {
-            Ok(Ok(took)) => calls.push(Call {
-                at_s,
-                took_ms: took.as_secs_f64() * 1e3,
-            }),
-            _ => stuck += 1,
-        }
-        sleep(PAUSE).await;
-    }
-    (calls, stuck)
+/// One small call. One that is not answered until `end` is stuck: it is not waited for.
+async fn call(bench: &Bench, start: Instant, end: Instant) -> Option<Call> {
+    let at_s = start.elapsed().as_secs_f64();
+    let took = tokio::time::timeout_at(end, bench.sender.echo(CALL_BYTES)).await;
+    Some(Call {
+        at_s,
+        took_ms: took.ok()?.ok()?.as_secs_f64() * 1e3,
+    })
 }
 
 /// How long they took, in order.

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use setpoint_telemetry::{Otlp, Setup};
 
 use super::start;
+use crate::pages;
 use parse::Parsed;
 use said::{Remark, Said};
 use settings::{Log, Settings, settle};
@@ -77,7 +78,7 @@ pub(super) fn run(args: Vec<OsString>) -> ExitCode {
         print(&mut io::stdout(), &help::version());
         return ExitCode::SUCCESS;
     }
-    start::take_small_pages();
+    pages::take_small();
     match start(&parsed, &args) {
         Ok(signal) => die_of(signal),
         Err(code) => code,

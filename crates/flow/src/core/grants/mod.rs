@@ -24,6 +24,8 @@ mod beginning;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod sharing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::hash_map::Entry;

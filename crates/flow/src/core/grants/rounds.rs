@@ -8,7 +8,10 @@
 //! The windows of all that send have to add up to about what the link holds: whatever is granted beyond that will queue
 //! before it, and small calls wait behind that. So there is a *level* that none exceeds, and who sends less than half of what
 //! he may has twice what he sent, or half of an equal share, and not the level. What was sent in a round is remembered for
-//! some: a stream that the sender passed over once is not one that wants nothing. What he *may* is what he could when he sent
+//! some: a stream that the sender passed over once is not one that wants nothing. The level is never so high that windows add
+//! up to much more than what all may have: some that sent less than others would let all have more, the connection's own window
+//! would be what holds them, and a small call would wait for that behind all of them; which some sent more, and some less, by that,
+//! so it went on for a quarter of a second. What he *may* is what he could when he sent
 //! it: a window that has just grown is used a round trip later, and is not taken back before.
 
 use super::{Grants, Stream};
@@ -17,6 +20,8 @@ use super::{Grants, Stream};
 const TRUST: u64 = 8;
 /// Looks for the level at which streams share, at most.
 const LEVEL_LOOKS: usize = 8;
+/// What windows may add up to beyond what streams may have together: one of so many parts.
+const SPARE: u64 = 16;
 /// A peak loses one of so many parts in a round, and is forgotten below so many bytes.
 const PEAK_FADES: u32 = 4;
 const PEAK_MIN: u32 = 1 << 10;
@@ -76,7 +81,26 @@ impl Grants {
                 _ => 0,
             };
         }
-        level
+        level.min(self.fits(total).max(total / streams.max(1)))
+    }
+
+    /// The level at which all windows add up to little more than `total`. Of a stream that has just begun, what it wants counts.
+    fn fits(&self, total: u64) -> u64 {
+        let competing = self.streams.values();
+        let competing = competing.filter(|stream| stream.competes(self.share, self.announced));
+        let (mut at_level, mut others) = (0, 0);
+        for stream in competing {
+            match stream.own {
+                0 if stream.is_known => at_level += 1,
+                0 => others += stream.wants(),
+                // The least that each may have is not what it will send.
+                own => others += u64::from(own.min(stream.peak.saturating_mul(2))),
+            }
+        }
+        let most = total + total / SPARE;
+        most.saturating_sub(others)
+            .checked_div(at_level)
+            .unwrap_or(u64::MAX)
     }
 
     /// And how many streams there are that share it.

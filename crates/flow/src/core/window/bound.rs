@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use super::{Estimator, GROWTH_MAX, GROWTH_MIN};
+use super::Estimator;
+use super::growth::{GROWTH_MAX, GROWTH_MIN};
 
 impl Estimator {
     /// Whether the window was filled while no round trip is known: a bound would be of use.

@@ -33,6 +33,7 @@
 mod bound;
 mod filter;
 mod greeting;
+mod growth;
 mod look;
 mod proof;
 mod rtt;
@@ -49,6 +50,7 @@ use std::time::Duration;
 
 use filter::WindowedMax;
 use greeting::Greeting;
+use growth::Fill;
 use look::{Dip, FIRST_DIP_AFTER, Nod, Rise};
 use proof::Proof;
 use rtt::RoundTrip;
@@ -108,9 +110,6 @@ const MEMORY_MIN: Duration = Duration::from_secs(1);
 const SHRINK_AFTER_MIN: Duration = Duration::from_millis(250);
 /// The smallest window that a dip makes.
 const DIP_MIN: u32 = 64 << 10;
-/// Most that a window grows by at once, and least.
-const GROWTH_MAX: f64 = 8.0;
-const GROWTH_MIN: f64 = 1.25;
 /// A window that keeps a link full: so many round trips of it, and a little for turns that come late.
 const GAIN: f64 = 1.0625;
 const SLACK: f64 = 0.001;
@@ -138,15 +137,6 @@ struct Round {
     for_change: bool,
 }
 
-/// How far the window in force has been filled.
-#[derive(Clone, Copy, Debug, Default)]
-struct Fill {
-    span: Span,
-    last: Duration,
-    /// When four fifths were there.
-    full_after: Option<Duration>,
-}
-
 /// Measures one connection's link from the receiving end. Times count from any fixed point, the same for all calls.
 #[derive(Clone, Debug)]
 pub struct Estimator {
@@ -162,6 +152,8 @@ pub struct Estimator {
     fill: Fill,
     /// When a window was last filled in less than a round trip.
     filled_at: Option<Duration>,
+    /// When the window last grew for no clear reason, and by what part of it.
+    unclear: Option<(Duration, f64)>,
     /// What was sent under the present window arrives from here on.
     effective_from: Duration,
     round: Option<Round>,
@@ -222,6 +214,7 @@ impl Estimator {
             bucket: Span::at(now),
             fill: Fill::default(),
             filled_at: None,
+            unclear: None,
             effective_from: now,
             round: None,
             since_probe: 0,
@@ -488,52 +481,6 @@ impl Estimator {
                 self.next_nod = now;
             }
         }
-    }
-
-    /// Notices that the window in force was filled, and how fast.
-    fn fill(&mut self, bytes: u64, now: Duration) {
-        if now < self.effective_from || self.dip.is_some() || self.nod.is_some() || self.rise.is_some() {
-            return;
-        }
-        let rtt = self.rtt.get();
-        let fill = &mut self.fill;
-        let stale = rtt.is_some_and(|rtt| {
-            now.saturating_sub(fill.last) > rtt / 4 || now.saturating_sub(fill.span.since) > rtt
-        });
-        if stale || fill.span.bytes == 0 {
-            *fill = Fill {
-                span: Span::at(now),
-                ..Fill::default()
-            };
-        }
-        fill.last = now;
-        fill.span.bytes += bytes;
-        if fill.full_after.is_none() && fill.span.bytes >= u64::from(self.window) / 5 * 4 {
-            fill.full_after = Some(now.saturating_sub(fill.span.since));
-            self.grow_if_full(now);
-        }
-    }
-
-    /// Grows the window if it was filled in less than a round trip, the more the faster.
-    fn grow_if_full(&mut self, now: Duration) {
-        let (Some(rtt), Some(took)) = (self.rtt.get(), self.fill.full_after) else {
-            return;
-        };
-        self.fill = Fill::default();
-        // A link that is full takes a window in a round trip or more, and four fifths of it in as much of that.
-        if took >= rtt * 4 / 5 {
-            return;
-        }
-        // Where the link was full with it before, that may be what was held up somewhere, or a way that became shorter.
-        let used = self.link() * rtt.as_secs_f64() >= f64::from(self.window) / 2.0;
-        let was_full = used && now >= self.effective_from + rtt * 4;
-        let last = self.filled_at.replace(now);
-        if was_full && last.is_none_or(|last| now.saturating_sub(last) > rtt * 2) {
-            return;
-        }
-        let share = rtt.as_secs_f64() / took.as_secs_f64().max(1e-6);
-        let factor = (1.1 * share).clamp(GROWTH_MIN, GROWTH_MAX);
-        self.set((f64::from(self.window) * factor) as u32, now);
     }
 
     /// Brings the window nearer to twice what the link holds.

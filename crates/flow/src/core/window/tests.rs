@@ -223,6 +223,25 @@ fn bytes_that_were_held_up_change_no_window() {
     }
 }
 
+/// Twice in a row, by a tenth of a round trip: the window grew by two fifths for a quarter of a second.
+#[test]
+fn bytes_that_are_a_little_late_change_no_window() {
+    for (mbit, rtt_ms) in [(100.0, 20), (1000.0, 20), (100.0, 100)] {
+        let mut link = Link::new(mbit, rtt_ms);
+        link.run(ms(8_700));
+        let before = link.estimator.window();
+        for phase in 1..40 {
+            for _ in 0..3 {
+                link.hold(ms(rtt_ms) / 8);
+                link.run(ms(rtt_ms) * (20 + phase) / 20);
+                let window = f64::from(link.estimator.window()) / f64::from(before);
+                assert!(window < 1.2, "{window} of {mbit} Mbit/s at {rtt_ms} ms, {phase}");
+            }
+            link.run(ms(rtt_ms * 10));
+        }
+    }
+}
+
 #[test]
 fn a_link_that_becomes_faster_stays_full_and_is_not_taken_for_a_shorter_one() {
     for (mbit, rtt_ms) in [(100.0, 30), (100.0, 150), (300.0, 100)] {

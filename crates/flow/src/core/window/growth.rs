@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Estimator, Span};
+use super::{Estimator, SLACK, Span};
 
 /// Most that a window grows by at once, and least.
 pub(super) const GROWTH_MAX: f64 = 8.0;
 pub(super) const GROWTH_MIN: f64 = 1.25;
 /// A full link's window has to be filled so many times as fast as the link was, to grow by that, and else by this part of it
-/// at first.
+/// at first, or by a millisecond of the link.
 const FASTER: f64 = 1.33;
 const GROWTH_UNCLEAR: f64 = 0.0625;
 
@@ -70,6 +70,8 @@ impl Estimator {
         let factor = if (was_full || unclear.is_some()) && took.as_secs_f64() * FASTER > at_rate {
             // Hardly faster than the link: it may as well have been a little late to begin with, unless that happens again.
             let growth = unclear.map_or(GROWTH_UNCLEAR, |(_, growth)| (growth * 2.0).min(GROWTH_MAX));
+            // Turns that come late by a millisecond are most of a short path.
+            let growth = growth.max(SLACK * self.link() / f64::from(self.window));
             self.unclear = Some((now, growth));
             all.min(1.0 + growth)
         } else {

@@ -8,11 +8,12 @@
 //! The windows of all that send have to add up to about what the link holds: whatever is granted beyond that will queue
 //! before it, and small calls wait behind that. So there is a *level* that none exceeds, and who sends less than half of what
 //! he may has twice what he sent, or half of an equal share, and not the level. What was sent in a round is remembered for
-//! some: a stream that the sender passed over once is not one that wants nothing. The level is never so high that windows add
-//! up to much more than what all may have: some that sent less than others would let all have more, the connection's own window
-//! would be what holds them, and a small call would wait for that behind all of them; which some sent more, and some less, by that,
-//! so it went on for a quarter of a second. What he *may* is what he could when he sent
+//! some: a stream that the sender passed over once is not one that wants nothing. What he *may* is what he could when he sent
 //! it: a window that has just grown is used a round trip later, and is not taken back before.
+//!
+//! The level is never so high that windows add up to much more than what all may have. Else a few streams that sent a little
+//! less would let all have more; then the connection's window is what holds them, for which a small call waits behind all, and
+//! which makes some send less again.
 
 use super::{Grants, Stream};
 
@@ -63,7 +64,8 @@ impl Grants {
         }
         self.round = round.wrapping_add(1);
         let (level, streams) = self.level(total);
-        let least = total / streams.max(1) / 2;
+        let equal = total / streams.max(1);
+        let least = equal / 2;
         // What came in this round was sent by the credit of the last one, or of the one before.
         let announced = self.announced;
         let could = self
@@ -81,7 +83,7 @@ impl Grants {
                 _ => 0,
             };
         }
-        level.min(self.fits(total).max(total / streams.max(1)))
+        level.min(self.fits(total).max(equal))
     }
 
     /// The level at which all windows add up to little more than `total`. Of a stream that has just begun, what it wants counts.

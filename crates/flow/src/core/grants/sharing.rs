@@ -34,73 +34,59 @@ fn streams_that_send_much_share_equally_what_others_leave() {
     shared(&[40, 8, 8, 8], 55_000);
 }
 
-#[test]
-fn what_streams_may_have_adds_up_to_little_more_than_all_may_have() {
+/// What eight streams may have together, in bytes.
+const TOTAL: u64 = 800_000;
+
+/// Eight streams over 200 rounds, which send at most what `most` says of a stream in a round; then `check` has the round, what they
+/// may send together and the level.
+#[track_caller]
+fn eight(most: impl Fn(u32, usize) -> i64, check: impl Fn(usize, i64, u64)) -> Ends {
     let mut ends = Ends::settled(16 << 10, 16 << 20);
     let streams: Vec<u32> = (1..17).step_by(2).collect();
     for stream in &streams {
         ends.begin(*stream);
     }
-    // The sender serves them unevenly, as senders do: in each round, it passes over two of the eight.
-    let total = 800_000;
     for round in 0..200 {
         for stream in &streams {
-            let passed_over = (*stream as usize / 2 + round).is_multiple_of(4);
-            let bytes = if passed_over {
-                0
-            } else {
-                ends.may(*stream).min(130_000)
-            };
+            let bytes = ends.may(*stream).min(most(*stream, round));
             if bytes > 0 {
                 ends.data(*stream, bytes as usize).unwrap();
                 ends.grants.read(*stream, bytes as u64);
             }
         }
-        let level = ends.grants.next_round(total);
+        let level = ends.grants.next_round(TOTAL);
         ends.grants.set_share(level);
         ends.write(&[]);
-        let under_way: i64 = streams.iter().map(|stream| ends.may(*stream)).sum();
-        if round > 20 {
-            assert!(
-                under_way <= 1_000_000,
-                "{under_way} in round {round}, level {level}"
-            );
-            assert!(
-                under_way >= 700_000,
-                "{under_way} in round {round}, level {level}"
-            );
-        }
+        let under_way = streams.iter().map(|stream| ends.may(*stream)).sum();
+        check(round, under_way, level);
     }
+    ends
+}
+
+#[test]
+fn what_streams_may_have_adds_up_to_little_more_than_all_may_have() {
+    // The sender serves them unevenly, as senders do: in each round, it passes over two of the eight.
+    let most = |stream: u32, round: usize| {
+        let passed_over = (stream as usize / 2 + round).is_multiple_of(4);
+        if passed_over { 0 } else { 130_000 }
+    };
+    eight(most, |round, under_way, level| {
+        if round > 20 {
+            let what = format!("{under_way} in round {round}, level {level}");
+            assert!(under_way <= 1_000_000, "{what}");
+            assert!(under_way >= 700_000, "{what}");
+        }
+    });
 }
 
 /// They send more than half of what they may, so none is held to what it sends.
 #[test]
 fn streams_that_send_a_little_less_do_not_let_all_have_more() {
-    let mut ends = Ends::settled(16 << 10, 16 << 20);
-    let streams: Vec<u32> = (1..17).step_by(2).collect();
-    for stream in &streams {
-        ends.begin(*stream);
-    }
-    let total = 800_000;
-    for round in 0..200 {
-        for stream in &streams {
-            let slow = *stream > 5;
-            let most = if slow { 60_000 } else { 1_000_000 };
-            let bytes = ends.may(*stream).min(most);
-            if bytes > 0 {
-                ends.data(*stream, bytes as usize).unwrap();
-                ends.grants.read(*stream, bytes as u64);
-            }
-        }
-        let level = ends.grants.next_round(total);
-        ends.grants.set_share(level);
-        ends.write(&[]);
-        let under_way: i64 = streams.iter().map(|stream| ends.may(*stream)).sum();
-        assert!(
-            round < 5 || under_way <= 860_000,
-            "{under_way} in round {round}, level {level}"
-        );
-    }
+    let most = |stream: u32, _: usize| if stream > 5 { 60_000 } else { 1_000_000 };
+    let ends = eight(most, |round, under_way, level| {
+        let little = round < 5 || under_way <= 860_000;
+        assert!(little, "{under_way} in round {round}, level {level}");
+    });
     assert!(ends.may(1) >= 100_000, "{}", ends.may(1));
 }
 

@@ -69,7 +69,7 @@ impl Estimator {
         let unclear = self.unclear.filter(|(at, _)| now < *at + rtt * 8);
         let factor = if (was_full || unclear.is_some()) && took.as_secs_f64() * FASTER > at_rate {
             // Hardly faster than the link: it may as well have been a little late to begin with, unless that happens again.
-            let growth = unclear.map_or(GROWTH_UNCLEAR, |(_, growth)| (growth * 2.0).min(GROWTH_MAX));
+            let growth = unclear.map_or(GROWTH_UNCLEAR, |(_, growth)| growth * 2.0);
             // Turns that come late by a millisecond are most of a short path.
             let growth = growth.max(SLACK * self.link() / f64::from(self.window));
             self.unclear = Some((now, growth));

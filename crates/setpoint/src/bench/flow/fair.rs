@@ -23,8 +23,6 @@ const CALL_BYTES: usize = 1_024;
 /// From one call to the next, whether or not those before were answered: callers that waited for answers would all go on at the
 /// same moment once they had waited for the same queue, and no longer see what is between.
 const EVERY: Duration = Duration::from_micros(6_250);
-/// Calls without an answer at a time; from then on, the next one waits for one of them.
-const UNANSWERED_MAX: usize = 1_000;
 /// Before anything counts.
 const SETTLE: Duration = Duration::from_secs(1);
 /// What waits before the link, in bytes: a call waits behind it whatever a server does.
@@ -160,7 +158,7 @@ pub(super) async fn calls(bench: &Bench, time: Duration) -> (Vec<Call>, usize) {
     while Instant::now() < end {
         tokio::select! {
             Some(ended) = flying.next() => count(ended),
-            _ = ticks.tick(), if flying.len() < UNANSWERED_MAX => flying.push(call(bench, start, end + SETTLE)),
+            _ = ticks.tick() => flying.push(call(bench, start, end + SETTLE)),
         }
     }
     while let Some(ended) = flying.next().await {

@@ -556,7 +556,7 @@ fn update(stream: &Stream, share: u64, announced: u64) -> Option<u64> {
 /// How much credit has to be missing before it is given. Never more than half of the window, so that a sender that waits
 /// has been given it.
 fn step(window: u64) -> u64 {
-    (window / 32).max(UPDATE_MIN).min(window / 2).max(1)
+    (window / 64).max(UPDATE_MIN).min(window / 2).max(1)
 }
 
 /// Writes a WINDOW_UPDATE.

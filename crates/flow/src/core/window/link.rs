@@ -193,12 +193,12 @@ impl Link {
         }
     }
 
-    /// In steps of a thirty-second; a smaller window is one that nothing is added to for a while.
+    /// In steps of a sixty-fourth; a smaller window is one that nothing is added to for a while.
     fn grant(&mut self) {
         let window = i64::from(self.estimator.window());
         let received = self.received.cast_signed();
         let more = (received + window).max(self.begins_with.min(received + window * 9 / 8)) - self.granted;
-        if more >= window / 32 {
+        if more >= window / 64 {
             self.samples.push_back((self.granted, self.now));
             self.granted += more;
             self.back(Event::Credit(more));

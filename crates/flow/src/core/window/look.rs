@@ -73,6 +73,7 @@ impl Estimator {
     pub fn credit_used(&mut self, since: Duration, now: Duration) {
         let took = now.saturating_sub(since).max(Duration::from_micros(1));
         self.proof.credit_used(took);
+        self.rtt.credit_used(since, took);
         let Some(least) = self.rtt.get() else {
             return;
         };

@@ -9,13 +9,13 @@
 //!   0 ms                 the first of 1 MiB                       1 MiB    PING
 //! 100 ms  PONG: 100 ms   1 MiB came in 8 ms, then nothing         8 MiB    full in a twelfth of a round: much too small
 //! 200 ms                 6.4 MiB of 8 came in 54 ms              16 MiB    full in half a round: twice as much, and a tenth
-//! 800 ms                 12.5 MB a round, all the time           13 MiB    = 125 MB/s × (17/16 × 100 ms + 1 ms)
+//! 800 ms                 12.5 MB a round, all the time           13 MiB    = 125 MB/s × 17/16 × 100 ms
 //! ```
 //!
 //! - **Bandwidth** is the most that came in two round trips in a row (of a millisecond at least) of the last ten (a second at
 //!   least): a burst does not count.
 //! - **Round trip** is the least that PINGs took, and that credit took to be used. It falls at once. It rises when two rounds
-//!   in a row took longer and our own window does not explain that: bytes of ours that queue make a PING late too, but then
+//!   in a row took longer, nothing that left after the first came back sooner, and our own window does not explain that: bytes of ours that queue make a PING late too, but then
 //!   the link is saturated, and the delay is at most a window at its rate.
 //! - What the peer answered **before** there was data to queue bounds the first of them.
 //! - A queue of our own hides how short the path is. So now and then the window **nods**: a little less than the link holds,
@@ -110,8 +110,9 @@ const MEMORY_MIN: Duration = Duration::from_secs(1);
 const SHRINK_AFTER_MIN: Duration = Duration::from_millis(250);
 /// The smallest window that a dip makes.
 const DIP_MIN: u32 = 64 << 10;
-/// A window that keeps a link full: so many round trips of it, and a little for turns that come late.
-const GAIN: f64 = 1.0625;
+/// What a window has beyond a round trip of the link, to keep it full: this part of the round trip, or, for turns that come late,
+/// these seconds if that is more.
+const SPARE: f64 = 0.0625;
 const SLACK: f64 = 0.001;
 /// The least window of a link that is known to be full.
 const FULL_MIN: u32 = 128 << 10;
@@ -340,6 +341,7 @@ impl Estimator {
 
     /// A PING leaves.
     pub fn ping_sent(&mut self, now: Duration) {
+        self.rtt.leaves(now);
         self.round = Some(Round {
             span: Span::at(now),
             for_change: self.changed && now < self.next_probe,
@@ -417,7 +419,7 @@ impl Estimator {
     /// A little more than the link holds, within the bounds.
     fn wanted(&self) -> u32 {
         let rtt = self.rtt.get().unwrap_or_default().as_secs_f64();
-        let wanted = (self.link() * (GAIN * rtt + SLACK)) as u32;
+        let wanted = (self.link() * (rtt + (SPARE * rtt).max(SLACK))) as u32;
         let least = if self.queues { FULL_MIN } else { self.bounds.start };
         wanted.clamp(least.min(self.bounds.cap), self.bounds.cap)
     }
@@ -483,7 +485,7 @@ impl Estimator {
         }
     }
 
-    /// Brings the window nearer to twice what the link holds.
+    /// Brings the window nearer to what the link needs.
     fn settle(&mut self, now: Duration) {
         let Some(rtt) = self.rtt.get() else {
             return;
@@ -494,7 +496,7 @@ impl Estimator {
         let wanted = self.wanted();
         if wanted > self.window {
             self.too_large = None;
-            if wanted - self.window > self.window / 16 || wanted == self.bounds.cap {
+            if wanted - self.window > self.window / 32 || wanted == self.bounds.cap {
                 self.set(wanted, now);
             }
             return;

@@ -1,4 +1,4 @@
-//! The round trip: the least that PINGs took, until they all take longer.
+//! The round trip: the least that PINGs took, until they all take longer, and credit with them.
 
 use std::time::Duration;
 
@@ -12,6 +12,10 @@ pub(super) struct RoundTrip {
     /// The least of the rounds that took clearly longer, since one did not.
     longer: Option<Duration>,
     doubts: u8,
+    /// When the first of them left, or else the last round did.
+    left: Duration,
+    /// The least that credit took which was given since then.
+    credit: Option<Duration>,
 }
 
 impl RoundTrip {
@@ -35,6 +39,20 @@ impl RoundTrip {
         (self.longer, self.doubts) = (None, 0);
     }
 
+    /// A round leaves.
+    pub(super) fn leaves(&mut self, now: Duration) {
+        if self.doubts == 0 {
+            (self.left, self.credit) = (now, None);
+        }
+    }
+
+    /// Credit that was given at `since` has been used, so the path was no longer than `took`.
+    pub(super) fn credit_used(&mut self, since: Duration, took: Duration) {
+        if since >= self.left {
+            self.credit = Some(self.credit.map_or(took, |least| least.min(took)));
+        }
+    }
+
     /// Takes a round. `queue` is how long our own bytes may have kept it, if they could. Whether the round trip has
     /// changed by a quarter or more.
     pub(super) fn sample(&mut self, took: Duration, queue: Option<Duration>) -> bool {
@@ -52,6 +70,12 @@ impl RoundTrip {
             return false;
         }
         let longer = self.longer.map_or(took, |longer| longer.min(took));
+        // What came back sooner meanwhile shows that these were late, and the path is as it was.
+        let longer = self.credit.map_or(longer, |credit| longer.min(credit));
+        if longer <= least * 5 / 4 {
+            (self.longer, self.doubts) = (None, 0);
+            return false;
+        }
         self.doubts += 1;
         if self.doubts < DOUBTS {
             self.longer = Some(longer);

@@ -396,6 +396,54 @@ fn a_path_that_became_longer_since_it_was_seen_is_not_starved() {
     }
 }
 
+/// Twice in a row, by half a round trip; the credit that was given after the first one was not.
+#[test]
+fn pings_that_were_late_by_themselves_make_no_longer_path() {
+    for (mbit, rtt_ms) in [(1000.0, 20), (100.0, 20), (100.0, 100)] {
+        let mut link = Link::new(mbit, rtt_ms);
+        link.run(ms(5_000));
+        let late = link.pings + 8;
+        while link.pings < late && link.now < ms(120_000) {
+            let before = link.pings;
+            link.run(ms(1));
+            if link.pings > before {
+                // Its answer is on the last half of its way.
+                link.run(ms(rtt_ms) / 2 - ms(1));
+                link.hold(ms(rtt_ms) / 2);
+                link.run(ms(rtt_ms) / 2);
+            }
+            let rtt = link.estimator.estimate().rtt;
+            assert!(near(rtt, ms(rtt_ms)), "{rtt:?} of {rtt_ms} ms, {mbit} Mbit/s");
+        }
+        assert_eq!(link.pings, late, "{mbit} Mbit/s at {rtt_ms} ms");
+    }
+}
+
+/// A sender that has less to say while a smaller window is tried makes that look bad: it is tried again soon.
+#[test]
+fn a_window_that_is_too_large_is_not_kept_for_long_after_one_failure() {
+    for (mbit, rtt_ms) in [(1000.0, 20), (1000.0, 100), (300.0, 100)] {
+        let mut link = Link::new(mbit, rtt_ms);
+        link.run(ms(5_000));
+        let right = link.estimator.window();
+        link.estimator.window = right / 2 * 3;
+        while link.estimator.trial.is_none() {
+            assert!(link.now < ms(8_000), "{mbit} Mbit/s at {rtt_ms} ms: not tried");
+            link.run(ms(1));
+        }
+        link.demand = Some(link.rate * 0.8);
+        link.run(ms(rtt_ms * 8).max(ms(500)));
+        link.demand = None;
+        assert!(
+            link.estimator.kept.0 > right,
+            "{mbit} Mbit/s at {rtt_ms} ms: not kept"
+        );
+        link.run(ms(4_000));
+        let window = f64::from(link.estimator.window()) / f64::from(right);
+        assert!(window < 1.2, "{window} of {mbit} Mbit/s at {rtt_ms} ms");
+    }
+}
+
 proptest! {
     /// Whatever arrives, and whenever: the window stays within its bounds, and a PING waits for its answer.
     #[test]

@@ -7,7 +7,7 @@ use super::{Estimator, Fill, SHRINK_AFTER_MIN, Span};
 
 /// A smaller window has to bring so much of the rate before, or the larger one is kept for a while.
 const TRIAL_RATE: f64 = 0.94;
-pub(super) const KEEP_MIN: Duration = Duration::from_secs(10);
+pub(super) const KEEP_MIN: Duration = Duration::from_secs(1);
 const KEEP_MAX: Duration = Duration::from_secs(300);
 
 /// A smaller window, until it is seen that the link stays full with it.

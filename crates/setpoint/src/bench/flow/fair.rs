@@ -12,7 +12,8 @@ use setpoint_base::{Stop, TaskGroup};
 use setpoint_flow::impair::Setting;
 use tokio::time::{Instant, interval_at, sleep};
 
-use super::contender::{Contender, Start};
+use super::contender::{Contender, Estimate, Start};
+use super::step::estimates;
 use super::{Bench, GRACE, bounded};
 
 const LINK_MBIT: u64 = 1_000;
@@ -50,6 +51,10 @@ pub(super) struct Fair {
     pub(super) stuck: usize,
     /// What the large streams sent meanwhile, in percent of the link.
     pub(super) beside_percent: f64,
+    /// The calls beside them, by when they began: seconds, milliseconds.
+    series: Vec<(f64, f64)>,
+    /// What the server says of itself meanwhile, by milliseconds.
+    estimates: Vec<(u64, Estimate)>,
 }
 
 pub(super) async fn measure(
@@ -73,10 +78,12 @@ async fn fair(contender: Contender, start: &Start, time: Duration) -> Result<Fai
     let counts = upload(&bench, LARGE_STREAMS, &uploads).await?;
     sleep(SETTLE).await;
     let (before, started) = (total(&counts), Instant::now());
-    let beside = sorted(calls(&bench, time * 2).await);
+    let ((beside, stuck), estimates) =
+        tokio::join!(calls(&bench, time * 2), estimates(&bench.peer, time * 2));
     let beside_percent = share(total(&counts) - before, started.elapsed(), LINK_MBIT);
     uploads.shutdown(GRACE).await;
     bench.stop().await?;
+    let times = in_order(&beside, |_| true);
     Ok(Fair {
         contender,
         link_mbit: LINK_MBIT,
@@ -86,11 +93,13 @@ async fn fair(contender: Contender, start: &Start, time: Duration) -> Result<Fai
         percent,
         alone_p50_ms: quantile(&alone.0, 0.5),
         alone_p99_ms: quantile(&alone.0, 0.99),
-        beside_p50_ms: quantile(&beside.0, 0.5),
-        beside_p99_ms: quantile(&beside.0, 0.99),
-        calls: beside.0.len(),
-        stuck: alone.1 + beside.1,
+        beside_p50_ms: quantile(&times, 0.5),
+        beside_p99_ms: quantile(&times, 0.99),
+        calls: beside.len(),
+        stuck: alone.1 + stuck,
         beside_percent,
+        series: series(&beside),
+        estimates,
     })
 }
 
@@ -188,6 +197,13 @@ pub(super) fn in_order(calls: &[Call], which: impl Fn(&Call) -> bool) -> Vec<f64
     let mut times: Vec<f64> = some.map(|call| call.took_ms).collect();
     times.sort_by(f64::total_cmp);
     times
+}
+
+/// When they began, in seconds and in order, and how long they took.
+pub(super) fn series(calls: &[Call]) -> Vec<(f64, f64)> {
+    let mut series: Vec<_> = calls.iter().map(|call| (call.at_s, call.took_ms)).collect();
+    series.sort_by(|one, other| one.0.total_cmp(&other.0));
+    series
 }
 
 pub(super) fn quantile(sorted: &[f64], quantile: f64) -> f64 {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::contender::{Contender, Estimate, Start};
 use super::fair::{
-    BUFFER_BYTES, Call, LARGE_STREAMS, RTT_MS, calls, in_order, quantile, share, total, upload,
+    BUFFER_BYTES, Call, LARGE_STREAMS, RTT_MS, calls, in_order, quantile, series, share, total, upload,
 };
 use super::step::estimates;
 use super::{Bench, GRACE, bounded};
@@ -80,8 +80,6 @@ fn seen(contender: Contender, calls: &[Call], stuck: usize, percent: f64) -> Rus
     let first = in_order(calls, |call| call.at_s < FIRST_S);
     let later = in_order(calls, |call| call.at_s >= FIRST_S);
     let late = calls.iter().filter(|call| call.took_ms > LATE_MS);
-    let mut series: Vec<_> = calls.iter().map(|call| (call.at_s, call.took_ms)).collect();
-    series.sort_by(|one, other| one.0.total_cmp(&other.0));
     Rush {
         contender,
         link_mbit: LINK_MBIT,
@@ -95,7 +93,7 @@ fn seen(contender: Contender, calls: &[Call], stuck: usize, percent: f64) -> Rus
         calls: calls.len(),
         stuck,
         percent,
-        series,
+        series: series(calls),
         estimates: Vec::new(),
     }
 }

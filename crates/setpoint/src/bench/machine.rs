@@ -18,6 +18,8 @@ pub(super) struct Facts {
     pub(super) cores: usize,
     /// Kernel release.
     pub(super) kernel: String,
+    /// What decides how fast TCP sends, unless a socket says otherwise.
+    pub(super) congestion_control: String,
     /// Memory, in MiB.
     pub(super) memory_mib: u64,
     /// Version of this program.
@@ -30,10 +32,12 @@ impl Facts {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
         Self {
             cpu: field(&cpuinfo, "model name").unwrap_or("unknown").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: kernel.trim().to_owned(),
+            congestion_control: congestion.trim().to_owned(),
             memory_mib: field(&meminfo, "MemTotal").map_or(0, kibibytes) / 1024,
             setpoint: env!("CARGO_PKG_VERSION"),
         }

@@ -40,6 +40,11 @@ pub(super) struct Link {
     pub(super) rtt: Duration,
     /// By how much the way back is shorter than half of that.
     pub(super) sooner_back: Duration,
+    /// Up to so much longer is each way: for a frame that comes, and for a thousand of what goes back.
+    pub(super) jitter: Duration,
+    rng: fastrand::Rng,
+    /// How much longer the way back is now, and for how many more.
+    longer_back: (Duration, u32),
     /// What the sender has to say a second, if less than the link takes.
     pub(super) demand: Option<f64>,
     pub(super) estimator: Estimator,
@@ -76,6 +81,9 @@ impl Link {
             rate: mbit * 1e6 / 8.0,
             rtt: Duration::from_millis(rtt_ms),
             sooner_back: Duration::ZERO,
+            jitter: Duration::ZERO,
+            rng: fastrand::Rng::with_seed(7),
+            longer_back: (Duration::ZERO, 0),
             demand: None,
             estimator: Estimator::new(bounds, Duration::ZERO),
             pings: 0,
@@ -103,13 +111,19 @@ impl Link {
 
     /// Half a round trip from now, and behind all that is on the way to the receiver already.
     fn forth(&mut self, event: Event) {
-        self.forth = self.forth.max(self.now + self.rtt / 2);
+        let longer = self.jitter.mul_f64(self.rng.f64());
+        self.forth = self.forth.max(self.now + self.rtt / 2 + longer);
         self.at(self.forth - self.now, event);
     }
 
     /// The same to the sender.
     fn back(&mut self, event: Event) {
-        self.back = self.back.max(self.now + self.rtt / 2 - self.sooner_back);
+        if self.longer_back.1 == 0 {
+            self.longer_back = (self.jitter.mul_f64(self.rng.f64()), 1_000);
+        }
+        self.longer_back.1 -= 1;
+        let takes = self.rtt / 2 + self.longer_back.0 - self.sooner_back;
+        self.back = self.back.max(self.now + takes);
         self.at(self.back - self.now, event);
     }
 

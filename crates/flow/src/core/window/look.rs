@@ -77,6 +77,10 @@ impl Estimator {
         let Some(least) = self.rtt.get() else {
             return;
         };
+        if self.usual.credit_used(since, took, least) {
+            self.nod_pause = 1;
+            self.next_nod = self.next_nod.min(now + self.nod_every());
+        }
         if took < least {
             // It falls bit by bit, with each that catches up.
             let fell = self.fell.filter(|(from, at)| now.saturating_sub(*at) < *from);
@@ -130,6 +134,7 @@ impl Estimator {
             let was_low = nod.left > 0;
             nod.left = nod.left.saturating_sub(bytes);
             if was_low && (is_over || nod.left == 0) {
+                self.usual.ends(now + nod.least * RISE_ROUNDS / 2);
                 self.rise = Some(Rise {
                     from: nod.window,
                     since: now,
@@ -162,6 +167,7 @@ impl Estimator {
             return;
         }
         self.fill = Fill::default();
+        self.usual.begins(now);
         self.nod = Some(Nod {
             window,
             least: rtt,
@@ -189,6 +195,7 @@ impl Estimator {
     pub(super) fn dip(&mut self, now: Duration) {
         (self.trial, self.too_large) = (None, None);
         (self.nod, self.rise) = (None, None);
+        self.usual.is_disturbed();
         self.nods_won = 0;
         // What is on its way comes first, and the news has to get there.
         let full = f64::from(self.window) / self.link().max(1.0);

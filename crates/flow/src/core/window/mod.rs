@@ -17,6 +17,7 @@
 //! - **Round trip** is the least that PINGs took, and that credit took to be used. It falls at once. It rises when two rounds
 //!   in a row took longer, nothing that left after the first came back sooner, and our own window does not explain that: bytes of ours that queue make a PING late too, but then
 //!   the link is saturated, and the delay is at most a window at its rate.
+//! - A window is for what the path **usually** takes: the median of what credit took after the last nods, when nothing of ours queued.
 //! - What the peer answered **before** there was data to queue bounds the first of them.
 //! - A queue of our own hides how short the path is. So now and then the window **nods**: a little less than the link holds,
 //!   until some credit has been given. If that is used in less than a round trip, or once in a while when a PING was late, it
@@ -38,6 +39,7 @@ mod look;
 mod proof;
 mod rtt;
 mod trial;
+mod usual;
 
 #[cfg(test)]
 mod clocks;
@@ -55,6 +57,7 @@ use look::{Dip, FIRST_DIP_AFTER, Nod, Rise};
 use proof::Proof;
 use rtt::RoundTrip;
 use trial::{KEEP_MIN, Trial};
+use usual::Usual;
 
 /// The windows that may be announced, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +147,7 @@ pub struct Estimator {
     bounds: Bounds,
     window: u32,
     rtt: RoundTrip,
+    usual: Usual,
     proof: Proof,
     greeting: Option<Greeting>,
     bandwidth: WindowedMax,
@@ -208,6 +212,7 @@ impl Estimator {
             bounds,
             window: bounds.start.min(bounds.cap),
             rtt: RoundTrip::default(),
+            usual: Usual::default(),
             proof: Proof::default(),
             greeting: None,
             bandwidth: WindowedMax::default(),
@@ -418,7 +423,8 @@ impl Estimator {
 
     /// A little more than the link holds, within the bounds.
     fn wanted(&self) -> u32 {
-        let rtt = self.rtt.get().unwrap_or_default().as_secs_f64();
+        let rtt = self.rtt.get().unwrap_or_default();
+        let rtt = self.usual.get(rtt).as_secs_f64();
         let wanted = (self.link() * (rtt + (SPARE * rtt).max(SLACK))) as u32;
         let least = if self.queues { FULL_MIN } else { self.bounds.start };
         wanted.clamp(least.min(self.bounds.cap), self.bounds.cap)
@@ -529,6 +535,7 @@ impl Estimator {
         self.window = window;
         (self.trial, self.too_large) = (None, None);
         (self.nod, self.rise) = (None, None);
+        self.usual.is_disturbed();
         self.grown = true;
         self.fill = Fill::default();
         self.effective_from = now + rtt;

@@ -444,6 +444,22 @@ fn a_window_that_is_too_large_is_not_kept_for_long_after_one_failure() {
     }
 }
 
+/// A window for the least round trip would be too small for most of them; what then came looked like a narrower link, and so on.
+#[test]
+fn an_uneven_path_stays_full() {
+    for (mbit, rtt_ms) in [(100.0, 30), (100.0, 100), (1000.0, 30), (1000.0, 100)] {
+        let mut link = Link::new(mbit, rtt_ms);
+        link.jitter = ms(rtt_ms) * 3 / 20;
+        link.run(ms(15_000));
+        let share = link.share(ms(10_000));
+        let estimate = link.estimator.estimate();
+        assert!(
+            share >= 0.9,
+            "{share:.3} of {mbit} Mbit/s at {rtt_ms} ms: {estimate:?}"
+        );
+    }
+}
+
 proptest! {
     /// Whatever arrives, and whenever: the window stays within its bounds, and a PING waits for its answer.
     #[test]

@@ -76,6 +76,7 @@ impl Direction {
 #[command(after_help = "Examples:\n  \
     setpoint bench flow\n  \
     setpoint bench flow --scenario grid --direction both --contender setpoint,tonic-adaptive --svg grid.svg\n  \
+    setpoint bench flow --scenario grid --jitter 20 --contender setpoint,grpc-go-bdp\n  \
     setpoint bench flow --scenario overload --limit gradient2,none --seconds 30 --svg overload.svg\n  \
     setpoint bench flow --scenario channels --calls 1000000\n  \
     setpoint bench flow --quick --grpc-go conformance/bin/flowpeer --json > flow.json\n\n\
@@ -91,6 +92,9 @@ pub struct FlowArgs {
     /// Which way the grid sends: the receiver's windows decide
     #[arg(long, value_enum, default_value_t = Direction::Up)]
     pub direction: Direction,
+    /// How uneven the links of the grid are: up to this part of its delay is added each way, in percent, for every 16 KiB
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = RangedU64ValueParser::<u32>::new().range(0..=100))]
+    pub jitter: u32,
     /// How calls at a time are limited under overload
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = Limit::ALL)]
     pub limit: Vec<Limit>,
@@ -161,6 +165,9 @@ impl FlowArgs {
                     .to_owned(),
             );
         }
+        if self.jitter > 0 && !self.scenario.contains(&Scenario::Grid) {
+            problems.push("--jitter is about the grid: name it with --scenario".to_owned());
+        }
         if self.scenario.contains(&Scenario::Grid)
             && self.direction == Direction::Down
             && !any(Contender::has_client)
@@ -210,6 +217,8 @@ mod tests {
             ),
             ("--direction down --contender fixed", "fixed has none"),
             ("--scenario overload --seconds 3", "6..=40"),
+            ("--scenario fair --jitter 20", "about the grid"),
+            ("--jitter 101", "0..=100"),
             ("--scenario chanels", "channels"),
             ("--limit gradient", "gradient2"),
             ("--fetch setpoint", "--from"),
@@ -221,6 +230,7 @@ mod tests {
         for words in [
             "",
             "--direction both",
+            "--jitter 20 --scenario grid",
             "--scenario overload,channels --quick --svg flow.svg",
         ] {
             assert_eq!(parse(words), Ok(()), "{words}");

@@ -27,6 +27,8 @@ pub(super) struct Cell {
     pub(super) direction: Way,
     pub(super) link_mbit: u64,
     pub(super) rtt_ms: u64,
+    /// Up to this part of its delay is added each way.
+    pub(super) jitter_percent: u32,
     /// Share of the link over the last 40 % of the time, in percent.
     pub(super) steady_percent: f64,
     /// Round trips until 90 % of the link was reached; none if it never was.
@@ -43,7 +45,7 @@ pub(super) async fn measure(
     contender: Contender,
     start: &Start,
     way: Way,
-    quick: bool,
+    (jitter_percent, quick): (u32, bool),
     cells: &mut Vec<Cell>,
 ) -> Result<()> {
     for link_mbit in RATES {
@@ -53,6 +55,7 @@ pub(super) async fn measure(
                 let link = Link {
                     link_mbit,
                     round_trip,
+                    jitter_percent,
                 };
                 let (trace, cpu) = match way {
                     Way::Up => bounded(link.upload(start)).await?,
@@ -70,11 +73,16 @@ pub(super) async fn measure(
 struct Link {
     link_mbit: u64,
     round_trip: Duration,
+    jitter_percent: u32,
 }
 
 impl Link {
     fn setting(self) -> Setting {
-        Setting::symmetric(self.round_trip, Some(self.link_mbit * 1_000_000))
+        let mut setting = Setting::symmetric(self.round_trip, Some(self.link_mbit * 1_000_000));
+        for way in [&mut setting.up, &mut setting.down] {
+            way.jitter = way.delay * self.jitter_percent / 100;
+        }
+        setting
     }
 
     fn time(self) -> Duration {
@@ -115,6 +123,7 @@ impl Link {
             direction,
             link_mbit: self.link_mbit,
             rtt_ms,
+            jitter_percent: self.jitter_percent,
             steady_percent: trace.mbit(end.mul_f64(0.6), end) / link * 100.0,
             filled_after_rtts: trace
                 .reaches(link * FILLED, window)

@@ -155,12 +155,16 @@ impl Report {
 
     fn write_grid(&self, out: &mut String, way: Way) -> fmt::Result {
         let cells = self.cells(way);
-        if cells.is_empty() {
+        let Some(first) = cells.first() else {
             return Ok(());
-        }
+        };
+        let uneven = match first.jitter_percent {
+            0 => String::new(),
+            percent => format!(", delays up to {percent} % longer"),
+        };
         writeln!(
             out,
-            "\ngrid, {}: % of the link in the end; round trips until 90 % (- is never)",
+            "\ngrid, {}{uneven}: % of the link in the end; round trips until 90 % (- is never)",
             match way {
                 Way::Up => "up to a server",
                 Way::Down => "down to a client",

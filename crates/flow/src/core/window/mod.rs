@@ -15,9 +15,10 @@
 //! - **Bandwidth** is the most that came in two round trips in a row (of a millisecond at least) of the last ten (a second at
 //!   least): a burst does not count.
 //! - **Round trip** is the least that PINGs took, and that credit took to be used. It falls at once. It rises when two rounds
-//!   in a row took longer, nothing that left after the first came back sooner, and our own window does not explain that: bytes of ours that queue make a PING late too, but then
-//!   the link is saturated, and the delay is at most a window at its rate.
-//! - A window is for what the path **usually** takes: the median of what credit took after the last nods, when nothing of ours queued.
+//!   in a row took longer, credit that was given after the first had left did too, and our own window does not explain that:
+//!   bytes of ours that queue make a PING late as well, but then the link is saturated, and the delay is at most a window at its rate.
+//! - A window is for what the path **usually** takes: the median of what credit took after the last nods, when nothing of ours
+//!   queued.
 //! - What the peer answered **before** there was data to queue bounds the first of them.
 //! - A queue of our own hides how short the path is. So now and then the window **nods**: a little less than the link holds,
 //!   until some credit has been given. If that is used in less than a round trip, or once in a while when a PING was late, it

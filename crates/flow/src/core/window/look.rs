@@ -98,7 +98,7 @@ impl Estimator {
             return;
         }
         // There was a queue, and a shorter path below it; or the round trip had been taken for too long.
-        self.rise = None;
+        self.ends_nod();
         self.nods_won += 1;
         self.nod_pause = 1;
         self.next_nod = now;
@@ -191,11 +191,16 @@ impl Estimator {
         rise.window = rise.from + (self.window - rise.from) / RISE_STEPS * steps as u32;
     }
 
+    /// The window is what it was at once, or another one: what comes now says nothing of a path without a queue.
+    pub(super) fn ends_nod(&mut self) {
+        (self.nod, self.rise) = (None, None);
+        self.usual.is_disturbed();
+    }
+
     /// Quarters the window until the queue is gone; a PING follows once it has drained.
     pub(super) fn dip(&mut self, now: Duration) {
         (self.trial, self.too_large) = (None, None);
-        (self.nod, self.rise) = (None, None);
-        self.usual.is_disturbed();
+        self.ends_nod();
         self.nods_won = 0;
         // What is on its way comes first, and the news has to get there.
         let full = f64::from(self.window) / self.link().max(1.0);

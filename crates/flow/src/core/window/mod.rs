@@ -535,8 +535,7 @@ impl Estimator {
         let rtt = self.rtt.get().unwrap_or_default();
         self.window = window;
         (self.trial, self.too_large) = (None, None);
-        (self.nod, self.rise) = (None, None);
-        self.usual.is_disturbed();
+        self.ends_nod();
         self.grown = true;
         self.fill = Fill::default();
         self.effective_from = now + rtt;

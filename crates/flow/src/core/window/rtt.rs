@@ -64,15 +64,12 @@ impl RoundTrip {
             self.is(took);
             return took < least * 3 / 4;
         }
-        let explained = self.is_explained(took, queue);
-        if took <= least * 5 / 4 || explained {
-            (self.longer, self.doubts) = (None, 0);
-            return false;
-        }
-        let longer = self.longer.map_or(took, |longer| longer.min(took));
-        // What came back sooner meanwhile shows that these were late, and the path is as it was.
-        let longer = self.credit.map_or(longer, |credit| longer.min(credit));
-        if longer <= least * 5 / 4 {
+        // Credit that came back sooner meanwhile shows that these were late, and the path is as it was.
+        let longer = [self.longer, self.credit]
+            .into_iter()
+            .flatten()
+            .fold(took, Duration::min);
+        if longer <= least * 5 / 4 || self.is_explained(took, queue) {
             (self.longer, self.doubts) = (None, 0);
             return false;
         }

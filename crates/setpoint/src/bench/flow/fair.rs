@@ -73,7 +73,7 @@ async fn fair(contender: Contender, start: &Start, time: Duration) -> Result<Fai
     setting.up.buffer = Some(BUFFER_BYTES);
     let (jain, percent) = equal(start, setting, time).await?;
     let bench = Bench::start(start, setting).await?;
-    let alone = sorted(calls(&bench, time).await);
+    let (alone, alone_stuck) = calls(&bench, time).await;
     let uploads = TaskGroup::new(&Stop::new());
     let counts = upload(&bench, LARGE_STREAMS, &uploads).await?;
     sleep(SETTLE).await;
@@ -83,7 +83,7 @@ async fn fair(contender: Contender, start: &Start, time: Duration) -> Result<Fai
     let beside_percent = share(total(&counts) - before, started.elapsed(), LINK_MBIT);
     uploads.shutdown(GRACE).await;
     bench.stop().await?;
-    let times = in_order(&beside, |_| true);
+    let (alone, times) = (in_order(&alone, |_| true), in_order(&beside, |_| true));
     Ok(Fair {
         contender,
         link_mbit: LINK_MBIT,
@@ -91,12 +91,12 @@ async fn fair(contender: Contender, start: &Start, time: Duration) -> Result<Fai
         streams: EQUAL_STREAMS,
         jain,
         percent,
-        alone_p50_ms: quantile(&alone.0, 0.5),
-        alone_p99_ms: quantile(&alone.0, 0.99),
+        alone_p50_ms: quantile(&alone, 0.5),
+        alone_p99_ms: quantile(&alone, 0.99),
         beside_p50_ms: quantile(&times, 0.5),
         beside_p99_ms: quantile(&times, 0.99),
         calls: beside.len(),
-        stuck: alone.1 + stuck,
+        stuck: alone_stuck + stuck,
         beside_percent,
         series: series(&beside),
         estimates,
@@ -184,11 +184,6 @@ async fn call(bench: &Bench, start: Instant, end: Instant) -> Option<Call> {
         at_s,
         took_ms: took.ok()?.ok()?.as_secs_f64() * 1e3,
     })
-}
-
-/// How long they took, in order.
-fn sorted((calls, stuck): (Vec<Call>, usize)) -> (Vec<f64>, usize) {
-    (in_order(&calls, |_| true), stuck)
 }
 
 /// How long some of them took, in order.

@@ -45,7 +45,8 @@ pub(super) async fn measure(
     contender: Contender,
     start: &Start,
     way: Way,
-    (jitter_percent, quick): (u32, bool),
+    jitter_percent: u32,
+    quick: bool,
     cells: &mut Vec<Cell>,
 ) -> Result<()> {
     for link_mbit in RATES {

@@ -139,14 +139,8 @@ async fn windows(args: &FlowArgs, scenario: Scenario, report: &mut Report) {
                     Scenario::Fair => fair::measure(*contender, &start, args.quick, &mut report.fair).await,
                     Scenario::Rush => rush::measure(*contender, &start, args.quick, &mut report.rush).await,
                     _ => {
-                        grid::measure(
-                            *contender,
-                            &start,
-                            *way,
-                            (args.jitter, args.quick),
-                            &mut report.grid,
-                        )
-                        .await
+                        let cells = &mut report.grid;
+                        grid::measure(*contender, &start, *way, args.jitter, args.quick, cells).await
                     }
                 }
             };
